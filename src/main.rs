@@ -1,0 +1,2 @@
+//! The `droste` command.
+fn main() {}
