@@ -5,8 +5,21 @@
 //! are used.
 
 pub mod base32;
+mod content_address;
+mod derivation;
+mod derived_path;
 mod hash;
+mod path_info;
+mod realisation;
 mod store_path;
 
+pub use content_address::{
+    ContentAddress, ContentAddressMethod, ContentAddressParseError, ContentAddressedPathError,
+    References,
+};
+pub use derivation::{Derivation, DerivationOutput};
+pub use derived_path::{DerivedPath, DerivedPathError, OutputsSpec, is_output_name};
 pub use hash::{Hash, HashAlgorithm, HashParseError, Sha256Hasher, sha256};
+pub use path_info::PathInfo;
+pub use realisation::{DrvOutput, Realisation, RealisationError};
 pub use store_path::{StoreDir, StorePath, StorePathError};

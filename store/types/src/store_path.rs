@@ -28,7 +28,7 @@ pub struct StorePathError {
     reason: &'static str,
 }
 
-fn check_name(name: &str) -> Result<(), &'static str> {
+pub(crate) fn check_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
         return Err("its name is empty");
     }
