@@ -1,0 +1,17 @@
+//! What a store can be asked for, whoever answers: a local store, a restricted
+//! view of one, or a client of a daemon.
+//!
+//! The trait is what a server of the worker protocol needs. All calls block;
+//! no call holds a lock that outlives it, except temporary roots.
+
+mod build;
+mod error;
+mod maintenance;
+mod store;
+
+pub use build::{
+    BuildMode, BuildObserver, BuildResult, BuildStatus, KeyedBuildResult, Silent, UnknownNumber,
+};
+pub use error::{BoxError, StoreError};
+pub use maintenance::{GcAction, GcRequest, GcResult, Roots, VerifyRequest};
+pub use store::{Missing, Store};

@@ -1,0 +1,164 @@
+//! The trait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use store_types::{
+    ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm, PathInfo, Realisation,
+    StoreDir, StorePath,
+};
+
+use crate::{
+    BuildMode, BuildObserver, BuildResult, GcRequest, GcResult, KeyedBuildResult, Roots,
+    StoreError, VerifyRequest,
+};
+
+/// What would have to be done to make some paths valid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Derivations that would be built.
+    pub will_build: BTreeSet<StorePath>,
+    /// Paths that would be substituted.
+    pub will_substitute: BTreeSet<StorePath>,
+    /// Paths that can be neither built nor substituted.
+    pub unknown: BTreeSet<StorePath>,
+    /// Bytes that would be downloaded.
+    pub download_size_bytes: u64,
+    /// Bytes that the downloads would take as NARs.
+    pub nar_size_bytes: u64,
+}
+
+/// A store as its clients see it; a restricted view of a store is one, too.
+///
+/// No method has a default: who wraps a store must decide about each of them.
+pub trait Store: Send + Sync {
+    /// The logical directory of its paths.
+    fn store_dir(&self) -> &StoreDir;
+
+    /// Whether the path is valid.
+    fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError>;
+
+    /// What is known of a path; `None` if it is not valid.
+    fn query_path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, StoreError>;
+
+    /// Which of these paths are valid; with `substitute`, after an attempt to
+    /// substitute those that are not.
+    fn query_valid_paths(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        substitute: bool,
+    ) -> Result<BTreeSet<StorePath>, StoreError>;
+
+    /// All valid paths.
+    fn query_all_valid_paths(&self) -> Result<BTreeSet<StorePath>, StoreError>;
+
+    /// Which of these paths could be substituted.
+    fn query_substitutable_paths(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, StoreError>;
+
+    /// The valid paths that refer to this one.
+    fn query_referrers(&self, path: &StorePath) -> Result<BTreeSet<StorePath>, StoreError>;
+
+    /// The valid path with this hash part.
+    fn query_path_from_hash_part(&self, hash_part: &str) -> Result<Option<StorePath>, StoreError>;
+
+    /// The valid derivations that have this path as an output.
+    fn query_valid_derivers(&self, path: &StorePath) -> Result<BTreeSet<StorePath>, StoreError>;
+
+    /// The outputs of a valid derivation by name, with their paths where known.
+    fn query_derivation_output_map(
+        &self,
+        drv: &StorePath,
+    ) -> Result<BTreeMap<String, Option<StorePath>>, StoreError>;
+
+    /// What an output turned out to be, if known.
+    fn query_realisation(&self, id: &DrvOutput) -> Result<Option<Realisation>, StoreError>;
+
+    /// Keeps what an output of a derivation turned out to be. Another path for an
+    /// output that is known already is an error.
+    fn register_realisation(&self, realisation: &Realisation) -> Result<(), StoreError>;
+
+    /// Writes a valid path's NAR.
+    fn nar_from_path(&self, path: &StorePath, out: &mut dyn Write) -> Result<(), StoreError>;
+
+    /// Adds an object whose path follows from its content. `dump` is a NAR for
+    /// [`ContentAddressMethod::Nar`], else the bytes of one regular file; it is
+    /// read to its end, which is where the client's data ends. With `repair`, an
+    /// object that is valid already is written anew.
+    fn add_content_addressed(
+        &self,
+        name: &str,
+        method: ContentAddressMethod,
+        algorithm: HashAlgorithm,
+        references: &BTreeSet<StorePath>,
+        repair: bool,
+        dump: &mut dyn Read,
+    ) -> Result<PathInfo, StoreError>;
+
+    /// Adds an object under the path of `info`, which must match the NAR. With
+    /// `check_signatures`, one that is not content-addressed needs the signature
+    /// of a trusted key. Reads exactly one NAR, even if the path is valid already.
+    fn add_nar(
+        &self,
+        info: &PathInfo,
+        repair: bool,
+        check_signatures: bool,
+        nar: &mut dyn Read,
+    ) -> Result<(), StoreError>;
+
+    /// Adds signatures to a valid path.
+    fn add_signatures(&self, path: &StorePath, signatures: &[String]) -> Result<(), StoreError>;
+
+    /// Makes a path valid, by substitution if it is not.
+    fn ensure_path(&self, path: &StorePath) -> Result<(), StoreError>;
+
+    /// Keeps a path from being collected as long as this process lives.
+    fn add_temp_root(&self, path: &StorePath) -> Result<(), StoreError>;
+
+    /// Makes the target of this link, which lies outside the store, a root.
+    fn add_indirect_root(&self, link: &Path) -> Result<(), StoreError>;
+
+    /// All garbage collector roots; with `censor`, without naming those that an
+    /// ordinary user could not see.
+    fn find_roots(&self, censor: bool) -> Result<Roots, StoreError>;
+
+    /// Makes paths valid. An error is returned only if it could not be found out
+    /// what became of them.
+    fn build_paths(
+        &self,
+        paths: &[DerivedPath],
+        mode: BuildMode,
+        observer: &mut dyn BuildObserver,
+    ) -> Result<Vec<KeyedBuildResult>, StoreError>;
+
+    /// Builds a derivation that need not be valid itself; its inputs must be.
+    /// `derivation` has no input derivations.
+    fn build_derivation(
+        &self,
+        drv_path: &StorePath,
+        derivation: &Derivation,
+        mode: BuildMode,
+        observer: &mut dyn BuildObserver,
+    ) -> Result<BuildResult, StoreError>;
+
+    /// What would have to be done to make these paths valid.
+    fn query_missing(&self, paths: &[DerivedPath]) -> Result<Missing, StoreError>;
+
+    /// Keeps the log of a build that was made elsewhere.
+    fn add_build_log(&self, drv: &StorePath, log: &mut dyn Read) -> Result<(), StoreError>;
+
+    /// Collects garbage, or tells what it is.
+    fn collect_garbage(&self, request: &GcRequest) -> Result<GcResult, StoreError>;
+
+    /// Replaces files of the same content by hard links to one.
+    fn optimise(&self) -> Result<(), StoreError>;
+
+    /// Checks the store; true if errors remain.
+    fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError>;
+}
+
+/// A compile-time check: the trait must stay object safe.
+const _: fn(&dyn Store) = |_| ();
