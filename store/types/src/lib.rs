@@ -17,7 +17,11 @@ pub use content_address::{
     ContentAddress, ContentAddressMethod, ContentAddressParseError, ContentAddressedPathError,
     References,
 };
-pub use derivation::{Derivation, DerivationOutput};
+pub use derivation::{
+    Derivation, DerivationKind, DerivationKindError, DerivationOutput, DerivationOutputError,
+    DerivationParseError, HashModulo, HashModuloError, HashesModulo, OutputPathError,
+    PlaceholderRewrites, ResolveError, output_path_name, output_placeholder, upstream_placeholder,
+};
 pub use derived_path::{DerivedPath, DerivedPathError, OutputsSpec, is_output_name};
 pub use hash::{Hash, HashAlgorithm, HashParseError, Sha256Hasher, sha256};
 pub use path_info::PathInfo;

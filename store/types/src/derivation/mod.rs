@@ -1,10 +1,21 @@
 //! Derivations: what is built, by which program, from which inputs.
 
+mod aterm;
+mod modulo;
+mod resolve;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bstr::BString;
 
-use crate::{ContentAddress, ContentAddressMethod, HashAlgorithm, StorePath};
+use crate::{
+    ContentAddress, ContentAddressMethod, ContentAddressedPathError, HashAlgorithm, References,
+    StoreDir, StorePath, sha256,
+};
+
+pub use aterm::{DerivationOutputError, DerivationParseError};
+pub use modulo::{HashModulo, HashModuloError, HashesModulo, OutputPathError};
+pub use resolve::{PlaceholderRewrites, ResolveError, output_placeholder, upstream_placeholder};
 
 /// One output of a derivation, as far as its path is known beforehand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,4 +77,164 @@ pub struct Derivation {
     pub args: Vec<BString>,
     /// Its environment.
     pub env: BTreeMap<BString, BString>,
+}
+
+/// What kind of outputs a derivation has. Kinds cannot be mixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DerivationKind {
+    /// The paths follow from the derivation.
+    InputAddressed,
+    /// Input-addressed, with inputs whose paths are not known yet.
+    Deferred,
+    /// One output of a content known beforehand.
+    Fixed,
+    /// The paths will follow from the content.
+    Floating,
+    /// Floating, made anew each time.
+    Impure,
+}
+
+impl DerivationKind {
+    /// Whether builds may not reach the network.
+    pub const fn is_sandboxed(self) -> bool {
+        !matches!(self, Self::Fixed | Self::Impure)
+    }
+}
+
+/// Why the outputs of a derivation do not fit together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DerivationKindError {
+    /// There is none.
+    #[error("a derivation must have an output")]
+    NoOutputs,
+    /// They are of several kinds.
+    #[error("a derivation cannot have outputs of several kinds")]
+    Mixed,
+    /// A fixed output is not the only one, or is not named `out`.
+    #[error("a fixed output must be the only one, and be named `out`")]
+    FixedNotAlone,
+    /// Floating outputs have several hash algorithms.
+    #[error("all outputs must have the same hash algorithm")]
+    MixedAlgorithms,
+}
+
+/// The name of an output's store path: the derivation's name, and the output's
+/// unless that is `out`.
+pub fn output_path_name(drv_name: &str, output: &str) -> String {
+    match output {
+        "out" => drv_name.to_owned(),
+        _ => format!("{drv_name}-{output}"),
+    }
+}
+
+impl StorePath {
+    /// The name of the derivation that this path is a `.drv` file of.
+    pub fn derivation_name(&self) -> Option<&str> {
+        self.name().strip_suffix(".drv")
+    }
+}
+
+impl Derivation {
+    /// The kind of its outputs.
+    pub fn kind(&self) -> Result<DerivationKind, DerivationKindError> {
+        let mut found = None;
+        for (name, output) in &self.outputs {
+            let (kind, algorithm) = match output {
+                DerivationOutput::InputAddressed(_) => (DerivationKind::InputAddressed, None),
+                DerivationOutput::Deferred => (DerivationKind::Deferred, None),
+                DerivationOutput::Fixed { .. } if name == "out" && self.outputs.len() == 1 => {
+                    (DerivationKind::Fixed, None)
+                }
+                DerivationOutput::Fixed { .. } => return Err(DerivationKindError::FixedNotAlone),
+                DerivationOutput::Floating { algorithm, .. } => {
+                    (DerivationKind::Floating, Some(algorithm))
+                }
+                DerivationOutput::Impure { .. } => (DerivationKind::Impure, None),
+            };
+            match found {
+                None => found = Some((kind, algorithm)),
+                Some((other, _)) if other != kind => return Err(DerivationKindError::Mixed),
+                Some((_, other)) if other != algorithm => {
+                    return Err(DerivationKindError::MixedAlgorithms);
+                }
+                Some(_) => {}
+            }
+        }
+        found
+            .map(|(kind, _)| kind)
+            .ok_or(DerivationKindError::NoOutputs)
+    }
+
+    /// What the `.drv` file refers to: input derivations and sources.
+    pub fn references(&self) -> BTreeSet<StorePath> {
+        self.input_drvs
+            .keys()
+            .chain(&self.input_srcs)
+            .cloned()
+            .collect()
+    }
+
+    /// The path of the `.drv` file. `name` is the derivation's, without `.drv`.
+    pub fn drv_path(
+        &self,
+        dir: &StoreDir,
+        name: &str,
+    ) -> Result<StorePath, ContentAddressedPathError> {
+        let ca = ContentAddress {
+            method: ContentAddressMethod::Text,
+            hash: sha256(&self.to_aterm(dir)),
+        };
+        let references = References::to_others(self.references());
+        dir.content_addressed_path(&format!("{name}.drv"), &ca, &references)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_that_do_not_fit_together_are_refused() {
+        let floating = |algorithm| DerivationOutput::Floating {
+            method: ContentAddressMethod::Nar,
+            algorithm,
+        };
+        let kind = |outputs: &[(&str, DerivationOutput)]| {
+            let outputs = outputs
+                .iter()
+                .map(|(name, o)| ((*name).to_owned(), o.clone()));
+            Derivation {
+                outputs: outputs.collect(),
+                ..Derivation::default()
+            }
+            .kind()
+        };
+        let sha256 = floating(HashAlgorithm::Sha256);
+        assert_eq!(kind(&[]), Err(DerivationKindError::NoOutputs));
+        assert_eq!(
+            kind(&[("a", sha256.clone()), ("b", DerivationOutput::Deferred)]),
+            Err(DerivationKindError::Mixed)
+        );
+        assert_eq!(
+            kind(&[("a", sha256.clone()), ("b", floating(HashAlgorithm::Sha1))]),
+            Err(DerivationKindError::MixedAlgorithms)
+        );
+        assert_eq!(
+            kind(&[("a", sha256.clone()), ("b", sha256)]),
+            Ok(DerivationKind::Floating)
+        );
+        let hash = crate::sha256(b"");
+        let fixed = DerivationOutput::Fixed {
+            ca: ContentAddress {
+                method: ContentAddressMethod::Flat,
+                hash,
+            },
+            path: StorePath::from_hash_and_name(&[0; 20], "x").unwrap(),
+        };
+        assert_eq!(kind(&[("out", fixed.clone())]), Ok(DerivationKind::Fixed));
+        assert_eq!(
+            kind(&[("dev", fixed)]),
+            Err(DerivationKindError::FixedNotAlone)
+        );
+    }
 }

@@ -1,0 +1,524 @@
+//! Derivations as bytes: the format of `.drv` files.
+//!
+//! ```text
+//! drv    = 'Derive(' list(output) ',' list(input) ',' list(string) ',' string ','
+//!          string ',' list(string) ',' list('(' string ',' string ')') ')'
+//! output = '(' string ',' string ',' string ',' string ')'   name, path, algorithm, hash
+//! input  = '(' string ',' list(string) ')'                   derivation, outputs
+//! list(x) = '[' [ x *( ',' x ) ] ']'
+//! ```
+//!
+//! Everything that is a set or a map is sorted bytewise. A string is in double
+//! quotes; `\"`, `\\`, `\n`, `\r` and `\t` are its only escapes.
+//!
+//! The parser accepts exactly what the printer writes. Nix itself accepts more
+//! (any escape, any order), but never writes it.
+//!
+//! Source: nix 2.34 `src/libstore/derivations.cc`; Nix manual, "Derivation
+//! ATerm format".
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bstr::BString;
+
+use super::{Derivation, DerivationOutput};
+use crate::{ContentAddress, ContentAddressMethod, Hash, StoreDir, StorePath, is_output_name};
+
+/// Why bytes are not a derivation.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DerivationParseError {
+    /// The bytes are not what Nix writes.
+    #[error("malformed derivation at byte {offset}: {reason}")]
+    Malformed {
+        /// Where, counted from 0.
+        offset: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// The derivation has an input that is an output of an output.
+    #[error("dynamic derivations (`DrvWithVersion`) are not supported yet")]
+    Dynamic,
+}
+
+impl Derivation {
+    /// Reads the content of a `.drv` file.
+    pub fn parse(dir: &StoreDir, bytes: &[u8]) -> Result<Self, DerivationParseError> {
+        if bytes.starts_with(b"DrvWithVersion(") {
+            return Err(DerivationParseError::Dynamic);
+        }
+        let derivation = Parser { bytes, at: 0, dir }.derivation()?;
+        let printed = derivation.to_aterm(dir);
+        if printed != bytes {
+            let same = printed.iter().zip(bytes).take_while(|(a, b)| a == b);
+            return Err(DerivationParseError::Malformed {
+                offset: same.count(),
+                reason: "from here it is not as Nix would write it: sorted, without duplicates, \
+                         with no needless escape"
+                    .to_owned(),
+            });
+        }
+        Ok(derivation)
+    }
+
+    /// The content of the `.drv` file.
+    pub fn to_aterm(&self, dir: &StoreDir) -> Vec<u8> {
+        let inputs = self
+            .input_drvs
+            .iter()
+            .map(|(path, outputs)| (dir.display(path), outputs));
+        print(self, dir, inputs, false)
+    }
+}
+
+/// Prints a derivation with these names for its input derivations. With `mask`,
+/// the paths of its outputs are left out, and the environment variables named
+/// like them are empty.
+pub(super) fn print<'a>(
+    drv: &Derivation,
+    dir: &StoreDir,
+    inputs: impl Iterator<Item = (String, &'a BTreeSet<String>)>,
+    mask: bool,
+) -> Vec<u8> {
+    let mut out = b"Derive(".to_vec();
+    print_list(&mut out, drv.outputs.iter(), |out, (name, output)| {
+        let [path, algorithm, hash] = output.to_strings(dir);
+        let path = if mask { "" } else { path.as_str() };
+        out.push(b'(');
+        print_strings(out, [name.as_str(), path, &algorithm, &hash]);
+        out.push(b')');
+    });
+    out.push(b',');
+    print_list(&mut out, inputs, |out, (path, outputs)| {
+        out.push(b'(');
+        print_string(out, path.as_bytes());
+        out.push(b',');
+        print_list(out, outputs.iter(), |out, name| {
+            print_string(out, name.as_bytes());
+        });
+        out.push(b')');
+    });
+    out.push(b',');
+    print_list(&mut out, drv.input_srcs.iter(), |out, path| {
+        print_string(out, dir.display(path).as_bytes());
+    });
+    out.push(b',');
+    print_strings(&mut out, [&drv.system, &drv.builder]);
+    out.push(b',');
+    print_list(&mut out, drv.args.iter(), |out, arg| print_string(out, arg));
+    out.push(b',');
+    print_list(&mut out, drv.env.iter(), |out, (name, value)| {
+        let is_output =
+            || std::str::from_utf8(name).is_ok_and(|name| drv.outputs.contains_key(name));
+        let value: &[u8] = if mask && is_output() { b"" } else { value };
+        out.push(b'(');
+        print_strings(out, [name.as_slice(), value]);
+        out.push(b')');
+    });
+    out.push(b')');
+    out
+}
+
+fn print_list<T>(
+    out: &mut Vec<u8>,
+    items: impl Iterator<Item = T>,
+    mut print_item: impl FnMut(&mut Vec<u8>, T),
+) {
+    out.push(b'[');
+    for (i, item) in items.enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        print_item(out, item);
+    }
+    out.push(b']');
+}
+
+fn print_strings<T: AsRef<[u8]>>(out: &mut Vec<u8>, strings: impl IntoIterator<Item = T>) {
+    for (i, string) in strings.into_iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        print_string(out, string.as_ref());
+    }
+}
+
+fn print_string(out: &mut Vec<u8>, string: &[u8]) {
+    out.push(b'"');
+    for byte in string {
+        match byte {
+            b'"' => out.extend(b"\\\""),
+            b'\\' => out.extend(b"\\\\"),
+            b'\n' => out.extend(b"\\n"),
+            b'\r' => out.extend(b"\\r"),
+            b'\t' => out.extend(b"\\t"),
+            other => out.push(*other),
+        }
+    }
+    out.push(b'"');
+}
+
+struct Parser<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    dir: &'a StoreDir,
+}
+
+type Parsed<T> = Result<T, DerivationParseError>;
+
+fn malformed<T>(offset: usize, reason: impl Into<String>) -> Parsed<T> {
+    Err(DerivationParseError::Malformed {
+        offset,
+        reason: reason.into(),
+    })
+}
+
+impl Parser<'_> {
+    fn derivation(mut self) -> Parsed<Derivation> {
+        let mut drv = Derivation::default();
+        self.expect("Derive(")?;
+        self.list(|parser| {
+            let (name, output) = parser.output()?;
+            drv.outputs.insert(name, output);
+            Ok(())
+        })?;
+        self.expect(",")?;
+        self.list(|parser| {
+            let (path, outputs) = parser.input()?;
+            drv.input_drvs.insert(path, outputs);
+            Ok(())
+        })?;
+        self.expect(",")?;
+        self.list(|parser| {
+            drv.input_srcs.insert(parser.store_path()?);
+            Ok(())
+        })?;
+        self.expect(",")?;
+        drv.system = self.string()?;
+        self.expect(",")?;
+        drv.builder = self.string()?;
+        self.expect(",")?;
+        self.list(|parser| {
+            drv.args.push(parser.string()?);
+            Ok(())
+        })?;
+        self.expect(",")?;
+        self.list(|parser| {
+            parser.expect("(")?;
+            let name = parser.string()?;
+            parser.expect(",")?;
+            let value = parser.string()?;
+            parser.expect(")")?;
+            drv.env.insert(name, value);
+            Ok(())
+        })?;
+        self.expect(")")?;
+        if self.at != self.bytes.len() {
+            return malformed(self.at, "something follows the derivation");
+        }
+        Ok(drv)
+    }
+
+    fn output(&mut self) -> Parsed<(String, DerivationOutput)> {
+        let start = self.at;
+        self.expect("(")?;
+        let name = self.output_name()?;
+        self.expect(",")?;
+        let path = self.text()?;
+        self.expect(",")?;
+        let algorithm = self.text()?;
+        self.expect(",")?;
+        let hash = self.text()?;
+        self.expect(")")?;
+        match DerivationOutput::from_strings(self.dir, &path, &algorithm, &hash) {
+            Ok(output) => Ok((name, output)),
+            Err(reason) => malformed(start, format!("output `{name}`: {reason}")),
+        }
+    }
+
+    fn input(&mut self) -> Parsed<(StorePath, BTreeSet<String>)> {
+        self.expect("(")?;
+        let start = self.at;
+        let path = self.store_path()?;
+        if !path.is_derivation() {
+            return malformed(
+                start,
+                format!("input derivation `{path}` is no `.drv` file"),
+            );
+        }
+        self.expect(",")?;
+        let mut outputs = BTreeSet::new();
+        let start = self.at;
+        self.list(|parser| {
+            outputs.insert(parser.output_name()?);
+            Ok(())
+        })?;
+        if outputs.is_empty() {
+            return malformed(start, format!("no output of input `{path}` is named"));
+        }
+        self.expect(")")?;
+        Ok((path, outputs))
+    }
+
+    fn expect(&mut self, token: &str) -> Parsed<()> {
+        if !self.bytes[self.at..].starts_with(token.as_bytes()) {
+            return malformed(self.at, format!("expected `{token}`"));
+        }
+        self.at += token.len();
+        Ok(())
+    }
+
+    fn list(&mut self, mut item: impl FnMut(&mut Self) -> Parsed<()>) -> Parsed<()> {
+        self.expect("[")?;
+        if self.bytes.get(self.at) == Some(&b']') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            item(self)?;
+            match self.bytes.get(self.at) {
+                Some(b',') => self.at += 1,
+                Some(b']') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return malformed(self.at, "expected `,` or `]`"),
+            }
+        }
+    }
+
+    fn string(&mut self) -> Parsed<BString> {
+        let start = self.at;
+        self.expect("\"")?;
+        let mut string = Vec::new();
+        loop {
+            let rest = &self.bytes[self.at..];
+            let Some(plain) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\')) else {
+                return malformed(start, "a string has no end");
+            };
+            string.extend_from_slice(&rest[..plain]);
+            self.at += plain + 1;
+            if rest[plain] == b'"' {
+                return Ok(string.into());
+            }
+            string.push(match self.bytes.get(self.at) {
+                Some(b'n') => b'\n',
+                Some(b'r') => b'\r',
+                Some(b't') => b'\t',
+                Some(byte @ (b'"' | b'\\')) => *byte,
+                _ => return malformed(self.at - 1, "unknown escape"),
+            });
+            self.at += 1;
+        }
+    }
+
+    fn text(&mut self) -> Parsed<String> {
+        let start = self.at;
+        match String::from_utf8(self.string()?.into()) {
+            Ok(text) => Ok(text),
+            Err(_) => malformed(start, "a name or path is not UTF-8"),
+        }
+    }
+
+    fn store_path(&mut self) -> Parsed<StorePath> {
+        let start = self.at;
+        let text = self.text()?;
+        match self.dir.parse(&text) {
+            Ok(path) => Ok(path),
+            Err(error) => malformed(start, error.to_string()),
+        }
+    }
+
+    fn output_name(&mut self) -> Parsed<String> {
+        let start = self.at;
+        let name = self.text()?;
+        if !is_output_name(&name) {
+            return malformed(start, format!("`{name}` cannot name an output"));
+        }
+        Ok(name)
+    }
+}
+
+/// Why three strings are not an output of a derivation.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DerivationOutputError {
+    /// The path is not a store path.
+    #[error(transparent)]
+    Path(crate::StorePathError),
+    /// The method or algorithm is unknown.
+    #[error("`{text}` is not a known hash algorithm, with or without `r:` or `text:`")]
+    Algorithm {
+        /// What stood there.
+        text: String,
+    },
+    /// The hash is not one of the algorithm.
+    #[error("`{text}` is not a `{algorithm}` hash in hexadecimal")]
+    Hash {
+        /// What stood there.
+        text: String,
+        /// The algorithm's name.
+        algorithm: &'static str,
+    },
+    /// A hash is given without an algorithm.
+    #[error("a hash without an algorithm")]
+    HashWithoutAlgorithm,
+    /// A path is given though it follows from a content not known yet.
+    #[error("a path although the content is not known beforehand")]
+    PathOfFloating,
+}
+
+impl DerivationOutput {
+    /// From the three strings of derivations and of the worker protocol: path,
+    /// method and algorithm, hash in hexadecimal.
+    pub fn from_strings(
+        dir: &StoreDir,
+        path: &str,
+        method_and_algorithm: &str,
+        hash: &str,
+    ) -> Result<Self, DerivationOutputError> {
+        let parse_path = || dir.parse(path).map_err(DerivationOutputError::Path);
+        if method_and_algorithm.is_empty() {
+            return match (path, hash) {
+                (_, hash) if !hash.is_empty() => Err(DerivationOutputError::HashWithoutAlgorithm),
+                ("", _) => Ok(Self::Deferred),
+                _ => Ok(Self::InputAddressed(parse_path()?)),
+            };
+        }
+        let (method, algorithm) = ContentAddressMethod::parse_with_algorithm(method_and_algorithm)
+            .ok_or_else(|| DerivationOutputError::Algorithm {
+                text: method_and_algorithm.to_owned(),
+            })?;
+        match hash {
+            "" | "impure" if !path.is_empty() => Err(DerivationOutputError::PathOfFloating),
+            "" => Ok(Self::Floating { method, algorithm }),
+            "impure" => Ok(Self::Impure { method, algorithm }),
+            _ => {
+                let hash = Hash::parse_unprefixed(algorithm, hash)
+                    .ok()
+                    .filter(|parsed| parsed.to_hex() == hash)
+                    .ok_or_else(|| DerivationOutputError::Hash {
+                        text: hash.to_owned(),
+                        algorithm: algorithm.name(),
+                    })?;
+                Ok(Self::Fixed {
+                    ca: ContentAddress { method, hash },
+                    path: parse_path()?,
+                })
+            }
+        }
+    }
+
+    /// The inverse of [`from_strings`](Self::from_strings).
+    pub fn to_strings(&self, dir: &StoreDir) -> [String; 3] {
+        let none = String::new;
+        match self {
+            Self::InputAddressed(path) => [dir.display(path), none(), none()],
+            Self::Fixed { ca, path } => [
+                dir.display(path),
+                ca.method.with_algorithm(ca.hash.algorithm()),
+                ca.hash.to_hex(),
+            ],
+            Self::Floating { method, algorithm } => {
+                [none(), method.with_algorithm(*algorithm), none()]
+            }
+            Self::Deferred => [none(), none(), none()],
+            Self::Impure { method, algorithm } => [
+                none(),
+                method.with_algorithm(*algorithm),
+                "impure".to_owned(),
+            ],
+        }
+    }
+}
+
+/// Inputs named by hashes modulo instead of paths.
+pub(super) type InputsByHash = BTreeMap<String, BTreeSet<String>>;
+
+/// Prints a derivation with hashes in the place of its input derivations.
+pub(super) fn print_modulo(
+    drv: &Derivation,
+    dir: &StoreDir,
+    inputs: &InputsByHash,
+    mask: bool,
+) -> Vec<u8> {
+    let inputs = inputs.iter().map(|(hash, outputs)| (hash.clone(), outputs));
+    print(drv, dir, inputs, mask)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Parsed<Derivation> {
+        Derivation::parse(&StoreDir::default(), text.as_bytes())
+    }
+
+    const HASH: &str = "0mdqa9w1p6cmli6976v4wi0sw9r4p5pr";
+
+    fn minimal() -> String {
+        format!(
+            concat!(
+                r#"Derive([("out","/nix/store/{0}-x","","")],[("/nix/store/{0}-a.drv",["dev","out"])],"#,
+                r#"["/nix/store/{0}-src"],"x86_64-linux","/bin/sh",["-c","a\"b\\c\nd\re\tf"],[("A","1"),("B","")])"#
+            ),
+            HASH
+        )
+    }
+
+    #[test]
+    fn a_derivation_is_read_and_printed_to_the_same_bytes() {
+        let text = minimal();
+        let drv = parse(&text).unwrap();
+        assert_eq!(drv.args[1], "a\"b\\c\nd\re\tf");
+        assert_eq!(drv.input_drvs.values().next().unwrap().len(), 2);
+        assert_eq!(drv.to_aterm(&StoreDir::default()), text.as_bytes());
+    }
+
+    #[rstest::rstest]
+    #[case::truncated(")", "", "expected `)`")]
+    #[case::more_after_the_end(")])", ")]) ", "something follows")]
+    #[case::unsorted_env(r#"("A","1"),("B","")"#, r#"("B",""),("A","1")"#, "not as Nix")]
+    #[case::duplicate(r#""dev","out""#, r#""dev","dev""#, "not as Nix")]
+    #[case::needless_escape("-c", "\\c", "unknown escape")]
+    #[case::literal_newline("-c", "\n", "not as Nix")]
+    #[case::no_outputs_of_an_input(r#"["dev","out"]"#, "[]", "no output of input")]
+    #[case::input_is_no_derivation("-a.drv", "-a", "no `.drv`")]
+    #[case::path_in_another_store(
+        "/nix/store/0mdqa9w1p6cmli6976v4wi0sw9r4p5pr-src",
+        "/usr",
+        "not in the store"
+    )]
+    #[case::white_space("],[", "], [", "expected")]
+    #[case::hash_without_algorithm(r#"-x","","""#, r#"-x","","00""#, "without an algorithm")]
+    #[case::unknown_algorithm(r#"-x","","""#, r#"-x","r:blake9","00""#, "blake9")]
+    #[case::short_hash(r#"-x","","""#, r#"-x","sha1","00""#, "`sha1` hash")]
+    #[case::path_of_floating(r#"-x","","""#, r#"-x","r:sha256","""#, "content is not known")]
+    #[case::output_name(r#""out""#, r#""o/t""#, "cannot name an output")]
+    fn malformed_derivations_are_refused_with_place_and_reason(
+        #[case] from: &str,
+        #[case] to: &str,
+        #[case] reason: &str,
+    ) {
+        let text = minimal();
+        let at = text.rfind(from).unwrap();
+        let changed = format!("{}{to}{}", &text[..at], &text[at + from.len()..]);
+        let error = parse(&changed).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+        assert!(error.contains("at byte"), "{error}");
+    }
+
+    #[test]
+    fn dynamic_derivations_are_named_as_what_is_missing() {
+        assert_eq!(
+            parse(r#"DrvWithVersion("xp-dyn-drv",[])"#),
+            Err(DerivationParseError::Dynamic)
+        );
+    }
+
+    #[test]
+    fn every_prefix_of_a_derivation_is_refused() {
+        let text = minimal();
+        for end in 0..text.len() {
+            assert!(parse(&text[..end]).is_err(), "{end}");
+        }
+    }
+}
