@@ -25,7 +25,8 @@ use crate::session::{Session, Version, texts};
 use crate::stderr::{RemoteError, StderrFrame};
 
 const MAGIC_OF_CLIENT: u64 = 0x6e69_7863;
-const MAGIC_OF_SERVER: u64 = 0x6478_696f;
+/// A server's first number.
+pub const MAGIC_OF_SERVER: u64 = 0x6478_696f;
 
 /// Whether a server trusts its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

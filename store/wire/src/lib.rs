@@ -27,7 +27,9 @@ pub use codec::{
     Writer,
 };
 pub use framed::{FramedReader, FramedWriter};
-pub use handshake::{HandshakeError, Hello, Trust, handshake_as_client, handshake_as_server};
+pub use handshake::{
+    HandshakeError, Hello, MAGIC_OF_SERVER, Trust, handshake_as_client, handshake_as_server,
+};
 pub use nar_end::NarReader;
 pub use request::{ClientOptions, Payload, Request};
 pub use response::{Response, SubstitutablePathInfo};

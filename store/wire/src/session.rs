@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use store_api::{BuildMode, BuildResult, BuildStatus, KeyedBuildResult, UnknownNumber};
 use store_types::{
-    ContentAddress, ContentAddressMethod, Derivation, DerivationOutput, DerivedPath, DrvOutput,
-    Hash, HashAlgorithm, OutputsSpec, PathInfo, Realisation, StoreDir, StorePath, is_output_name,
+    ContentAddress, Derivation, DerivationOutput, DerivedPath, DrvOutput, Hash, HashAlgorithm,
+    OutputsSpec, PathInfo, Realisation, StoreDir, StorePath, is_output_name,
 };
 
 use crate::codec::{NAME_LEN_MAX, Reader, STRING_LEN_MAX, WireError, Writer};
@@ -273,21 +273,9 @@ impl Session {
     pub(crate) fn put_basic_derivation(&self, w: &mut Writer, drv: &Derivation) {
         w.list(&drv.outputs, |w, (name, output)| {
             w.bytes(name);
-            self.put_optional_path(w, output.path());
-            match output {
-                DerivationOutput::InputAddressed(_) | DerivationOutput::Deferred => {
-                    w.bytes("").bytes("")
-                }
-                DerivationOutput::Fixed { ca, .. } => w
-                    .bytes(ca.method.with_algorithm(ca.hash.algorithm()))
-                    .bytes(ca.hash.to_hex()),
-                DerivationOutput::Floating { method, algorithm } => {
-                    w.bytes(method.with_algorithm(*algorithm)).bytes("")
-                }
-                DerivationOutput::Impure { method, algorithm } => {
-                    w.bytes(method.with_algorithm(*algorithm)).bytes("impure")
-                }
-            };
+            for text in output.to_strings(&self.store_dir) {
+                w.bytes(text);
+            }
         });
         self.put_paths(w, &drv.input_srcs);
         w.bytes(&drv.system)
@@ -322,29 +310,11 @@ impl Session {
     }
 
     fn derivation_output<R: Read>(&self, r: &mut Reader<R>) -> Result<DerivationOutput, WireError> {
-        let path = self.optional_path(r, "output path")?;
+        let path = r.name("output path")?;
         let method = r.name("output method")?;
         let hash = r.name("output hash")?;
-        let reject = || WireError::text("output hash", format!("{method} {hash}").as_bytes());
-        if method.is_empty() {
-            return match path {
-                _ if !hash.is_empty() => Err(reject()),
-                Some(path) => Ok(DerivationOutput::InputAddressed(path)),
-                None => Ok(DerivationOutput::Deferred),
-            };
-        }
-        let (method, algorithm) =
-            ContentAddressMethod::parse_with_algorithm(&method).ok_or_else(reject)?;
-        match (path, hash.as_str()) {
-            (None, "") => Ok(DerivationOutput::Floating { method, algorithm }),
-            (None, "impure") => Ok(DerivationOutput::Impure { method, algorithm }),
-            (Some(path), _) => {
-                let hash = Hash::parse_unprefixed(algorithm, &hash).map_err(|_| reject())?;
-                let ca = ContentAddress { method, hash };
-                Ok(DerivationOutput::Fixed { ca, path })
-            }
-            (None, _) => Err(reject()),
-        }
+        DerivationOutput::from_strings(&self.store_dir, &path, &method, &hash)
+            .map_err(|err| WireError::text_from("output", path.as_bytes(), err))
     }
 }
 
