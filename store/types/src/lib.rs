@@ -9,6 +9,7 @@ mod content_address;
 mod derivation;
 mod derived_path;
 mod hash;
+mod json;
 mod path_info;
 mod realisation;
 mod store_path;
@@ -18,12 +19,14 @@ pub use content_address::{
     References,
 };
 pub use derivation::{
-    Derivation, DerivationKind, DerivationKindError, DerivationOutput, DerivationOutputError,
-    DerivationParseError, HashModulo, HashModuloError, HashesModulo, OutputPathError,
-    PlaceholderRewrites, ResolveError, output_path_name, output_placeholder, upstream_placeholder,
+    Derivation, DerivationKind, DerivationKindError, DerivationOptions, DerivationOptionsError,
+    DerivationOutput, DerivationOutputError, DerivationParseError, HashModulo, HashModuloError,
+    HashesModulo, OutputChecks, OutputPathError, PlaceholderRewrites, ResolveError,
+    StructuredAttrs, attribute_file_name, output_path_name, output_placeholder,
+    upstream_placeholder,
 };
 pub use derived_path::{DerivedPath, DerivedPathError, OutputsSpec, is_output_name};
 pub use hash::{Hash, HashAlgorithm, HashParseError, Sha256Hasher, sha256};
-pub use path_info::PathInfo;
+pub use path_info::{PathInfo, PathInfoJson, PathInfoJsonShape, print_references_graph};
 pub use realisation::{DrvOutput, Realisation, RealisationError};
 pub use store_path::{StoreDir, StorePath, StorePathError};

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
+use crate::json::{quote, quote_all};
 use crate::{Hash, StorePath, is_output_name};
 
 /// An output of a derivation, named by the derivation's hash modulo.
@@ -89,13 +90,12 @@ impl Realisation {
             .iter()
             .map(|(id, path)| format!("{}:{}", quote(&id.to_string()), quote(path.base_name())))
             .collect();
-        let signatures: Vec<String> = self.signatures.iter().map(|text| quote(text)).collect();
         format!(
-            "{{\"dependentRealisations\":{{{}}},\"id\":{},\"outPath\":{},\"signatures\":[{}]}}",
+            "{{\"dependentRealisations\":{{{}}},\"id\":{},\"outPath\":{},\"signatures\":{}}}",
             dependent.join(","),
             quote(&self.id.to_string()),
             quote(self.out_path.base_name()),
-            signatures.join(","),
+            quote_all(&self.signatures),
         )
     }
 
@@ -130,11 +130,6 @@ impl Realisation {
             dependent_realisations,
         })
     }
-}
-
-/// A text as a JSON string.
-pub(crate) fn quote(text: &str) -> String {
-    Value::from(text).to_string()
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 mod aterm;
 mod modulo;
+mod options;
 mod resolve;
+mod structured_attrs;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +17,9 @@ use crate::{
 
 pub use aterm::{DerivationOutputError, DerivationParseError};
 pub use modulo::{HashModulo, HashModuloError, HashesModulo, OutputPathError};
+pub use options::{DerivationOptions, DerivationOptionsError, OutputChecks, attribute_file_name};
 pub use resolve::{PlaceholderRewrites, ResolveError, output_placeholder, upstream_placeholder};
+pub use structured_attrs::StructuredAttrs;
 
 /// One output of a derivation, as far as its path is known beforehand.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,162 @@
+//! Whatever is printed is read back, and whatever is read is printed to the same
+//! bytes.
+
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::prelude::*;
+use store_types::{
+    ContentAddress, ContentAddressMethod, Derivation, DerivationOutput, DerivedPath, DrvOutput,
+    Hash, HashAlgorithm, OutputsSpec, PlaceholderRewrites, Realisation, StoreDir, StorePath,
+    output_placeholder,
+};
+
+fn store_path(suffix: &'static str) -> impl Strategy<Value = StorePath> {
+    (any::<[u8; 20]>(), "[a-zA-Z0-9+_?=-][a-zA-Z0-9+._?=-]{0,20}").prop_map(move |(hash, name)| {
+        StorePath::from_hash_and_name(&hash, &format!("{name}{suffix}")).unwrap()
+    })
+}
+
+fn algorithm() -> impl Strategy<Value = HashAlgorithm> {
+    prop_oneof![
+        Just(HashAlgorithm::Md5),
+        Just(HashAlgorithm::Sha1),
+        Just(HashAlgorithm::Sha256),
+        Just(HashAlgorithm::Sha512),
+    ]
+}
+
+fn hash() -> impl Strategy<Value = Hash> {
+    (algorithm(), any::<u64>()).prop_map(|(algorithm, n)| algorithm.digest(&n.to_le_bytes()))
+}
+
+fn method() -> impl Strategy<Value = ContentAddressMethod> {
+    prop_oneof![
+        Just(ContentAddressMethod::Text),
+        Just(ContentAddressMethod::Flat),
+        Just(ContentAddressMethod::Nar),
+    ]
+}
+
+fn output() -> impl Strategy<Value = DerivationOutput> {
+    prop_oneof![
+        store_path("").prop_map(DerivationOutput::InputAddressed),
+        Just(DerivationOutput::Deferred),
+        (method(), hash(), store_path("")).prop_map(|(method, hash, path)| {
+            DerivationOutput::Fixed {
+                ca: ContentAddress { method, hash },
+                path,
+            }
+        }),
+        (method(), algorithm())
+            .prop_map(|(method, algorithm)| DerivationOutput::Floating { method, algorithm }),
+        (method(), algorithm())
+            .prop_map(|(method, algorithm)| DerivationOutput::Impure { method, algorithm }),
+    ]
+}
+
+fn output_name() -> impl Strategy<Value = String> {
+    "[a-z]{1,8}"
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        vec(any::<u8>(), 0..20),
+        vec(prop::sample::select(b"\"\\\n\r\t,)]a".as_slice()), 0..20),
+    ]
+}
+
+fn derivation() -> impl Strategy<Value = Derivation> {
+    (
+        btree_map(output_name(), output(), 0..4),
+        btree_map(store_path(".drv"), btree_set(output_name(), 1..4), 0..4),
+        btree_set(store_path(""), 0..4),
+        (bytes(), bytes()),
+        vec(bytes(), 0..5),
+        btree_map(bytes(), bytes(), 0..5),
+    )
+        .prop_map(
+            |(outputs, input_drvs, input_srcs, (system, builder), args, env)| Derivation {
+                outputs,
+                input_drvs,
+                input_srcs,
+                system: system.into(),
+                builder: builder.into(),
+                args: args.into_iter().map(Into::into).collect(),
+                env: env.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn a_printed_derivation_is_read_back(drv in derivation()) {
+        let dir = StoreDir::default();
+        prop_assert_eq!(Derivation::parse(&dir, &drv.to_aterm(&dir)), Ok(drv));
+    }
+
+    #[test]
+    fn a_damaged_derivation_is_refused_or_means_other_bytes(
+        drv in derivation(),
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        let dir = StoreDir::default();
+        let mut damaged = drv.to_aterm(&dir);
+        let at = at.index(damaged.len());
+        damaged[at] = byte;
+        if let Ok(other) = Derivation::parse(&dir, &damaged) {
+            prop_assert_eq!(other.to_aterm(&dir), damaged);
+        }
+    }
+
+    #[test]
+    fn content_addresses_are_read_back(method in method(), hash in hash()) {
+        let ca = ContentAddress { method, hash };
+        prop_assert_eq!(ca.to_string().parse(), Ok(ca));
+        let printed = method.with_algorithm(hash.algorithm());
+        prop_assert_eq!(
+            ContentAddressMethod::parse_with_algorithm(&printed),
+            Some((method, hash.algorithm()))
+        );
+    }
+
+    #[test]
+    fn deriving_paths_are_read_back(
+        drv in store_path(".drv"),
+        names in btree_set(output_name(), 0..4),
+    ) {
+        let dir = StoreDir::default();
+        let outputs = match names.is_empty() {
+            true => OutputsSpec::All,
+            false => OutputsSpec::Names(names),
+        };
+        let path = DerivedPath::Built { drv, outputs };
+        prop_assert_eq!(DerivedPath::parse_wire(&dir, &path.to_wire(&dir)), Ok(path.clone()));
+        prop_assert_eq!(DerivedPath::parse(&dir, &path.display(&dir)), Ok(path));
+    }
+
+    #[test]
+    fn realisations_are_read_back(
+        drv_hash in hash(),
+        output_name in output_name(),
+        out_path in store_path(""),
+        signatures in vec("[ -~]{0,20}", 0..3),
+    ) {
+        let id = DrvOutput { drv_hash, output_name };
+        let realisation = Realisation {
+            dependent_realisations: [(id.clone(), out_path.clone())].into(),
+            id,
+            out_path,
+            signatures,
+        };
+        let read = Realisation::from_json(realisation.to_json().as_bytes()).unwrap();
+        prop_assert_eq!(read, realisation);
+    }
+
+    #[test]
+    fn replacing_placeholders_leaves_everything_else(parts in vec("[ab/]{0,60}", 1..5)) {
+        let mut rewrites = PlaceholderRewrites::new();
+        rewrites.insert(output_placeholder("out"), "<out>");
+        let replaced = rewrites.apply(parts.join(&output_placeholder("out")).as_bytes());
+        prop_assert_eq!(replaced, parts.join("<out>"));
+    }
+}
