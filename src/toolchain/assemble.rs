@@ -499,4 +499,24 @@ mod tests {
             assert_eq!(content, expected.map(|line| format!("{line}\necho\n")));
         }
     }
+
+    #[test]
+    fn a_needed_library_that_no_package_has_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = std::env::current_exe().unwrap();
+        fs::create_dir_all(dir.path().join("usr/bin")).unwrap();
+        fs::copy(program, dir.path().join("usr/bin/program")).unwrap();
+        let layout = Layout {
+            loader: "usr/lib/none/ld.so".into(),
+            libraries: "usr/lib/none".into(),
+            triplet: "none".into(),
+        };
+        let error = check_needed(dir.path(), &layout).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("`usr/bin/program` needs `libc.so.6`"),
+            "{error}"
+        );
+    }
 }

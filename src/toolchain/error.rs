@@ -159,7 +159,15 @@ pub enum SourceError {
         /// Its version.
         version: String,
     },
-    /// A file of the cache directory.
+    /// A text to be changed is not in the file exactly once.
+    #[error("`{}` does not have `{text}` exactly once", path.display())]
+    Edit {
+        /// The file.
+        path: PathBuf,
+        /// The text.
+        text: &'static str,
+    },
+    /// A file of the cache or of the sources.
     #[error("cannot {operation} `{}`", path.display())]
     Io {
         /// What was tried.

@@ -37,7 +37,7 @@ pub use assemble::Summary;
 pub use elf::ElfError;
 pub use error::{AssembleError, CommandError, PackagesError, SourceError};
 pub use packages::{Package, Packages};
-pub use recipes::{LIBZ, LUA, RECIPES, Recipe, ZSTD};
+pub use recipes::{Edit, LIBZ, LUA, RECIPES, Recipe, ZSTD};
 pub use sources::fetch_crate;
 
 /// What is being done; counts begin at zero, `done == total` is the end.

@@ -78,7 +78,7 @@ fn vendor(project: &Path, offline: bool) -> Result<(), CommandError> {
     run(command.arg("vendor").current_dir(project)).map(drop)
 }
 
-fn io_error<'a>(
+pub(crate) fn io_error<'a>(
     operation: &'static str,
     path: &'a Path,
 ) -> impl FnOnce(io::Error) -> SourceError + 'a {
