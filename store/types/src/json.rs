@@ -114,7 +114,7 @@ mod tests {
     }
 
     /// The right side as `nix eval --expr 'builtins.toJSON (builtins.fromJSON "…")'`
-    /// gives it.
+    /// of 2.34 gives it (but for the largest integer, which expressions cannot have).
     #[rstest::rstest]
     #[case("0.0", "0.0")]
     #[case("1.0", "1.0")]

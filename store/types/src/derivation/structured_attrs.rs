@@ -103,7 +103,8 @@ fn simple(value: &Value) -> Option<String> {
         Value::Number(number) => {
             // Nix asks a 32-bit float whether the number is whole, and prints it
             // as a 32-bit integer. Scripts depend on what they were given.
-            let whole = (number.as_f64()? as f32).fract() == 0.0;
+            let float = number.as_f64()? as f32;
+            let whole = float.ceil() == float;
             let printed = match (number.as_i64(), number.as_u64(), number.as_f64()) {
                 (Some(integer), ..) => integer as i32,
                 (None, Some(integer), _) => integer as i32,
@@ -155,6 +156,7 @@ mod tests {
     #[case::whole_float("2.0", "declare k=2\n")]
     #[case::fraction("1.5", "")]
     #[case::beyond_32_bits("4294967297", "declare k=1\n")]
+    #[case::beyond_32_bit_floats("1e100", "declare k=-2147483648\n")]
     #[case::null("null", "declare k=''\n")]
     #[case::yes("true", "declare k=1\n")]
     #[case::no("false", "declare k=\n")]
