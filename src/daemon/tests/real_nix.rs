@@ -1,0 +1,283 @@
+//! Real Nix as the client: the one on the PATH, and the one whose directory of
+//! programs `DROSTE_TEST_NIX_234` names. What is not there is skipped, and says so.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use droste_daemon::{Limits, Server, Trust};
+
+use support::{DirStore, serve};
+
+/// A Nix, by its directory of programs, with a place for its files.
+struct Nix {
+    bin: PathBuf,
+    home: tempfile::TempDir,
+}
+
+impl Nix {
+    fn run(&self, program: &str, args: &[&str]) -> Output {
+        let home = self.home.path();
+        let output = Command::new(self.bin.join(program))
+            .args(args)
+            .current_dir(home)
+            .env_clear()
+            .env("HOME", home)
+            .env("NIX_CONF_DIR", home)
+            .env("NIX_STATE_DIR", home.join("state"))
+            .env("PATH", &self.bin)
+            .env(
+                "NIX_CONFIG",
+                "experimental-features = nix-command\nsubstituters =\nbuild-users-group =",
+            )
+            .output()
+            .unwrap();
+        println!("{program} {args:?}: {output:?}");
+        output
+    }
+
+    /// The standard output of a run that must succeed.
+    fn ok(&self, program: &str, args: &[&str]) -> String {
+        let output = self.run(program, args);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).trim_end().to_owned()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Each Nix there is.
+fn nixes() -> Vec<Nix> {
+    let on_path = std::env::var_os("PATH")
+        .and_then(|path| std::env::split_paths(&path).find(|dir| dir.join("nix-store").exists()));
+    if on_path.is_none() {
+        println!("skipped for the Nix on the PATH: there is none");
+    }
+    let other = std::env::var_os("DROSTE_TEST_NIX_234").map(PathBuf::from);
+    if other.is_none() {
+        println!("skipped for Nix 2.34: DROSTE_TEST_NIX_234 does not name its directory");
+    }
+    on_path
+        .into_iter()
+        .chain(other)
+        .map(|bin| Nix {
+            bin,
+            home: tempfile::tempdir().unwrap(),
+        })
+        .collect()
+}
+
+fn served() -> (Arc<DirStore>, Server, String) {
+    let store = DirStore::new();
+    let (server, socket) = serve(&store, Trust::Trusted, Limits::default());
+    let url = format!(
+        "unix://{}?root={}",
+        socket.display(),
+        store.root.path().display()
+    );
+    (store, server, url)
+}
+
+/// A directory with a file, an executable and a link.
+fn tree(in_dir: &Path) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let tree = in_dir.join("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("file"), vec![b'x'; 300_000]).unwrap();
+    fs::write(tree.join("run"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(tree.join("run"), PermissionsExt::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink("file", tree.join("link")).unwrap();
+    tree
+}
+
+#[test]
+fn real_nix_adds_files_and_asks_about_them() {
+    for nix in nixes() {
+        let (store, _server, url) = served();
+        let tree = tree(nix.home.path());
+        let path = nix.ok(
+            "nix-store",
+            &["--store", &url, "--add", tree.to_str().unwrap()],
+        );
+        assert!(path.ends_with("-tree"), "{path}");
+        let base_name = path.strip_prefix("/nix/store/").unwrap();
+        assert_eq!(
+            fs::read(store.physical().join(base_name).join("file")).unwrap(),
+            vec![b'x'; 300_000]
+        );
+        let file = tree.join("file");
+        let flat = nix.ok(
+            "nix-store",
+            &[
+                "--store",
+                &url,
+                "--add-fixed",
+                "sha256",
+                file.to_str().unwrap(),
+            ],
+        );
+        let query = |args: &[&str]| nix.ok("nix-store", &[&["--store", &url, "-q"], args].concat());
+        let hash = query(&["--hash", &path]);
+        assert!(hash.starts_with("sha256:"), "{hash}");
+        assert_eq!(query(&["--references", &path]), "");
+        assert_eq!(query(&["--referrers", &path]), "");
+        assert_eq!(query(&["--requisites", &flat]), flat);
+        let info = nix.ok("nix", &["path-info", "--store", &url, "-s", &path]);
+        assert!(info.starts_with(&path), "{info}");
+        let all = nix.ok("nix", &["path-info", "--store", &url, "--all"]);
+        assert_eq!(all.lines().count(), 2, "{all}");
+        let gone = path.replace("-tree", "-gone");
+        assert!(
+            !nix.run("nix", &["path-info", "--store", &url, &gone])
+                .status
+                .success()
+        );
+        let verified = nix.run(
+            "nix",
+            &["store", "verify", "--no-trust", "--store", &url, &path],
+        );
+        assert!(verified.status.success(), "{}", text(&verified.stderr));
+    }
+}
+
+#[test]
+fn real_nix_copies_to_and_from() {
+    for nix in nixes() {
+        let (store, _server, url) = served();
+        let chroot = nix.home.path().join("other");
+        let other = chroot.to_str().unwrap();
+        let tree = tree(nix.home.path());
+        let added = nix.ok(
+            "nix-store",
+            &["--store", other, "--add", tree.to_str().unwrap()],
+        );
+        // A text that refers to what was added, so that two paths are copied.
+        let text = format!("builtins.toFile \"text\" \"${{{added}}}\"");
+        let text = nix.run(
+            "nix-instantiate",
+            &["--store", other, "--eval", "-E", &text],
+        );
+        println!("{}", text.status);
+        nix.ok(
+            "nix",
+            &[
+                "copy",
+                "--no-check-sigs",
+                "--from",
+                other,
+                "--to",
+                &url,
+                &added,
+            ],
+        );
+        assert_eq!(store.paths().len(), 1);
+        let back = nix.home.path().join("back");
+        let back = back.to_str().unwrap();
+        nix.ok(
+            "nix",
+            &[
+                "copy",
+                "--no-check-sigs",
+                "--from",
+                &url,
+                "--to",
+                back,
+                &added,
+            ],
+        );
+        nix.ok(
+            "nix-store",
+            &["--store", back, "--verify", "--check-contents"],
+        );
+        assert_eq!(
+            nix.ok("nix-store", &["--store", back, "-q", "--hash", &added]),
+            nix.ok("nix-store", &["--store", &url, "-q", "--hash", &added]),
+        );
+        // Without files beside the socket everything must come through it.
+        let through = format!("unix://{}", store.root.path().join("socket").display());
+        let dumped = nix.run("nix", &["store", "dump-path", "--store", &through, &added]);
+        println!("{}", dumped.stdout.len());
+    }
+}
+
+#[test]
+fn real_nix_builds_shows_the_log_and_the_error() {
+    for nix in nixes() {
+        let (store, _server, url) = served();
+        let derivation = |script: &str| {
+            format!(
+                "derivation {{ name = \"built\"; system = builtins.currentSystem; \
+                 builder = \"/bin/sh\"; args = [ \"-c\" ''{script}'' ]; }}"
+            )
+        };
+        let build = |script: &str| {
+            let args = ["--store", &url, "--no-out-link", "-E", &derivation(script)];
+            nix.run("nix-build", &args)
+        };
+        let good = build("echo a line of the log; echo done > $out");
+        assert!(good.status.success(), "{}", text(&good.stderr));
+        let log = text(&good.stderr);
+        assert!(log.contains("building '/nix/store/"), "{log}");
+        assert!(log.contains("a line of the log"), "{log}");
+        let out = text(&good.stdout);
+        let base_name = out.trim_end().strip_prefix("/nix/store/").unwrap();
+        assert_eq!(
+            fs::read(store.physical().join(base_name)).unwrap(),
+            b"done\n"
+        );
+
+        let bad = build("echo last words; exit 3");
+        assert!(!bad.status.success());
+        let log = text(&bad.stderr);
+        assert!(
+            log.contains("last words") && log.contains("exit status: 3"),
+            "{log}"
+        );
+
+        // `nix build` asks by BuildPathsWithResults, and shows logs with -L.
+        let expr = derivation("echo another log; echo again > $out; # 2");
+        let args = [
+            "build",
+            "--store",
+            &url,
+            "--impure",
+            "--no-link",
+            "-L",
+            "--expr",
+            &expr,
+        ];
+        let built = nix.run("nix", &args);
+        assert!(built.status.success(), "{}", text(&built.stderr));
+        assert!(
+            text(&built.stderr).contains("another log"),
+            "{}",
+            text(&built.stderr)
+        );
+    }
+}
+
+#[test]
+fn real_nix_reads_why_it_is_refused() {
+    for nix in nixes() {
+        let store = DirStore::new();
+        let limits = Limits {
+            connections_max: 0,
+            ..Limits::default()
+        };
+        let (_server, socket) = serve(&store, Trust::Trusted, limits);
+        let url = format!(
+            "unix://{}?root={}",
+            socket.display(),
+            store.root.path().display()
+        );
+        let refused = nix.run("nix", &["path-info", "--store", &url, "--all"]);
+        assert!(!refused.status.success());
+        let log = text(&refused.stderr);
+        assert!(log.contains("connections already"), "{log}");
+    }
+}
