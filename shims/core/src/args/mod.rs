@@ -4,6 +4,16 @@
 //! differs between them is not in the table, and what is not in the table is not memoized.
 //! The rules by which a flag is in it are in `docs/adr/0007-what-a-shim-decides.md`.
 
+mod environment;
+mod families;
+mod parse;
+mod response;
+mod table;
+
+pub use environment::{Environment, environment, wrapper_flags};
+pub use parse::classify;
+pub use response::{Expansion, expand};
+
 /// The languages of a compile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Language {

@@ -1,0 +1,188 @@
+//! What the environment makes a compiler read or write.
+
+use super::{Language, Reason};
+
+/// What of the environment matters beyond being passed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// Directories of `CPATH`: searched after the `-I` ones.
+    pub bracket_dirs: Vec<Vec<u8>>,
+    /// Directories of `C_INCLUDE_PATH` or `CPLUS_INCLUDE_PATH`: searched after the `-isystem` ones.
+    pub system_dirs: Vec<Vec<u8>>,
+    /// Directories of `PATH` outside the store: the compiler may find its assembler there.
+    pub program_dirs: Vec<Vec<u8>>,
+}
+
+/// Variables that make a compiler write other files, or run other programs or with other
+/// arguments (gcc(1) "Environment variables", Clang's driver). Whatever their value.
+const REFUSED: &[&str] = &[
+    "CCC_OVERRIDE_OPTIONS",
+    "CC_LOG_DIAGNOSTICS",
+    "CC_PRINT_HEADERS",
+    "CC_PRINT_INTERNAL_STAT",
+    "CC_PRINT_OPTIONS",
+    "CC_PRINT_PROC_STAT",
+    "CLANG_CRASH_DIAGNOSTICS_DIR",
+    "COLLECT_GCC",
+    "COLLECT_GCC_OPTIONS",
+    "DEPENDENCIES_OUTPUT",
+    "EXTRA_CLANG_CFLAGS",
+    "GCC_COMPARE_DEBUG",
+    "GCC_EXTRA_DIAGNOSTIC_OUTPUT",
+    "GCC_SPECS",
+    "LD_AUDIT",
+    "LD_DEBUG_OUTPUT",
+    "LD_PROFILE",
+    "QA_OVERRIDE_GCC3_OPTIONS",
+    "SUNPRO_DEPENDENCIES",
+];
+
+/// Lists of places from which a compiler or its libraries load code or data. A child has nothing
+/// there but what lies in the store.
+const IN_STORE: &[&str] = &[
+    "COMPILER_PATH",
+    "GCC_EXEC_PREFIX",
+    "GCONV_PATH",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "LOCPATH",
+    "NLSPATH",
+];
+
+/// Reads an environment of `NAME=VALUE` entries for a compile of `language`.
+///
+/// `store_dir` is `/nix/store`, without a slash at the end.
+///
+/// # Errors
+/// [`Reason::Environment`] with the variable's name.
+pub fn environment<E: AsRef<[u8]>>(
+    entries: &[E],
+    language: Language,
+    store_dir: &[u8],
+) -> Result<Environment, Reason> {
+    let mut found = Environment::default();
+    for entry in entries {
+        let entry = entry.as_ref();
+        let Some(equals) = entry.iter().position(|&byte| byte == b'=') else {
+            continue;
+        };
+        let (name, value) = (&entry[..equals], &entry[equals + 1..]);
+        let is = |list: &[&str]| list.iter().any(|known| known.as_bytes() == name);
+        if is(REFUSED) {
+            return Err(Reason::Environment(name.to_vec()));
+        }
+        let cxx = matches!(language, Language::Cxx | Language::PreprocessedCxx);
+        match name {
+            b"CPATH" => found.bracket_dirs.extend(directories(value)),
+            b"C_INCLUDE_PATH" if !cxx => found.system_dirs.extend(directories(value)),
+            b"CPLUS_INCLUDE_PATH" if cxx => found.system_dirs.extend(directories(value)),
+            b"PATH" => found
+                .program_dirs
+                .extend(directories(value).filter(|dir| !is_in_store(dir, store_dir))),
+            _ if is(IN_STORE) => {
+                // The dynamic linker separates by spaces as well.
+                let outside = value
+                    .split(|byte| b": ;".contains(byte))
+                    .filter(|place| !place.is_empty())
+                    .any(|place| !is_in_store(place, store_dir));
+                if outside {
+                    return Err(Reason::Environment(name.to_vec()));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// The flags that nixpkgs' compiler wrapper takes from the environment: the words of
+/// `NIX_CFLAGS_COMPILE` and of its variants for a target or a place.
+pub fn wrapper_flags<E: AsRef<[u8]>>(entries: &[E]) -> Vec<Vec<u8>> {
+    entries
+        .iter()
+        .filter_map(|entry| {
+            let entry = entry.as_ref();
+            let equals = entry.iter().position(|&byte| byte == b'=')?;
+            let (name, value) = (&entry[..equals], &entry[equals + 1..]);
+            let wanted = name.starts_with(b"NIX_CFLAGS_COMPILE")
+                || name.starts_with(b"NIX_CXXSTDLIB_COMPILE");
+            wanted.then_some(value)
+        })
+        .flat_map(|value| value.split(u8::is_ascii_whitespace))
+        .filter(|word| !word.is_empty())
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+/// The entries of a search list; an empty one is the current directory.
+fn directories(value: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    value
+        .split(|&byte| byte == b':')
+        .map(|dir| if dir.is_empty() { b"." } else { dir }.to_vec())
+}
+
+fn is_in_store(path: &[u8], store_dir: &[u8]) -> bool {
+    path.strip_prefix(store_dir)
+        .is_some_and(|rest| rest.starts_with(b"/"))
+        && !path.split(|&byte| byte == b'/').any(|part| part == b"..")
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const STORE: &[u8] = b"/nix/store";
+
+    #[test]
+    fn include_lists_are_those_of_the_language() {
+        let entries = [
+            "CPATH=/a::b",
+            "C_INCLUDE_PATH=/c",
+            "CPLUS_INCLUDE_PATH=/d",
+            "PATH=/nix/store/x/bin:/build/bin",
+            "HOME=/homeless-shelter",
+        ];
+        let c = environment(&entries, Language::C, STORE).unwrap();
+        assert_eq!(c.bracket_dirs, [b"/a".as_slice(), b".", b"b"]);
+        assert_eq!(c.system_dirs, [b"/c"]);
+        assert_eq!(c.program_dirs, [b"/build/bin"]);
+        let cxx = environment(&entries, Language::Cxx, STORE).unwrap();
+        assert_eq!(cxx.system_dirs, [b"/d"]);
+    }
+
+    #[rstest]
+    #[case::writes("DEPENDENCIES_OUTPUT=x")]
+    #[case::preload_outside("LD_PRELOAD=/build/x.so")]
+    #[case::preload_beside("LD_PRELOAD=/nix/store/x/a.so /build/x.so")]
+    #[case::library_path_here("LD_LIBRARY_PATH=/nix/store/x/lib:lib")]
+    #[case::out_of_the_store("COMPILER_PATH=/nix/store/../../build")]
+    fn a_variable_is_refused(#[case] entry: &str) {
+        let name = entry.split('=').next().unwrap().as_bytes().to_vec();
+        assert_eq!(
+            environment(&[entry], Language::C, STORE),
+            Err(Reason::Environment(name))
+        );
+    }
+
+    #[test]
+    fn store_paths_are_accepted() {
+        let entries = [
+            "LD_LIBRARY_PATH=/nix/store/a/lib:/nix/store/b/lib",
+            "LD_PRELOAD=",
+        ];
+        assert!(environment(&entries, Language::C, STORE).is_ok());
+    }
+
+    #[test]
+    fn the_wrapper_s_flags_are_split_into_words() {
+        let entries = [
+            "NIX_CFLAGS_COMPILE=  -isystem /a  -O2",
+            "NIX_CFLAGS_COMPILE_x86_64=-g",
+            "NIX_LDFLAGS=-L/x",
+        ];
+        let words = ["-isystem", "/a", "-O2", "-g"].map(|word| word.as_bytes().to_vec());
+        assert_eq!(wrapper_flags(&entries), words);
+    }
+}
