@@ -2,6 +2,7 @@
 //! travel: one `SOCK_SEQPACKET` datagram each, with descriptors beside it (unix(7)); a large one in
 //! a memory file whose descriptor comes first.
 
+use std::borrow::Cow;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,10 +37,13 @@ const IN_MEMORY_FILE: u8 = 1;
 /// What the caller tells the spawner. The first descriptor is the socket for the answer, except
 /// for the scratch messages, which have none.
 #[derive(Serialize, Deserialize)]
-pub(crate) enum Command {
+pub(crate) enum Command<'a> {
     /// Start a sandbox; the request's descriptors follow. Answers: `Started` or `Failed`, then
     /// `Exited`.
-    Spawn { id: u64, request: Request },
+    Spawn {
+        id: u64,
+        request: Box<Cow<'a, Request>>,
+    },
     /// Mount a host path in the live sandbox `id`. Answers: `Mounted` or `Failed`.
     MountInto {
         id: u64,

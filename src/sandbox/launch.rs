@@ -1,5 +1,6 @@
 //! The caller's side: starting the spawner, asking it for sandboxes, and holding on to one.
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -47,7 +48,7 @@ impl Drop for Inner {
 }
 
 impl Inner {
-    fn send(&self, command: &Command, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    fn send(&self, command: &Command<'_>, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
         let control = self.control.as_ref().ok_or(Error::SpawnerDied)?;
         channel::send(control.as_fd(), command, fds, true)
             .map_err(|error| channel_error("write to", error))
@@ -119,7 +120,7 @@ impl Spawner {
         self.inner.send(
             &Command::Spawn {
                 id,
-                request: request.clone(),
+                request: Box::new(Cow::Borrowed(request)),
             },
             &all,
         )?;

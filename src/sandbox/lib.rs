@@ -18,16 +18,22 @@
 mod bytes;
 mod channel;
 mod error;
+mod filter;
+mod init;
 mod launch;
 mod parts;
+mod place;
 mod pty;
+mod remove;
 mod request;
+mod spawner;
 
 pub use channel::{FDS_MAX, MESSAGE_BYTES_MAX};
 pub use error::{Error, SetupError, Step};
 pub use launch::{Exit, ExitStatus, Running, SPAWNER_ARG, Spawner};
 pub use parts::{Parts, dev_nodes, etc_files, network_files, proc_mount};
 pub use pty::Pty;
+pub use remove::remove_tree;
 pub use request::{
     INSIDE_GID, INSIDE_UID, Mount, Network, Node, Owner, Personality, Request, Root, Source, Stdio,
     TmpfsSize,
@@ -40,6 +46,6 @@ pub fn run_if_spawner() {
         .nth(1)
         .is_some_and(|arg| arg == SPAWNER_ARG)
     {
-        std::process::exit(0);
+        std::process::exit(spawner::run());
     }
 }

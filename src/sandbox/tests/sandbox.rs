@@ -1,0 +1,2 @@
+//! The sandbox as seen from inside and from outside.
+fn main() {}
