@@ -18,7 +18,7 @@ use crate::connection::{ConnectionOptions, is_hung_up, linger, serve_streams};
 
 /// How many refused connections are kept open so that their clients can read
 /// why they were refused.
-const REFUSED_MAX: usize = 32;
+const REFUSED_MAX: usize = 256;
 
 /// For how long.
 const REFUSED_KEPT: Duration = Duration::from_secs(1);

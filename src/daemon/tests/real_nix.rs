@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -28,7 +29,7 @@ impl Nix {
             .env("HOME", home)
             .env("NIX_CONF_DIR", home)
             .env("NIX_STATE_DIR", home.join("state"))
-            .env("PATH", &self.bin)
+            .env("PATH", format!("{}:/usr/bin:/bin", self.bin.display()))
             .env(
                 "NIX_CONFIG",
                 "experimental-features = nix-command\nsubstituters =\nbuild-users-group =",
@@ -85,7 +86,6 @@ fn served() -> (Arc<DirStore>, Server, String) {
 
 /// A directory with a file, an executable and a link.
 fn tree(in_dir: &Path) -> PathBuf {
-    use std::os::unix::fs::PermissionsExt;
     let tree = in_dir.join("tree");
     fs::create_dir(&tree).unwrap();
     fs::write(tree.join("file"), vec![b'x'; 300_000]).unwrap();
@@ -146,62 +146,58 @@ fn real_nix_adds_files_and_asks_about_them() {
 }
 
 #[test]
-fn real_nix_copies_to_and_from() {
+fn real_nix_copies_closures_to_and_from() {
     for nix in nixes() {
         let (store, _server, url) = served();
         let chroot = nix.home.path().join("other");
         let other = chroot.to_str().unwrap();
-        let tree = tree(nix.home.path());
-        let added = nix.ok(
-            "nix-store",
-            &["--store", other, "--add", tree.to_str().unwrap()],
-        );
-        // A text that refers to what was added, so that two paths are copied.
-        let text = format!("builtins.toFile \"text\" \"${{{added}}}\"");
-        let text = nix.run(
-            "nix-instantiate",
-            &["--store", other, "--eval", "-E", &text],
-        );
-        println!("{}", text.status);
-        nix.ok(
-            "nix",
-            &[
+        tree(nix.home.path());
+        let expr = "derivation { name = \"x\"; system = \"x\"; builder = \"x\"; src = ./tree; }";
+        let drv = nix.ok("nix-instantiate", &["--store", other, "-E", expr]);
+        let copy = |from: &str, to: &str| {
+            let args = [
                 "copy",
                 "--no-check-sigs",
+                "--derivation",
                 "--from",
-                other,
+                from,
                 "--to",
-                &url,
-                &added,
-            ],
+                to,
+                &drv,
+            ];
+            nix.ok("nix", &args)
+        };
+        copy(other, &url);
+        // The derivation and the tree that it refers to.
+        assert_eq!(store.paths().len(), 2);
+
+        // Once with the store's files beside the socket, once with nothing but the
+        // connection: by `ssh-ng`, which runs a program for this host.
+        let program = nix.home.path().join("remote-program");
+        let socket = store.root.path().join("socket");
+        let script = format!(
+            "#!/bin/sh\nexport NIX_REMOTE=unix://{}\nexec {}/nix-daemon \"$@\"\n",
+            socket.display(),
+            nix.bin.display()
         );
-        assert_eq!(store.paths().len(), 1);
-        let back = nix.home.path().join("back");
-        let back = back.to_str().unwrap();
-        nix.ok(
-            "nix",
-            &[
-                "copy",
-                "--no-check-sigs",
-                "--from",
-                &url,
-                "--to",
-                back,
-                &added,
-            ],
-        );
-        nix.ok(
-            "nix-store",
-            &["--store", back, "--verify", "--check-contents"],
-        );
-        assert_eq!(
-            nix.ok("nix-store", &["--store", back, "-q", "--hash", &added]),
-            nix.ok("nix-store", &["--store", &url, "-q", "--hash", &added]),
-        );
-        // Without files beside the socket everything must come through it.
-        let through = format!("unix://{}", store.root.path().join("socket").display());
-        let dumped = nix.run("nix", &["store", "dump-path", "--store", &through, &added]);
-        println!("{}", dumped.stdout.len());
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let by_program = format!("ssh-ng://localhost?remote-program={}", program.display());
+        for (from, name) in [(&url, "by-files"), (&by_program, "by-connection")] {
+            let back = nix.home.path().join(name);
+            let back = back.to_str().unwrap();
+            copy(from, back);
+            nix.ok(
+                "nix-store",
+                &["--store", back, "--verify", "--check-contents"],
+            );
+            for question in ["--hash", "--references"] {
+                assert_eq!(
+                    nix.ok("nix-store", &["--store", back, "-q", question, &drv]),
+                    nix.ok("nix-store", &["--store", other, "-q", question, &drv]),
+                );
+            }
+        }
     }
 }
 

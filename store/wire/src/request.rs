@@ -334,7 +334,11 @@ impl Request {
             } => {
                 w.bytes(name);
                 if s.since(25) {
-                    w.bytes(method.with_algorithm(*algorithm));
+                    let fixed = match method {
+                        ContentAddressMethod::Text => "",
+                        ContentAddressMethod::Flat | ContentAddressMethod::Nar => "fixed:",
+                    };
+                    w.bytes(format!("{fixed}{}", method.with_algorithm(*algorithm)));
                     s.put_paths(w, references);
                     w.bool(*repair);
                 } else {
@@ -446,8 +450,13 @@ fn add_to_store<R: Read>(s: &Session, r: &mut Reader<R>) -> Result<Request, Wire
     let name = r.name("name")?;
     if s.since(25) {
         let text = r.name("content address method")?;
-        let (method, algorithm) = ContentAddressMethod::parse_with_algorithm(&text)
-            .ok_or_else(|| WireError::text("content address method", text.as_bytes()))?;
+        // `text:sha256`, `fixed:<algorithm>`, `fixed:r:<algorithm>`: not quite what
+        // stands in derivations.
+        let (method, algorithm) = ContentAddressMethod::parse_with_algorithm(
+            text.strip_prefix("fixed:").unwrap_or(&text),
+        )
+        .filter(|(method, _)| text.starts_with("fixed:") != (*method == ContentAddressMethod::Text))
+        .ok_or_else(|| WireError::text("content address method", text.as_bytes()))?;
         return Ok(Request::AddToStore {
             name,
             method,
