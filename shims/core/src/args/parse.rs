@@ -102,6 +102,7 @@ impl Parser {
     fn effect(&mut self, effect: Effect, argument: &[u8], value: &[u8], separate: bool) {
         match effect {
             Effect::None => {}
+            Effect::Define => self.define(argument, value),
             Effect::ObjectOnly => self.object_only = true,
             Effect::Object => match self.object {
                 None => self.object = Some(value.to_vec()),
@@ -151,6 +152,24 @@ impl Parser {
             Effect::Verbose => self.block(Reason::Verbose),
             Effect::Wrapper => self.block(Reason::Wrapper),
             Effect::Offload => self.block(Reason::Offload),
+        }
+    }
+
+    /// A macro's text is source that no scan sees, so it may not have what a scan looks for.
+    fn define(&mut self, argument: &[u8], value: &[u8]) {
+        const WORDS: [&[u8]; 6] = [
+            b"__has_",
+            b"__DATE",
+            b"__TIME",
+            b"ragma",
+            b"ncbin",
+            b".include",
+        ];
+        if WORDS
+            .iter()
+            .any(|word| memchr::memmem::find(value, word).is_some())
+        {
+            self.block(Reason::UnknownFlag(argument.to_vec()));
         }
     }
 
@@ -280,7 +299,10 @@ impl Parser {
                 },
                 b"-MT" | b"-MQ" if words.next().is_some() => {}
                 b"-MP" => {}
-                _ if (word.starts_with(b"-D") || word.starts_with(b"-U")) && word.len() > 2 => {}
+                _ if word.starts_with(b"-D") && word.len() > 2 => {
+                    self.define(argument, &word[2..]);
+                }
+                _ if word.starts_with(b"-U") && word.len() > 2 => {}
                 _ => return self.block(Reason::PassThrough(argument.to_vec())),
             }
         }
@@ -589,6 +611,8 @@ mod tests {
     #[case("cc -c -MD -MF - a.c", "output-to-stdout")]
     #[case("cc -c a.c --frobnicate", "unknown-flag")]
     #[case("cc -c a.c -ffrobnicate", "unknown-flag")]
+    #[case("cc -c a.c -DT=__TIME__", "unknown-flag")]
+    #[case("cc -c a.c -Wp,-DH(x)=__has_include(x)", "unknown-flag")]
     #[case("cc -c a.c -ffrobnicate=/x", "unknown-flag")]
     #[case("cc -c a.c -mfrobnicate", "unknown-flag")]
     #[case("cc -c a.c -gfrobnicate", "unknown-flag")]

@@ -20,6 +20,8 @@ pub(super) enum Takes {
 pub(super) enum Effect {
     /// Nothing beyond being part of the command.
     None,
+    /// `-D`.
+    Define,
     /// `-c`.
     ObjectOnly,
     /// `-o`.
@@ -126,7 +128,7 @@ pub(super) const ROWS: &[Row] = &[
     row("--verbose", Nothing, Effect::Verbose),
     row("--version", Nothing, Effect::NotACompile),
     row("-B", Either, Effect::Tools),
-    row("-D", Either, Effect::None),
+    row("-D", Either, Effect::Define),
     row("-E", Nothing, Effect::PreprocessOnly),
     row("-I", Either, Effect::Bracket),
     row("-I-", Nothing, Effect::SearchPath),

@@ -2,7 +2,12 @@
 //!
 //! A scan depends on the bytes alone, not on macros or on what is defined: every branch of every
 //! conditional counts. It may report too much (a directive in a comment), never too little:
-//! what it cannot decide is a flag of [`Scan`].
+//! what it cannot decide is a flag of [`Scan`]. The exceptions are words that only the
+//! preprocessor puts together (`__DA##TE__`, an assembler directive from several strings).
+
+mod scanner;
+
+pub use scanner::scan;
 
 /// What asks for a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,11 +43,11 @@ pub struct Include {
 pub struct Scan {
     /// The files it names, sorted, each once.
     pub includes: Vec<Include>,
-    /// `#include` (or `#import`, `#embed`, `#line`) of something other than a literal name: ask
-    /// the compiler which files it opens.
+    /// `#include` (or `#import`, `#embed`) of something other than a literal name: ask the
+    /// compiler which files it opens.
     pub computed_include: bool,
-    /// `__has_include` of something other than a literal name: the compiler cannot be asked
-    /// which files it looked for, so the call runs in place.
+    /// `__has_include` or `#line` with something other than a literal name: the compiler cannot
+    /// be asked which files it looked for, so the call runs in place.
     pub computed_has_include: bool,
     /// Perhaps an assembler directive that reads a file (`.incbin`, `.include`).
     pub incbin: bool,

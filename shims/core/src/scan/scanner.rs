@@ -1,0 +1,580 @@
+//! The scanner.
+//!
+//! Every `#`, `%:` and every interesting word is looked at wherever it stands, in comments,
+//! strings and raw strings too, so no state is carried from one to the next and nothing that is
+//! misread early can hide what comes later. Between tokens, comments and line continuations count
+//! as white space. Continuations *inside* tokens, and trigraphs, are rare: a source with any is
+//! scanned a second time as a copy from which they have been removed.
+
+use memchr::memmem::Finder;
+use memchr::{memchr, memchr_iter, memchr2, memchr2_iter};
+
+use super::{Directive, Include, Scan};
+
+/// Scans a source or header.
+pub fn scan(source: &[u8]) -> Scan {
+    let mut scanner = Scanner::default();
+    scanner.pass(source);
+    if let Some(joined) = joined(source) {
+        scanner.pass(&joined);
+    }
+    let mut found = scanner.found;
+    found.includes.sort_unstable();
+    found.includes.dedup();
+    found
+}
+
+#[derive(Default)]
+struct Scanner {
+    found: Scan,
+}
+
+/// A function-like macro of glibc's `<sys/cdefs.h>`: `__has_include` by another name, so that it
+/// is read like one. Any other macro of the kind makes the names computed.
+const HAS_INCLUDE_ALIAS: &[u8] = b"__glibc_has_include";
+
+impl Scanner {
+    fn pass(&mut self, text: &[u8]) {
+        for at in memchr2_iter(b'#', b'%', text) {
+            let length = match (text[at], text.get(at + 1)) {
+                (b'#', _) => 1,
+                (_, Some(b':')) => 2,
+                _ => continue,
+            };
+            if begins_line(text, at) {
+                self.directive(text, at + length);
+            }
+        }
+        for at in Finder::new("has_").find_iter(text) {
+            self.has(text, at);
+        }
+        if contains(text, b"__DATE__") || contains(text, b"__TIME__") {
+            self.found.date_time = true;
+        }
+        if contains(text, b"__TIMESTAMP__") {
+            self.found.timestamp = true;
+        }
+        // Either may also come from a string, by `_Pragma`, or from a macro's argument.
+        if contains(text, b"pch_preprocess") {
+            self.found.pch_pragma = true;
+        }
+        if Finder::new("dependency").find_iter(text).any(|at| {
+            let before = text[..at].trim_ascii_end();
+            before.len() < at && before.ends_with(b"GCC")
+        }) {
+            self.found.dependency_pragma = true;
+        }
+        if contains(text, b"include_alias") {
+            self.found.computed_include = true;
+        }
+        if contains(text, b"(once)") || contains(text, b"\"once\"") {
+            self.found.once = true;
+        }
+        self.assembler(text);
+        for word in ["import", "module"] {
+            for at in Finder::new(word).find_iter(text) {
+                if is_module_line(text, at, word.len()) {
+                    self.found.modules = true;
+                }
+            }
+        }
+    }
+
+    /// Looks for directives of the assembler that read a file. Its directives are matched in any
+    /// case (GNU as lowers them).
+    fn assembler(&mut self, text: &[u8]) {
+        if self.found.incbin {
+            return;
+        }
+        let reads = |at: usize, word: &[u8]| {
+            text.get(at..at + word.len())
+                .is_some_and(|found| found.eq_ignore_ascii_case(word))
+        };
+        self.found.incbin = contains(text, b"incbin")
+            || memchr_iter(b'.', text).any(|dot| {
+                let at = dot + 1;
+                matches!(text.get(at), Some(b'i' | b'I'))
+                    && (reads(at, b"incbin") || reads(at, b"include"))
+            });
+    }
+
+    /// Reads the directive after the `#` at `at`.
+    fn directive(&mut self, text: &[u8], at: usize) {
+        let at = skip_space(text, at);
+        let end = word_end(text, at);
+        match &text[at..end] {
+            b"include" => self.header_name(text, end, Directive::Include),
+            b"include_next" => self.header_name(text, end, Directive::IncludeNext),
+            b"import" => {
+                self.found.once = true;
+                self.header_name(text, end, Directive::Import);
+            }
+            b"embed" => self.header_name(text, end, Directive::Embed),
+            b"line" => self.line(text, end),
+            b"pragma" => {
+                let at = skip_space(text, end);
+                let end = word_end(text, at);
+                match &text[at..end] {
+                    b"once" => self.found.once = true,
+                    b"GCC" => {
+                        let at = skip_space(text, end);
+                        if &text[at..word_end(text, at)] == b"dependency" {
+                            self.found.dependency_pragma = true;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            // A line marker: `# 1 "file"`.
+            word if word.first().is_some_and(u8::is_ascii_digit) => self.line(text, at),
+            _ => {}
+        }
+    }
+
+    fn header_name(&mut self, text: &[u8], at: usize, directive: Directive) {
+        match name(text, skip_space(text, at)) {
+            Name::Literal { angled, name } => self.include(directive, angled, name),
+            Name::Other => self.found.computed_include = true,
+            Name::Nothing => {}
+        }
+    }
+
+    fn line(&mut self, text: &[u8], at: usize) {
+        let at = skip_space(text, at);
+        let end = word_end(text, at);
+        if !text[at..end].iter().all(u8::is_ascii_digit) || at == end {
+            if at != end {
+                self.found.computed_has_include = true;
+            }
+            return;
+        }
+        match name(text, skip_space(text, end)) {
+            Name::Literal {
+                angled: false,
+                name,
+            } if !name.contains(&b'\\') => self.include(Directive::Line, false, name),
+            // Here, unlike in a header's name, a backslash is an escape.
+            Name::Literal { angled: false, .. } => self.found.computed_has_include = true,
+            // `#line 7` alone is followed by the next line's text.
+            Name::Literal { .. } | Name::Nothing => {}
+            Name::Other => {
+                let rest = &text[end..];
+                let line = &rest[..memchr(b'\n', rest).unwrap_or(rest.len())];
+                if !line.trim_ascii().is_empty() {
+                    self.found.computed_has_include = true;
+                }
+            }
+        }
+    }
+
+    /// Looks at an operator that asks whether a file is there; `has_` is at `at`.
+    fn has(&mut self, text: &[u8], at: usize) {
+        let mut start = at;
+        while start > 0 && is_word(text[start - 1]) {
+            start -= 1;
+        }
+        let end = word_end(text, at);
+        let word = &text[start..end];
+        if !matches!(
+            word,
+            b"__has_include"
+                | b"__has_include_next"
+                | b"__has_embed"
+                | b"__has_include__"
+                | b"__has_include_next__"
+        ) && word != HAS_INCLUDE_ALIAS
+        {
+            return;
+        }
+        let open = skip_space(text, end);
+        if text.get(open) == Some(&b'(') {
+            match name(text, skip_space(text, open + 1)) {
+                Name::Literal { angled, name } => self.include(Directive::Has, angled, name),
+                Name::Other | Name::Nothing => {
+                    if !is_alias_definition(text, start) {
+                        self.found.computed_has_include = true;
+                    }
+                }
+            }
+        } else if !follows_defined(text, start) {
+            self.found.computed_has_include = true;
+        }
+    }
+
+    fn include(&mut self, directive: Directive, angled: bool, raw: &[u8]) {
+        self.found.includes.push(Include {
+            directive,
+            angled,
+            name: raw.to_vec(),
+        });
+    }
+}
+
+enum Name<'a> {
+    Literal { angled: bool, name: &'a [u8] },
+    Other,
+    Nothing,
+}
+
+/// The header name at `at`, up to its closing delimiter on the same line.
+fn name(text: &[u8], at: usize) -> Name<'_> {
+    let (angled, close) = match text.get(at) {
+        Some(b'<') => (true, b'>'),
+        Some(b'"') => (false, b'"'),
+        Some(_) => return Name::Other,
+        None => return Name::Nothing,
+    };
+    let rest = &text[at + 1..];
+    match memchr2(close, b'\n', rest) {
+        Some(end) if rest[end] == close && end > 0 => Name::Literal {
+            angled,
+            name: &rest[..end],
+        },
+        Some(end) if rest[end] == close => Name::Nothing,
+        // Macros may still complete `<` to a name.
+        _ => Name::Other,
+    }
+}
+
+fn contains(text: &[u8], needle: &[u8]) -> bool {
+    memchr::memmem::find(text, needle).is_some()
+}
+
+/// ASCII only: of the others some are spaces to Clang.
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$'
+}
+
+fn word_end(text: &[u8], at: usize) -> usize {
+    text[at..]
+        .iter()
+        .position(|&byte| !is_word(byte))
+        .map_or(text.len(), |length| at + length)
+}
+
+/// White space within a line, with the bytes that a compiler may skip with a warning.
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | b'\r' | 0)
+}
+
+/// The length of the line continuation at `at`, or 0. GCC and Clang allow white space between
+/// the backslash and the newline.
+fn continuation(text: &[u8], at: usize) -> usize {
+    if text.get(at) != Some(&b'\\') {
+        return 0;
+    }
+    let rest = &text[at + 1..];
+    let blanks = rest.iter().take_while(|&&byte| is_blank(byte)).count();
+    if rest.get(blanks) == Some(&b'\n') {
+        return blanks + 2;
+    }
+    // A lone carriage return ends a line for Clang.
+    memchr(b'\r', &rest[..blanks]).map_or(0, |cr| cr + 2)
+}
+
+/// Skips white space, comments and line continuations, but no newline.
+fn skip_space(text: &[u8], mut at: usize) -> usize {
+    loop {
+        match text.get(at) {
+            Some(&byte) if is_blank(byte) || byte >= 0x80 => at += 1,
+            Some(b'\\') => match continuation(text, at) {
+                0 => return at,
+                length => at += length,
+            },
+            Some(b'/') if text.get(at + 1) == Some(&b'*') => {
+                match memchr::memmem::find(&text[at + 2..], b"*/") {
+                    Some(length) => at += length + 4,
+                    None => return text.len(),
+                }
+            }
+            _ => return at,
+        }
+    }
+}
+
+/// Whether nothing but white space and perhaps comments stands before `at` in its line. Where a
+/// comment ends there, it is not asked where it began.
+fn begins_line(text: &[u8], at: usize) -> bool {
+    for index in (0..at).rev() {
+        match text[index] {
+            // A lone carriage return ends a line for Clang.
+            b'\n' | b'\r' => return true,
+            byte if is_blank(byte) => {}
+            // A byte order mark, or a space outside ASCII that Clang skips.
+            0x80.. => {}
+            // The end of a comment; `*`, continuation, `/` is seen in the joined copy.
+            b'/' => return text[..index].ends_with(b"*"),
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Whether the word at `at` is the operand of `defined`, `#ifdef` and the like, which tests the
+/// word itself.
+fn follows_defined(text: &[u8], at: usize) -> bool {
+    let mut before = text[..at].trim_ascii_end();
+    if let Some(inner) = before.strip_suffix(b"(") {
+        before = inner.trim_ascii_end();
+    }
+    let mut start = before.len();
+    while start > 0 && is_word(before[start - 1]) {
+        start -= 1;
+    }
+    matches!(
+        &before[start..],
+        b"defined" | b"ifdef" | b"ifndef" | b"elifdef" | b"elifndef" | b"undef"
+    )
+}
+
+/// Whether the word at `at` stands in the line that defines [`HAS_INCLUDE_ALIAS`].
+fn is_alias_definition(text: &[u8], at: usize) -> bool {
+    let line = memchr::memrchr(b'\n', &text[..at]).map_or(0, |newline| newline + 1);
+    let hash = skip_space(text, line);
+    if text.get(hash) != Some(&b'#') {
+        return false;
+    }
+    let define = skip_space(text, hash + 1);
+    let end = word_end(text, define);
+    if &text[define..end] != b"define" {
+        return false;
+    }
+    let defined = skip_space(text, end);
+    &text[defined..word_end(text, defined)] == HAS_INCLUDE_ALIAS
+}
+
+/// Whether the word of `length` bytes at `at` begins a line that C++20 may take for a module
+/// declaration or an import ([cpp.pre], "preprocessing directive").
+fn is_module_line(text: &[u8], at: usize, length: usize) -> bool {
+    if text.get(at + length).is_some_and(|&byte| is_word(byte)) {
+        return false;
+    }
+    let before = text[..at].trim_ascii_end();
+    let before = match before.strip_suffix(b"export") {
+        Some(inner) if before.len() < at => inner,
+        _ => &text[..at],
+    };
+    if !begins_line(text, before.len()) {
+        return false;
+    }
+    let next = skip_space(text, at + length);
+    match text.get(next) {
+        Some(b'<' | b'"' | b':' | b';') => true,
+        Some(&byte) => is_word(byte) && !byte.is_ascii_digit(),
+        None => false,
+    }
+}
+
+/// A copy of the text without line continuations and with trigraphs replaced (translation phases
+/// 1 and 2), if it has trigraphs or continuations between two characters that are not white
+/// space.
+fn joined(text: &[u8]) -> Option<Vec<u8>> {
+    let trigraphs = contains(text, b"??/") || contains(text, b"??=");
+    if !trigraphs && !joins_tokens(text) {
+        return None;
+    }
+    let text = if trigraphs {
+        replace_trigraphs(text)
+    } else {
+        text.to_vec()
+    };
+    let mut out = Vec::with_capacity(text.len());
+    let mut from = 0;
+    for at in memchr_iter(b'\\', &text) {
+        if at < from {
+            continue;
+        }
+        let length = continuation(&text, at);
+        if length > 0 {
+            out.extend_from_slice(&text[from..at]);
+            from = at + length;
+        }
+    }
+    out.extend_from_slice(&text[from..]);
+    Some(out)
+}
+
+fn joins_tokens(text: &[u8]) -> bool {
+    memchr_iter(b'\\', text).any(|at| {
+        let length = continuation(text, at);
+        let solid = |byte: &u8| !is_blank(*byte) && *byte != b'\n';
+        length > 0
+            && text[..at].last().is_some_and(solid)
+            && text.get(at + length).is_some_and(solid)
+    })
+}
+
+fn replace_trigraphs(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let replacement = match rest {
+            [b'?', b'?', third, ..] => match third {
+                b'=' => Some(b'#'),
+                b'/' => Some(b'\\'),
+                b'\'' => Some(b'^'),
+                b'(' => Some(b'['),
+                b')' => Some(b']'),
+                b'!' => Some(b'|'),
+                b'<' => Some(b'{'),
+                b'>' => Some(b'}'),
+                b'-' => Some(b'~'),
+                _ => None,
+            },
+            _ => None,
+        };
+        match replacement {
+            Some(replacement) => {
+                out.push(replacement);
+                rest = &rest[3..];
+            }
+            None => {
+                out.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    /// The includes as `directive name` with the name's delimiters.
+    fn names(source: &str) -> Vec<String> {
+        scan(source.as_bytes())
+            .includes
+            .iter()
+            .map(|include| {
+                let name = String::from_utf8_lossy(&include.name);
+                let (open, close) = if include.angled {
+                    ("<", ">")
+                } else {
+                    ("\"", "\"")
+                };
+                format!("{:?} {open}{name}{close}", include.directive)
+            })
+            .collect()
+    }
+
+    #[rstest]
+    #[case::quoted("#include \"a.h\"\n", &["Include \"a.h\""])]
+    #[case::angled("#include <a/b.h>\n", &["Include <a/b.h>"])]
+    #[case::tight("#include<a.h>", &["Include <a.h>"])]
+    #[case::next("# include_next <a.h>", &["IncludeNext <a.h>"])]
+    #[case::import("#import \"a.h\"", &["Import \"a.h\""])]
+    #[case::embed("#embed <a.bin> limit(4)", &["Embed <a.bin>"])]
+    #[case::indented(" \t#\t include\t\"a.h\"", &["Include \"a.h\""])]
+    #[case::digraph("%:include \"a.h\"", &["Include \"a.h\""])]
+    #[case::trigraph("??=include \"a.h\"", &["Include \"a.h\""])]
+    #[case::byte_order_mark("\u{feff}#include \"a.h\"", &["Include \"a.h\""])]
+    #[case::odd_space("#\u{a0}include \"a.h\"", &["Include \"a.h\""])]
+    #[case::after_a_comment("/* x\n */ #include \"a.h\"", &["Include \"a.h\""])]
+    #[case::comments_inside("#/**/include/* \n */\"a.h\"", &["Include \"a.h\""])]
+    #[case::carriage_return("int x;\r#include \"a.h\"\r\n", &["Include \"a.h\""])]
+    #[case::continued("#\\\ninclude \\\n \"a.h\"", &["Include \"a.h\""])]
+    #[case::continued_with_space("#include \\ \t\n \"a.h\"", &["Include \"a.h\""])]
+    #[case::continued_in_the_word("#incl\\\nude \"a.h\"", &["Include \"a.h\""])]
+    #[case::continued_after_the_digraph_s_half("%\\\n:include \"a.h\"", &["Include \"a.h\""])]
+    #[case::trigraph_continuation("#incl??/\nude \"a.h\"", &["Include \"a.h\""])]
+    #[case::false_trigraph("// what??/\n#include \"a.h\"", &["Include \"a.h\""])]
+    #[case::in_a_raw_string("R\"(\n#include \"a.h\"\n)\"", &["Include \"a.h\""])]
+    #[case::after_a_raw_string("x=R\"(/*)\";\n#include \"a.h\"", &["Include \"a.h\""])]
+    #[case::after_a_quote("it's\n#include \"a.h\"", &["Include \"a.h\""])]
+    #[case::in_a_dead_branch("#if 0\n#include \"a.h\"\n#endif", &["Include \"a.h\""])]
+    #[case::has("#if __has_include(<a.h>)", &["Has <a.h>"])]
+    #[case::has_spaced("#if defined(X) && __has_include /* */ ( \"a.h\" )", &["Has \"a.h\""])]
+    #[case::has_next("#if __has_include_next(<a.h>)", &["Has <a.h>"])]
+    #[case::has_embed("#if __has_embed(<a.h>)", &["Has <a.h>"])]
+    #[case::has_by_glibc("#if __glibc_has_include (\"a.h\")", &["Has \"a.h\""])]
+    #[case::has_split("#if __has_\\\ninclude(<a.h>)", &["Has <a.h>"])]
+    #[case::line("#line 7 \"a.y\"", &["Line \"a.y\""])]
+    #[case::line_marker("# 7 \"a.y\" 3 4", &["Line \"a.y\""])]
+    #[case::line_number_alone("#line 7\nint x;", &[])]
+    #[case::both("#include \"b.h\"\n#include \"a.h\"\n", &["Include \"a.h\"", "Include \"b.h\""])]
+    #[case::twice("#include \"a.h\"\n#include \"a.h\"\n", &["Include \"a.h\""])]
+    #[case::not_first("x #include \"a.h\"", &[])]
+    #[case::line_comment_text("x // #include \"a.h\"", &[])]
+    #[case::other_word("#includes \"a.h\"", &[])]
+    #[case::stringified("#define S(include) #include", &[])]
+    fn the_names_are(#[case] source: &str, #[case] expected: &[&str]) {
+        assert_eq!(names(source), expected);
+        let scan = scan(source.as_bytes());
+        assert!(!scan.computed_has_include);
+    }
+
+    type Flag = fn(&Scan) -> bool;
+    const COMPUTED: Flag = |scan| scan.computed_include;
+    const COMPUTED_HAS: Flag = |scan| scan.computed_has_include;
+    const INCBIN: Flag = |scan| scan.incbin;
+    const DATE_TIME: Flag = |scan| scan.date_time;
+    const TIMESTAMP: Flag = |scan| scan.timestamp;
+    const ONCE: Flag = |scan| scan.once;
+    const PCH: Flag = |scan| scan.pch_pragma;
+    const DEPENDENCY: Flag = |scan| scan.dependency_pragma;
+    const MODULES: Flag = |scan| scan.modules;
+
+    #[rstest]
+    #[case::macro_name(COMPUTED, "#include HEADER\n")]
+    #[case::macro_call(COMPUTED, "#include H(x)\n")]
+    #[case::unclosed(COMPUTED, "#include <a.h\n")]
+    #[case::embedded(COMPUTED, "#embed FILE\n")]
+    #[case::aliased(COMPUTED, "#pragma include_alias(\"a\", \"b\")\n")]
+    #[case::has_macro(COMPUTED_HAS, "#if __has_include(HEADER)\n")]
+    #[case::has_alias(COMPUTED_HAS, "#define HAS(x) __has_include(x)\n")]
+    #[case::has_renamed(COMPUTED_HAS, "#define HAS __has_include\n")]
+    #[case::has_by_glibc(COMPUTED_HAS, "#if __glibc_has_include(HEADER)\n")]
+    #[case::line_macro(COMPUTED_HAS, "#line LINE\n")]
+    #[case::line_file_macro(COMPUTED_HAS, "#line 7 FILE\n")]
+    #[case::line_escape(COMPUTED_HAS, "#line 7 \"a\\\\b\"\n")]
+    #[case::incbin(INCBIN, "asm(\".incbin \\\"x\\\"\");")]
+    #[case::incbin_capital(INCBIN, "asm(\".IncBin \\\"x\\\"\");")]
+    #[case::incbin_built(INCBIN, "asm(\".\" \"incbin x\");")]
+    #[case::asm_include(INCBIN, "asm(\".include \\\"x\\\"\");")]
+    #[case::date(DATE_TIME, "char *d = __DATE__;")]
+    #[case::time(DATE_TIME, "char *d = __TIME__;")]
+    #[case::time_split(DATE_TIME, "char *d = __TI\\\nME__;")]
+    #[case::timestamp(TIMESTAMP, "char *d = __TIMESTAMP__;")]
+    #[case::once(ONCE, "#pragma once\n")]
+    #[case::once_spaced(ONCE, "# pragma /* */ once\n")]
+    #[case::once_operator(ONCE, "_Pragma(\"once\")\n")]
+    #[case::once_import(ONCE, "#import <a.h>\n")]
+    #[case::pch(PCH, "#pragma GCC pch_preprocess \"x\"\n")]
+    #[case::dependency(DEPENDENCY, "#pragma GCC dependency \"x\"\n")]
+    #[case::dependency_commented(DEPENDENCY, "#pragma GCC /**/ dependency \"x\"\n")]
+    #[case::dependency_operator(DEPENDENCY, "_Pragma(\"GCC dependency \\\"x\\\"\")\n")]
+    #[case::import(MODULES, "import std;\n")]
+    #[case::import_header(MODULES, "export import <vector>;\n")]
+    #[case::module(MODULES, "module;\n")]
+    #[case::export_module(MODULES, "  export module a.b:c;\n")]
+    fn the_flag_is_set(#[case] flag: Flag, #[case] source: &str) {
+        assert!(flag(&scan(source.as_bytes())));
+    }
+
+    #[rstest]
+    #[case::defined("#if defined __has_include && defined(__has_include)\n")]
+    #[case::ifdef("#ifdef __has_include\n#endif\n")]
+    #[case::glibc(
+        "#ifdef __has_include\n# define __glibc_has_include(header)\t__has_include (header)\n\
+         #else\n# define __glibc_has_include(header)\t0\n#endif\n"
+    )]
+    #[case::words("int include, import_x, modules, xincbi; a.inc = b.in; x__has_includes(A);\n")]
+    #[case::member("x = a.import; module = 1;\nf(module);\n")]
+    #[case::continued_macro("#define A(x) \\\n  do { x; } \\\n  while (0)\n")]
+    fn no_flag_is_set(#[case] source: &str) {
+        assert_eq!(scan(source.as_bytes()), Scan::default());
+    }
+
+    #[test]
+    fn no_source_makes_the_scanner_panic_at_its_end() {
+        let source = b"#/* %: ??/\n #include __has_include( <a \\\r\n#line 1 \"x\" export import\\";
+        for end in 0..=source.len() {
+            for start in 0..=end {
+                scan(&source[start..end]);
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Whatever file GCC opens for a source, the scan has named.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use proptest::prelude::*;
+use shim_core::scan::{Directive, scan};
+
+const HEADERS: usize = 5;
+
+/// A piece of source that may include header `index`, plainly or as oddly as the language allows.
+fn piece() -> impl Strategy<Value = String> {
+    let header = 0..HEADERS;
+    prop_oneof![
+        header
+            .clone()
+            .prop_map(|i| format!("#include \"h{i}.h\"\n")),
+        header
+            .clone()
+            .prop_map(|i| format!(" # /* c */ include /* \n */ \"h{i}.h\"\n")),
+        header
+            .clone()
+            .prop_map(|i| format!("%: include <h{i}.h>\n")),
+        header
+            .clone()
+            .prop_map(|i| format!("%\\\n:incl\\\nude \\\n <h{i}.h>\n")),
+        header
+            .clone()
+            .prop_map(|i| format!("??=include \"h{i}.h\"\n")),
+        header
+            .clone()
+            .prop_map(|i| format!("#inc??/\nlude \"h??/\n{i}.h\"\n")),
+        header
+            .clone()
+            .prop_map(|i| format!("/* \" */ /**/#include \"h{i}.h\" // x\n")),
+        header
+            .clone()
+            .prop_map(|i| format!("/* *\\\n/ #include \"h{i}.h\"\n")),
+        header
+            .clone()
+            .prop_map(|i| format!("#define H{i} \"h{i}.h\"\n#include H{i}\n")),
+        header
+            .clone()
+            .prop_map(|i| format!("#if __has_include(\"h{i}.h\")\n#include \"h{i}.h\"\n#endif\n")),
+        header.clone().prop_map(|i| format!("#import \"h{i}.h\"\n")),
+        header
+            .clone()
+            .prop_map(|i| format!("#include_next <h{i}.h>\n")),
+        header
+            .clone()
+            .prop_map(|i| format!("#include\\  \n\"h{i}.h\"\r\n")),
+        header.prop_map(|i| format!("\x0c\x0b#\tinclude\x0c\"h{i}.h\"junk\n")),
+        Just("/* ".to_owned()),
+        Just("*/ ".to_owned()),
+        Just("// \\\n".to_owned()),
+        Just("// ??/\n".to_owned()),
+        Just("\"".to_owned()),
+        Just("'\n".to_owned()),
+        Just("const char *s = R\"(\n".to_owned()),
+        Just(")\";\n".to_owned()),
+        Just("#if 0\n".to_owned()),
+        Just("#if 1\n".to_owned()),
+        Just("#else\n".to_owned()),
+        Just("#endif\n".to_owned()),
+        Just("#define X(include) #include\n".to_owned()),
+        Just("\\\n".to_owned()),
+        Just("int x;\n".to_owned()),
+        Just("#".to_owned()),
+        Just("%".to_owned()),
+        Just("include \"h0.h\"\n".to_owned()),
+    ]
+}
+
+fn source() -> impl Strategy<Value = String> {
+    proptest::collection::vec(piece(), 0..6).prop_map(|pieces| pieces.concat())
+}
+
+fn gcc_is_there() -> bool {
+    Command::new("gcc")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// The files that `gcc -H` says it opened, errors or not.
+fn opened(dir: &Path, standard: &str, language: &str) -> Vec<PathBuf> {
+    let output = Command::new("gcc")
+        .args([
+            "-H",
+            "-E",
+            "-P",
+            "-o",
+            "/dev/null",
+            "-Ia",
+            "-Ib",
+            "-x",
+            language,
+        ])
+        .args([standard, "main.c"])
+        .env("LC_ALL", "C")
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .output()
+        .expect("gcc runs");
+    String::from_utf8_lossy(&output.stderr)
+        .lines()
+        .filter_map(|line| {
+            let rest = line.trim_start_matches('.');
+            let path = rest.strip_prefix(' ').filter(|_| rest.len() < line.len())?;
+            Some(PathBuf::from(path))
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn every_file_that_gcc_opens_is_named_by_a_scan(
+        main in source(),
+        headers in proptest::collection::vec(source(), 2 * HEADERS),
+        standard in prop_oneof![
+            Just(("-std=gnu11", "c")),
+            Just(("-std=c99", "c")),
+            Just(("-std=gnu++17", "c++")),
+        ],
+    ) {
+        if !gcc_is_there() {
+            eprintln!("skipped: there is no gcc");
+            return Ok(());
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut named = Vec::new();
+        let mut computed = false;
+        let mut write = |path: String, text: &str| {
+            std::fs::write(dir.path().join(path), text).unwrap();
+            let scan = scan(text.as_bytes());
+            computed |= scan.computed_include;
+            named.extend(
+                scan.includes
+                    .into_iter()
+                    .filter(|include| include.directive != Directive::Has)
+                    .map(|include| String::from_utf8(include.name).unwrap()),
+            );
+        };
+        write("main.c".to_owned(), &main);
+        for sub in ["a", "b"] {
+            std::fs::create_dir(dir.path().join(sub)).unwrap();
+        }
+        for (index, text) in headers.iter().enumerate() {
+            let sub = ["a", "b"][index / HEADERS];
+            // Guarded: what they include may be themselves.
+            let guarded = format!("#ifndef G{index}\n#define G{index}\n{text}\n#endif\n");
+            write(format!("{sub}/h{}.h", index % HEADERS), &guarded);
+        }
+        for path in opened(dir.path(), standard.0, standard.1) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            prop_assert!(
+                computed || name.starts_with("stdc") || named.iter().any(|known| known == name),
+                "{} is not named; main.c:\n{main}",
+                path.display(),
+            );
+        }
+    }
+}
