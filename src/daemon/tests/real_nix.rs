@@ -8,10 +8,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::thread;
 
-use droste_daemon::{Limits, Server, Trust};
+use droste_daemon::{Limits, Server, Trust, serve_streams};
 
-use support::{DirStore, serve};
+use support::{DirStore, options, serve};
 
 /// A Nix, by its directory of programs, with a place for its files.
 struct Nix {
@@ -82,6 +83,34 @@ fn served() -> (Arc<DirStore>, Server, String) {
         store.root.path().display()
     );
     (store, server, url)
+}
+
+/// A program that passes its standard input and output on to a thread here that
+/// serves the store.
+fn serve_by_program(store: &Arc<DirStore>) -> PathBuf {
+    let dir = store.root.path();
+    let program = dir.join("program");
+    let (to, from) = (dir.join("to"), dir.join("from"));
+    let made = Command::new("mkfifo").args([&to, &from]).status();
+    assert!(made.unwrap().success());
+    let script = format!(
+        "#!/bin/sh\nexec 3<&0\ncat <&3 >{} &\nexec cat {}\n",
+        to.display(),
+        from.display()
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let store = store.clone();
+    thread::spawn(move || {
+        loop {
+            let input = fs::File::open(&to).unwrap();
+            let output = fs::OpenOptions::new().write(true).open(&from).unwrap();
+            let options = options(Trust::Trusted);
+            let served = serve_streams(input, output, &|| false, &mut || {}, &*store, &options);
+            println!("served by program: {served:?}");
+        }
+    });
+    program
 }
 
 /// A directory with a file, an executable and a link.
@@ -173,15 +202,7 @@ fn real_nix_copies_closures_to_and_from() {
 
         // Once with the store's files beside the socket, once with nothing but the
         // connection: by `ssh-ng`, which runs a program for this host.
-        let program = nix.home.path().join("remote-program");
-        let socket = store.root.path().join("socket");
-        let script = format!(
-            "#!/bin/sh\nexport NIX_REMOTE=unix://{}\nexec {}/nix-daemon \"$@\"\n",
-            socket.display(),
-            nix.bin.display()
-        );
-        fs::write(&program, script).unwrap();
-        fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let program = serve_by_program(&store);
         let by_program = format!("ssh-ng://localhost?remote-program={}", program.display());
         for (from, name) in [(&url, "by-files"), (&by_program, "by-connection")] {
             let back = nix.home.path().join(name);
