@@ -1,1 +1,53 @@
-//! (to be written)
+//! A store on disk, in the layout that Nix reads and writes.
+//!
+//! A [`LocalStore`] lies in a directory of the machine, and its paths are those
+//! of a logical directory, mostly `/nix/store`:
+//!
+//! ```text
+//! ROOT/nix/store/<hash>-<name>        the objects
+//! ROOT/nix/store/<hash>-<name>.lock   who makes the object holds this
+//! ROOT/nix/store/tmp-droste-*/        an object being added; locked by its owner
+//! ROOT/nix/var/nix/db/db.sqlite       which paths are valid, and what they refer to
+//! ROOT/nix/var/nix/db/{schema,ca-schema,big-lock}
+//! ROOT/nix/var/nix/{gcroots,profiles,temproots,builds,userpool}
+//! ROOT/nix/var/nix/gc.lock            held while garbage is collected
+//! ROOT/nix/var/log/nix                logs of builds
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. A path is valid if and only if the database says so, and the database says
+//!    so only after the object is complete at its place: whatever the moment a
+//!    process is killed at, no valid path is incomplete. (This is about killed
+//!    processes. After a power failure the file system decides what is left of
+//!    an object, as with Nix by default.)
+//! 2. All that a valid path refers to is valid.
+//! 3. Who makes a path valid holds its lock, and has it as a temporary root.
+//! 4. A temporary directory that nobody has locked belongs to nobody, and the
+//!    next who opens the store removes it.
+//!
+//! Nothing here collects garbage; Nix may, at any time.
+//!
+//! Source: nix 2.8 and 2.34, `src/libstore/local-store.cc`, `gc.cc`,
+//! `pathlocks.cc`, and what those versions write.
+
+mod add;
+mod canonicalise;
+mod db;
+mod error;
+mod layout;
+mod locks;
+mod output;
+mod roots;
+mod schema;
+mod store;
+mod temp;
+mod verify;
+
+pub use add::TextObject;
+pub use canonicalise::canonicalise;
+pub use error::LocalError;
+pub use locks::PathLocks;
+pub use output::OutputTree;
+pub use store::{LocalStore, Registration};
+pub use verify::{Problem, VerifyReport};

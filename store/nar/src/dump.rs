@@ -1,15 +1,16 @@
 //! A tree of the file system as a NAR.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use store_types::{Hash, HashAlgorithm};
+use store_types::{Hash, HashAlgorithm, StorePath};
 
 use crate::fs::{self, Entry, Kind};
-use crate::{BUFFER_LEN, DEPTH_MAX, Hasher, NarError};
+use crate::{BUFFER_LEN, DEPTH_MAX, Hasher, NarError, RefScanner, Tee};
 
 /// Room kept free for a file's content, so that no tiny reads happen.
 const READ_LEN_MIN: usize = 8 * 1024;
@@ -57,6 +58,20 @@ pub fn hash_tree(
     let mut hasher = Hasher::new(algorithm);
     dump(dir, name, &mut hasher)?;
     Ok(hasher.finish())
+}
+
+/// The SHA-256 and the length of the NAR of what `name` in `dir` is, and which of
+/// the candidates it mentions, all of one read.
+pub fn scan_tree<'a>(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    candidates: impl IntoIterator<Item = &'a StorePath>,
+) -> Result<(Hash, u64, BTreeSet<StorePath>), NarError> {
+    let mut hasher = Hasher::new(HashAlgorithm::Sha256);
+    let mut scanner = RefScanner::new(candidates);
+    dump(dir, name, &mut Tee::new(vec![&mut hasher, &mut scanner]))?;
+    let (hash, size) = hasher.finish();
+    Ok((hash, size, scanner.into_found()))
 }
 
 /// A directory of which some entries are written.

@@ -34,7 +34,7 @@ mod restore;
 mod rewrite;
 mod scan;
 
-pub use dump::{dump, dump_and_hash, hash_tree};
+pub use dump::{dump, dump_and_hash, hash_tree, scan_tree};
 pub use error::NarError;
 pub use hasher::Hasher;
 pub use parse::copy;

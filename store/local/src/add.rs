@@ -1,0 +1,456 @@
+//! Adding objects: written beside their place, hashed, moved, registered.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+
+use store_nar::{Hasher, NarError, RestoreWriter, Tee, copy, dump, dump_and_hash, fs, remove_tree};
+use store_types::{
+    ContentAddress, ContentAddressMethod, Derivation, HashAlgorithm, PathInfo, References,
+    StorePath, sha256,
+};
+
+use crate::temp::TempDir;
+use crate::{LocalError, LocalStore, Registration};
+
+/// The name of an object in its temporary directory.
+pub(crate) const OBJECT: &str = "x";
+/// Pieces that a flat file is copied in, in bytes.
+const PIECE_LEN: usize = 64 * 1024;
+/// The longest `.drv` that is read to see its outputs, in bytes: a derivation
+/// with a hundred thousand inputs is not a tenth of it.
+const DRV_LEN_MAX: u64 = 256 << 20;
+
+/// An object that is one file with a text, like a derivation.
+#[derive(Clone, Copy, Debug)]
+pub struct TextObject<'a> {
+    /// The object's name.
+    pub name: &'a str,
+    /// The text.
+    pub bytes: &'a [u8],
+    /// What it refers to.
+    pub references: &'a BTreeSet<StorePath>,
+}
+
+impl LocalStore {
+    /// Adds an object whose path follows from its content.
+    ///
+    /// `source` is a NAR for [`ContentAddressMethod::Nar`] (exactly one is read,
+    /// in small reads: give it a buffer), else the bytes of one regular file, read
+    /// to the end. The object may not refer to itself.
+    pub fn add_content_addressed(
+        &self,
+        name: &str,
+        method: ContentAddressMethod,
+        algorithm: HashAlgorithm,
+        references: &BTreeSet<StorePath>,
+        source: &mut dyn Read,
+    ) -> Result<PathInfo, LocalError> {
+        let temp = TempDir::new(&self.layout)?;
+        let tree = LocalError::tree("add", name);
+        let (hash, nar_hash, nar_size) = match method {
+            ContentAddressMethod::Nar => {
+                let mut hasher = Hasher::new(algorithm);
+                let mut nar_hasher = Hasher::new(HashAlgorithm::Sha256);
+                let mut restored = RestoreWriter::new(temp.fd(), OsStr::new(OBJECT));
+                let mut sinks: Vec<&mut dyn Write> = vec![&mut nar_hasher, &mut restored];
+                if algorithm != HashAlgorithm::Sha256 {
+                    sinks.push(&mut hasher);
+                }
+                copy(source, &mut Tee::new(sinks))
+                    .and_then(|_| restored.finish())
+                    .map_err(tree)?;
+                let (nar_hash, nar_size) = nar_hasher.finish();
+                let hash = match algorithm {
+                    HashAlgorithm::Sha256 => nar_hash,
+                    _ => hasher.finish().0,
+                };
+                (hash, nar_hash, nar_size)
+            }
+            ContentAddressMethod::Flat | ContentAddressMethod::Text => {
+                let mut hasher = Hasher::new(algorithm);
+                write_flat(temp.fd(), source, &mut hasher).map_err(|source| {
+                    LocalError::tree("add", name)(NarError::Io {
+                        operation: "write",
+                        path: name.into(),
+                        source,
+                    })
+                })?;
+                let (nar_hash, nar_size) =
+                    dump_and_hash(temp.fd(), OsStr::new(OBJECT)).map_err(tree)?;
+                (hasher.finish().0, nar_hash, nar_size)
+            }
+        };
+        let ca = ContentAddress { method, hash };
+        let info = self.addressed(name, ca, References::to_others(references.clone()))?;
+        self.finish_add(
+            temp.fd(),
+            PathInfo {
+                nar_hash,
+                nar_size,
+                ..info
+            },
+        )
+    }
+
+    /// Adds a copy of the tree that `node` in `dir` is, as `nix-store --add` does:
+    /// addressed by the SHA-256 of its NAR. What is hashed is what is copied.
+    pub fn add_tree(
+        &self,
+        name: &str,
+        dir: BorrowedFd<'_>,
+        node: &OsStr,
+        references: &BTreeSet<StorePath>,
+    ) -> Result<PathInfo, LocalError> {
+        let temp = TempDir::new(&self.layout)?;
+        let mut hasher = Hasher::new(HashAlgorithm::Sha256);
+        let mut restored = RestoreWriter::new(temp.fd(), OsStr::new(OBJECT));
+        dump(dir, node, &mut Tee::new(vec![&mut hasher, &mut restored]))
+            .and_then(|()| restored.finish())
+            .map_err(LocalError::tree("add", name))?;
+        let (hash, nar_size) = hasher.finish();
+        let ca = ContentAddress {
+            method: ContentAddressMethod::Nar,
+            hash,
+        };
+        let info = self.addressed(name, ca, References::to_others(references.clone()))?;
+        self.finish_add(
+            temp.fd(),
+            PathInfo {
+                nar_hash: hash,
+                nar_size,
+                ..info
+            },
+        )
+    }
+
+    /// Adds a text, like a derivation's; see [`add_texts`](Self::add_texts).
+    pub fn add_text(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        references: &BTreeSet<StorePath>,
+    ) -> Result<PathInfo, LocalError> {
+        let object = TextObject {
+            name,
+            bytes,
+            references,
+        };
+        let mut infos = self.add_texts(&[object])?;
+        Ok(infos.remove(0))
+    }
+
+    /// Adds texts in one transaction, in any order. Texts may refer to one
+    /// another. The outputs of derivations are registered with them.
+    pub fn add_texts(&self, objects: &[TextObject<'_>]) -> Result<Vec<PathInfo>, LocalError> {
+        let mut registrations = Vec::with_capacity(objects.len());
+        for object in objects {
+            let ca = ContentAddress {
+                method: ContentAddressMethod::Text,
+                hash: sha256(object.bytes),
+            };
+            let references = References::to_others(object.references.clone());
+            let mut info = self.addressed(object.name, ca, references)?;
+            (info.nar_hash, info.nar_size) = nar_of_file(object.bytes);
+            registrations.push(Registration {
+                derivation_outputs: self.derivation_outputs(&info.path, object.bytes)?,
+                info,
+            });
+        }
+        let paths: BTreeSet<StorePath> = registrations
+            .iter()
+            .map(|registration| registration.info.path.clone())
+            .collect();
+        for path in &paths {
+            self.add_temp_root(path)?;
+        }
+        if self.valid_among(&paths)?.len() < paths.len() {
+            let _locks = self.lock_paths(&paths)?;
+            let mut valid = self.valid_among(&paths)?;
+            let mut missing = Vec::new();
+            for (object, registration) in objects.iter().zip(&registrations) {
+                let path = &registration.info.path;
+                // Of two with the same path the first is written.
+                if !valid.insert(path.clone()) {
+                    continue;
+                }
+                // At its place at once: it is not valid before it is registered,
+                // and nobody else may touch it before that.
+                self.remove_invalid(path)?;
+                write_text(self.store_fd(), OsStr::new(path.base_name()), object.bytes)
+                    .map_err(LocalError::io("write", self.physical_path(path)))?;
+                missing.push(registration.clone());
+            }
+            self.register(&missing)?;
+        }
+        let infos = self.path_infos(&paths)?;
+        registrations
+            .into_iter()
+            .map(|registration| {
+                let path = registration.info.path;
+                let info = infos.get(&path).cloned();
+                info.ok_or(LocalError::NotValid { path })
+            })
+            .collect()
+    }
+
+    /// Adds an object under the path of `info`, which its NAR must match in hash
+    /// and size; what it refers to must be valid. If `info` has a content address
+    /// without references to itself, the path must follow from it and it from
+    /// the content.
+    ///
+    /// Exactly one NAR is read, in small reads, even if the path is valid already.
+    pub fn add_nar(&self, info: &PathInfo, nar: &mut dyn Read) -> Result<(), LocalError> {
+        let path = &info.path;
+        self.add_temp_root(path)?;
+        if self.is_valid(path)? {
+            copy(nar, &mut io::sink()).map_err(LocalError::tree("add", path))?;
+            return Ok(());
+        }
+        let temp = TempDir::new(&self.layout)?;
+        let mut hasher = Hasher::new(HashAlgorithm::Sha256);
+        let mut restored = RestoreWriter::new(temp.fd(), OsStr::new(OBJECT));
+        copy(nar, &mut Tee::new(vec![&mut hasher, &mut restored]))
+            .and_then(|_| restored.finish())
+            .map_err(LocalError::tree("add", path))?;
+        let (hash, size) = hasher.finish();
+        if hash != info.nar_hash {
+            return Err(LocalError::HashMismatch {
+                path: path.clone(),
+                wanted: Box::new(info.nar_hash),
+                found: Box::new(hash),
+            });
+        }
+        if size != info.nar_size {
+            return Err(LocalError::SizeMismatch {
+                path: path.clone(),
+                wanted: info.nar_size,
+                found: size,
+            });
+        }
+        self.check_content_address(info, temp.fd())?;
+        self.finish_add(temp.fd(), info.clone())?;
+        Ok(())
+    }
+
+    /// An error if a content address and the object, or the path, do not agree.
+    fn check_content_address(
+        &self,
+        info: &PathInfo,
+        dir: BorrowedFd<'_>,
+    ) -> Result<(), LocalError> {
+        let references = info.references_apart_from_self();
+        let Some(ca) = info.ca else {
+            return Ok(());
+        };
+        let computed = self
+            .addressed(info.path.name(), ca, references.clone())?
+            .path;
+        if computed != info.path {
+            return Err(LocalError::WrongContentAddress {
+                path: info.path.clone(),
+                computed,
+            });
+        }
+        // Modulo which of two variants the hash was taken is not known then; the
+        // NAR hash was checked.
+        if references.has_self {
+            return Ok(());
+        }
+        let object = OsStr::new(OBJECT);
+        let mut hasher = Hasher::new(ca.hash.algorithm());
+        let object = OsStr::new(OBJECT);
+        feed_content(info.path.name(), ca.method, dir, object, &mut hasher)?;
+        let (found, _) = hasher.finish();
+        if found != ca.hash {
+            return Err(LocalError::HashMismatch {
+                path: info.path.clone(),
+                wanted: Box::new(ca.hash),
+                found: Box::new(found),
+            });
+        }
+        Ok(())
+    }
+
+    /// What follows from a content address; the NAR's hash and size are for the
+    /// caller to fill in.
+    pub(crate) fn addressed(
+        &self,
+        name: &str,
+        ca: ContentAddress,
+        references: References,
+    ) -> Result<PathInfo, LocalError> {
+        let path = self
+            .dir
+            .content_addressed_path(name, &ca, &references)
+            .map_err(|source| LocalError::ContentAddress {
+                name: name.to_owned(),
+                source,
+            })?;
+        let mut all = references.others;
+        if references.has_self {
+            all.insert(path.clone());
+        }
+        Ok(PathInfo {
+            path,
+            nar_hash: ca.hash,
+            nar_size: 0,
+            references: all,
+            deriver: None,
+            registration_time: 0,
+            ultimate: false,
+            signatures: Vec::new(),
+            ca: Some(ca),
+        })
+    }
+
+    /// Moves the object of a temporary directory to its place and registers it,
+    /// unless the path is valid; what is known of the path then.
+    pub(crate) fn finish_add(
+        &self,
+        dir: BorrowedFd<'_>,
+        info: PathInfo,
+    ) -> Result<PathInfo, LocalError> {
+        self.finish_add_node(dir, OsStr::new(OBJECT), info)
+    }
+
+    /// [`finish_add`](Self::finish_add) of a node of any name.
+    pub(crate) fn finish_add_node(
+        &self,
+        dir: BorrowedFd<'_>,
+        node: &OsStr,
+        info: PathInfo,
+    ) -> Result<PathInfo, LocalError> {
+        let path = info.path.clone();
+        self.add_temp_root(&path)?;
+        let _locks = self.lock_paths(&BTreeSet::from([path.clone()]))?;
+        if let Some(present) = self.path_info(&path)? {
+            return Ok(present);
+        }
+        self.move_into_store(dir, node, &path)?;
+        let register = || {
+            let derivation_outputs = if path.is_derivation() {
+                self.read_derivation_outputs(&path)?
+            } else {
+                Vec::new()
+            };
+            self.register(&[Registration {
+                info,
+                derivation_outputs,
+            }])?;
+            self.path_info(&path)?
+                .ok_or_else(|| LocalError::NotValid { path: path.clone() })
+        };
+        register().inspect_err(|_| {
+            // It is not valid, so nobody uses it; what stays, the next adder removes.
+            if let Ok(false) = self.is_valid(&path) {
+                let _ = remove_tree(self.store_fd(), OsStr::new(path.base_name()));
+            }
+        })
+    }
+
+    fn read_derivation_outputs(
+        &self,
+        path: &StorePath,
+    ) -> Result<Vec<(String, StorePath)>, LocalError> {
+        let mut bytes = Vec::new();
+        self.open_object(path)?
+            .take(DRV_LEN_MAX)
+            .read_to_end(&mut bytes)
+            .map_err(LocalError::io("read", self.physical_path(path)))?;
+        self.derivation_outputs(path, &bytes)
+    }
+
+    /// The outputs whose paths a derivation names; none of what is no `.drv`.
+    fn derivation_outputs(
+        &self,
+        path: &StorePath,
+        bytes: &[u8],
+    ) -> Result<Vec<(String, StorePath)>, LocalError> {
+        if !path.is_derivation() {
+            return Ok(Vec::new());
+        }
+        let derivation =
+            Derivation::parse(&self.dir, bytes).map_err(|source| LocalError::Derivation {
+                path: path.clone(),
+                source,
+            })?;
+        let known = derivation.outputs.into_iter().filter_map(|(name, output)| {
+            let path = output.path()?.clone();
+            Some((name, path))
+        });
+        Ok(known.collect())
+    }
+}
+
+/// Writes what a method hashes to a sink.
+pub(crate) fn feed_content(
+    name: &str,
+    method: ContentAddressMethod,
+    dir: BorrowedFd<'_>,
+    node: &OsStr,
+    sink: &mut dyn Write,
+) -> Result<(), LocalError> {
+    if method == ContentAddressMethod::Nar {
+        return dump(dir, node, sink).map_err(LocalError::tree("hash", name));
+    }
+    let stat = fs::stat(dir, node).map_err(LocalError::io("examine", node))?;
+    if fs::Kind::of(&stat) != fs::Kind::Regular || stat.st_mode & 0o100 != 0 {
+        return Err(LocalError::NotFlat {
+            name: name.to_owned(),
+        });
+    }
+    let read = || -> io::Result<()> {
+        let file = fs::open_file(dir, node)?;
+        let mut buffer = vec![0; PIECE_LEN];
+        loop {
+            match fs::read(&file, &mut buffer)? {
+                0 => return Ok(()),
+                count => sink.write_all(&buffer[..count])?,
+            }
+        }
+    };
+    read().map_err(LocalError::io("hash", node))
+}
+
+/// Copies a stream to a file of a temporary directory and to a hasher.
+fn write_flat(dir: BorrowedFd<'_>, source: &mut dyn Read, hasher: &mut Hasher) -> io::Result<()> {
+    let file = fs::create_file(dir, OsStr::new(OBJECT), 0o444)?;
+    let mut buffer = vec![0; PIECE_LEN];
+    loop {
+        let count = match source.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        hasher.update(&buffer[..count]);
+        fs::write_all(&file, &buffer[..count])?;
+    }
+    fs::set_mode(&file, 0o444)?;
+    fs::set_store_mtime_fd(&file)
+}
+
+fn write_text(dir: BorrowedFd<'_>, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
+    let file = fs::create_file(dir, name, 0o444)?;
+    fs::write_all(&file, bytes)?;
+    fs::set_mode(&file, 0o444)?;
+    fs::set_store_mtime_fd(&file)
+}
+
+/// The hash and length of the NAR of a file that is not executable.
+fn nar_of_file(bytes: &[u8]) -> (store_types::Hash, u64) {
+    let mut hasher = Hasher::new(HashAlgorithm::Sha256);
+    let mut string = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+        hasher.update(&[0; 8][..bytes.len().wrapping_neg() % 8]);
+    };
+    for word in ["nix-archive-1", "(", "type", "regular", "contents"] {
+        string(word.as_bytes());
+    }
+    string(bytes);
+    string(b")");
+    hasher.finish()
+}

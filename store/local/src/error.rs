@@ -1,0 +1,228 @@
+//! Why the store on disk did not do what it was asked for.
+
+use std::io;
+use std::path::PathBuf;
+
+use store_nar::NarError;
+use store_types::{ContentAddressedPathError, Hash, StorePath};
+
+/// Why the store on disk did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// The file system refused something.
+    #[error("cannot {operation} `{path}`", path = path.display())]
+    Io {
+        /// What was tried, like `open`.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The store cannot be used as it is.
+    #[error("cannot use the store in `{root}`: {reason}; {advice}", root = root.display())]
+    Unusable {
+        /// The directory that the store lies in.
+        root: PathBuf,
+        /// What is wrong, naming the file.
+        reason: String,
+        /// What to do about it.
+        advice: &'static str,
+        /// The database's answer, if it gave one.
+        source: Option<Box<rusqlite::Error>>,
+    },
+    /// The database failed.
+    #[error("cannot {operation} in the database `{path}`", path = path.display())]
+    Database {
+        /// What was tried, like `register paths`.
+        operation: &'static str,
+        /// The database.
+        path: PathBuf,
+        /// Its answer.
+        source: rusqlite::Error,
+    },
+    /// The database holds what it cannot hold.
+    #[error("the database has `{value}` as the {column} of `{row}`")]
+    MalformedRow {
+        /// The store path or id that the row is about.
+        row: String,
+        /// What should have been there.
+        column: &'static str,
+        /// What is there.
+        value: String,
+    },
+    /// A tree could not be read or written.
+    #[error("cannot {operation} `{object}`")]
+    Tree {
+        /// What was tried, like `add`.
+        operation: &'static str,
+        /// The store path, or the name it was to have.
+        object: String,
+        /// The cause, which names the file.
+        source: NarError,
+    },
+    /// A path that must be valid is not.
+    #[error("path `{path}` is not valid")]
+    NotValid {
+        /// The path.
+        path: StorePath,
+    },
+    /// A path that must not be valid yet is.
+    #[error("path `{path}` is valid already")]
+    AlreadyValid {
+        /// The path.
+        path: StorePath,
+    },
+    /// A path refers to one that is not valid.
+    #[error("path `{path}` refers to `{reference}`, which is not valid")]
+    ReferenceNotValid {
+        /// The path.
+        path: StorePath,
+        /// What it refers to.
+        reference: StorePath,
+    },
+    /// Paths that refer to one another in a circle.
+    #[error("path `{path}` refers to itself by way of `{reference}`")]
+    ReferenceCycle {
+        /// The path.
+        path: StorePath,
+        /// A path that it refers to, and that leads back to it.
+        reference: StorePath,
+    },
+    /// A path is valid already, with other content.
+    #[error(
+        "path `{path}` is valid with the hash {present}, and cannot be registered with {wanted}",
+        present = present.to_sri(),
+        wanted = wanted.to_sri()
+    )]
+    OtherContent {
+        /// The path.
+        path: StorePath,
+        /// The NAR hash of the valid object.
+        present: Box<Hash>,
+        /// The NAR hash that was to be registered.
+        wanted: Box<Hash>,
+    },
+    /// A path cannot be made invalid, because another refers to it.
+    #[error("path `{path}` is still referred to by `{referrer}`")]
+    StillReferenced {
+        /// The path.
+        path: StorePath,
+        /// What refers to it.
+        referrer: StorePath,
+    },
+    /// The object that came is not the one announced.
+    #[error("hash mismatch of `{path}`: specified {wanted}, got {found}", wanted = wanted.to_sri(), found = found.to_sri())]
+    HashMismatch {
+        /// The path.
+        path: StorePath,
+        /// The hash that was announced.
+        wanted: Box<Hash>,
+        /// The hash of what came.
+        found: Box<Hash>,
+    },
+    /// The object that came is not as long as announced.
+    #[error("size mismatch of `{path}`: specified {wanted} bytes, got {found}")]
+    SizeMismatch {
+        /// The path.
+        path: StorePath,
+        /// The length of the NAR that was announced, in bytes.
+        wanted: u64,
+        /// The length of the NAR that came, in bytes.
+        found: u64,
+    },
+    /// A path does not follow from the content address that comes with it.
+    #[error("path `{path}` does not follow from its content, which gives `{computed}`")]
+    WrongContentAddress {
+        /// The path.
+        path: StorePath,
+        /// The path that does follow.
+        computed: StorePath,
+    },
+    /// No path follows from a name, content and references.
+    #[error("cannot address `{name}` by its content")]
+    ContentAddress {
+        /// The name.
+        name: String,
+        /// Why not.
+        source: ContentAddressedPathError,
+    },
+    /// A `.drv` that is not a derivation.
+    #[error("`{path}` is not a derivation")]
+    Derivation {
+        /// The path.
+        path: StorePath,
+        /// Why not.
+        source: store_types::DerivationParseError,
+    },
+    /// An object is to be addressed by the bytes of one file, and is no such file.
+    #[error("`{name}` must be a regular file that is not executable, for its hash is to be flat")]
+    NotFlat {
+        /// The object's name.
+        name: String,
+    },
+    /// A file in an output that the builder does not own.
+    #[error("`{path}` is owned by user {uid}, not by the builder", path = path.display())]
+    Ownership {
+        /// The file, relative to where the tree is.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+    },
+    /// An output that others may write to.
+    #[error("`{path}` may be written by its group or by everybody", path = path.display())]
+    WritableByOthers {
+        /// The output.
+        path: PathBuf,
+    },
+    /// An output was realised before, by another path.
+    #[error("`{id}` is `{present}` already, and cannot be `{wanted}`")]
+    OtherRealisation {
+        /// The output, `sha256:<hash>!<name>`.
+        id: String,
+        /// The path it has.
+        present: StorePath,
+        /// The path it was to have.
+        wanted: StorePath,
+    },
+    /// A realisation depends on one that is not known.
+    #[error("the realisation of `{id}` depends on that of `{dependency}`, which is not known")]
+    UnknownRealisation {
+        /// The output.
+        id: String,
+        /// The one it depends on.
+        dependency: String,
+    },
+    /// The garbage collector holds its lock, but does not answer.
+    #[error("the garbage collector holds `{path}`, but does not answer", path = path.display())]
+    CollectorSilent {
+        /// The lock.
+        path: PathBuf,
+    },
+}
+
+impl LocalError {
+    /// An [`Io`](Self::Io) error, for `map_err`.
+    pub(crate) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            operation,
+            path: path.into(),
+            source,
+        }
+    }
+
+    /// A [`Tree`](Self::Tree) error, for `map_err`.
+    pub(crate) fn tree(
+        operation: &'static str,
+        object: impl ToString,
+    ) -> impl FnOnce(NarError) -> Self {
+        move |source| Self::Tree {
+            operation,
+            object: object.to_string(),
+            source,
+        }
+    }
+}

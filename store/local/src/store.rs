@@ -1,0 +1,817 @@
+//! The store: opening it, asking it, registering in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use store_nar::{fs, remove_tree};
+use store_types::{DrvOutput, HashAlgorithm, PathInfo, Realisation, StoreDir, StorePath};
+
+use crate::db::{Db, DbError};
+use crate::layout::Layout;
+use crate::roots::TempRoots;
+use crate::temp::remove_leftovers;
+use crate::{LocalError, PathLocks};
+
+/// What makes a path valid.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// What is known of the path. A registration time of 0 means now.
+    pub info: PathInfo,
+    /// Of a derivation: its outputs whose paths are known, by name.
+    pub derivation_outputs: Vec<(String, StorePath)>,
+}
+
+impl Registration {
+    /// Of a path that is no derivation.
+    pub fn new(info: PathInfo) -> Self {
+        Self {
+            info,
+            derivation_outputs: Vec::new(),
+        }
+    }
+}
+
+/// A store on disk that is open.
+///
+/// All methods may be called from any thread. Queries and registrations of one
+/// `LocalStore` wait for one another.
+pub struct LocalStore {
+    pub(crate) dir: StoreDir,
+    pub(crate) layout: Arc<Layout>,
+    db: Db,
+    temp_roots: Arc<TempRoots>,
+    /// Says that the store is open, so that no other process upgrades it.
+    _big_lock: OwnedFd,
+}
+
+impl std::fmt::Debug for LocalStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalStore")
+            .field("root", &self.layout.root)
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LocalStore {
+    /// Opens the store in `root`, making it if it is not there, and removes what
+    /// killed processes left in it.
+    ///
+    /// `root` is what follows `--store` in Nix's commands: the objects are in
+    /// `root/nix/store`, whatever `dir` their paths begin with.
+    pub fn open(root: &Path, dir: StoreDir) -> Result<Self, LocalError> {
+        let layout = Arc::new(Layout::open(root)?);
+        let (db, big_lock) = layout.open_db()?;
+        remove_leftovers(&layout)?;
+        Ok(Self {
+            dir,
+            temp_roots: TempRoots::of_process(&layout)?,
+            layout,
+            db,
+            _big_lock: big_lock,
+        })
+    }
+
+    /// The logical directory of the paths.
+    pub fn store_dir(&self) -> &StoreDir {
+        &self.dir
+    }
+
+    /// The directory that the store lies in, absolute.
+    pub fn root(&self) -> &Path {
+        &self.layout.root
+    }
+
+    /// The directory that the objects lie in: `ROOT/nix/store`.
+    pub fn physical_dir(&self) -> &Path {
+        &self.layout.store
+    }
+
+    /// The directory of the store's state: `ROOT/nix/var/nix`.
+    pub fn state_dir(&self) -> &Path {
+        &self.layout.state
+    }
+
+    /// The directory of logs: `ROOT/nix/var/log/nix`.
+    pub fn log_dir(&self) -> &Path {
+        &self.layout.log
+    }
+
+    /// [`physical_dir`](Self::physical_dir), open.
+    pub fn store_fd(&self) -> BorrowedFd<'_> {
+        self.layout.store_fd.as_fd()
+    }
+
+    /// Where the object of a path is, or would be.
+    pub fn physical_path(&self, path: &StorePath) -> PathBuf {
+        self.layout.store.join(path.base_name())
+    }
+
+    /// Whether the path is valid.
+    pub fn is_valid(&self, path: &StorePath) -> Result<bool, LocalError> {
+        let text = self.dir.display(path);
+        self.db.read_one("look for a path", |connection| {
+            Ok(path_id(connection, &text)?.is_some())
+        })
+    }
+
+    /// Which of these paths are valid.
+    pub fn valid_among(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, LocalError> {
+        self.db.read("look for paths", |connection| {
+            let mut valid = BTreeSet::new();
+            for path in paths {
+                if path_id(connection, &self.dir.display(path))?.is_some() {
+                    valid.insert(path.clone());
+                }
+            }
+            Ok(valid)
+        })
+    }
+
+    /// What is known of a path; `None` if it is not valid.
+    pub fn path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, LocalError> {
+        self.db
+            .read("query a path", |connection| self.info(connection, path))
+    }
+
+    /// What is known of those of these paths that are valid.
+    pub fn path_infos<'a>(
+        &self,
+        paths: impl IntoIterator<Item = &'a StorePath, IntoIter: Clone>,
+    ) -> Result<BTreeMap<StorePath, PathInfo>, LocalError> {
+        let paths = paths.into_iter();
+        self.db.read("query paths", |connection| {
+            let mut infos = BTreeMap::new();
+            for path in paths.clone() {
+                if let Some(info) = self.info(connection, path)? {
+                    infos.insert(path.clone(), info);
+                }
+            }
+            Ok(infos)
+        })
+    }
+
+    /// These paths and all that they refer to, directly or not. A path that is
+    /// not valid is an error.
+    pub fn closure(&self, paths: &[StorePath]) -> Result<BTreeSet<StorePath>, LocalError> {
+        self.db.read("query a closure", |connection| {
+            let mut closure = BTreeSet::new();
+            let mut statement = connection.prepare_cached(
+                "with recursive Closure(id) as (
+                   select ?1 union select reference from Refs join Closure on referrer = id
+                 ) select path from ValidPaths join Closure using (id)",
+            )?;
+            for path in paths {
+                if closure.contains(path) {
+                    continue;
+                }
+                let Some(id) = path_id(connection, &self.dir.display(path))? else {
+                    return Err(LocalError::NotValid { path: path.clone() }.into());
+                };
+                self.collect(&mut statement, [id], &mut closure)?;
+            }
+            Ok(closure)
+        })
+    }
+
+    /// The valid paths that refer to this one; itself, too, if it does.
+    pub fn referrers(&self, path: &StorePath) -> Result<BTreeSet<StorePath>, LocalError> {
+        self.paths_where(
+            "query referrers",
+            "select path from ValidPaths join Refs on referrer = id
+             where reference = (select id from ValidPaths where path = ?1)",
+            &self.dir.display(path),
+        )
+    }
+
+    /// The valid derivations that have this path, valid or not, as an output.
+    pub fn valid_derivers(&self, path: &StorePath) -> Result<BTreeSet<StorePath>, LocalError> {
+        self.paths_where(
+            "query derivers",
+            "select v.path from ValidPaths v join DerivationOutputs d on d.drv = v.id
+             where d.path = ?1",
+            &self.dir.display(path),
+        )
+    }
+
+    /// All valid paths.
+    pub fn all_valid_paths(&self) -> Result<BTreeSet<StorePath>, LocalError> {
+        self.paths_where(
+            "query all paths",
+            "select path from ValidPaths where path > ?1",
+            "",
+        )
+    }
+
+    /// The valid path with this hash part, if there is one.
+    pub fn path_from_hash_part(&self, hash_part: &str) -> Result<Option<StorePath>, LocalError> {
+        let prefix = format!("{}/{hash_part}", self.dir);
+        let found = self.db.read_one("look for a hash part", |connection| {
+            Ok(connection
+                .prepare_cached(
+                    "select path from ValidPaths where path >= ?1 order by path limit 1",
+                )?
+                .query_row([&prefix], |row| row.get::<_, String>(0))
+                .optional()?)
+        })?;
+        match found {
+            Some(text) => {
+                let path = self.parse(&text)?;
+                Ok((path.hash_part() == hash_part).then_some(path))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The outputs of a valid derivation whose paths are known, by name.
+    pub fn query_derivation_outputs(
+        &self,
+        drv: &StorePath,
+    ) -> Result<BTreeMap<String, StorePath>, LocalError> {
+        let text = self.dir.display(drv);
+        self.db
+            .read_one("query a derivation's outputs", |connection| {
+                let mut statement = connection.prepare_cached(
+                    "select d.id, d.path from DerivationOutputs d join ValidPaths v on d.drv = v.id
+                 where v.path = ?1",
+                )?;
+                let mut rows = statement.query([&text])?;
+                let mut outputs = BTreeMap::new();
+                while let Some(row) = rows.next()? {
+                    let (name, path): (String, String) = (row.get(0)?, row.get(1)?);
+                    outputs.insert(name, self.parse(&path)?);
+                }
+                Ok(outputs)
+            })
+    }
+
+    /// Makes paths valid, all or none.
+    ///
+    /// The objects must be complete at their places, and the caller must hold the
+    /// paths' locks. Paths may refer to one another, but not in a circle, and to
+    /// themselves; all else they refer to must be valid. One that is valid
+    /// already must have the same NAR hash, and gains signatures.
+    pub fn register(&self, registrations: &[Registration]) -> Result<(), LocalError> {
+        check_acyclic(registrations)?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(1, |elapsed| elapsed.as_secs() as i64);
+        self.db.write("register paths", |tx| {
+            for registration in registrations {
+                self.insert_path(tx, &registration.info, now)?;
+            }
+            let mut insert_reference = tx.prepare_cached(
+                "insert or ignore into Refs (referrer, reference) values (?1, ?2)",
+            )?;
+            let mut insert_output = tx.prepare_cached(
+                "insert or replace into DerivationOutputs (drv, id, path) values (?1, ?2, ?3)",
+            )?;
+            for registration in registrations {
+                let info = &registration.info;
+                let not_valid = |path: &StorePath| LocalError::NotValid { path: path.clone() };
+                let id = path_id(tx, &self.dir.display(&info.path))?
+                    .ok_or_else(|| not_valid(&info.path))?;
+                for reference in &info.references {
+                    let Some(reference_id) = path_id(tx, &self.dir.display(reference))? else {
+                        return Err(LocalError::ReferenceNotValid {
+                            path: info.path.clone(),
+                            reference: reference.clone(),
+                        }
+                        .into());
+                    };
+                    insert_reference.execute(params![id, reference_id])?;
+                }
+                for (name, path) in &registration.derivation_outputs {
+                    insert_output.execute(params![id, name, self.dir.display(path)])?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Adds signatures to a valid path.
+    pub fn add_signatures(
+        &self,
+        path: &StorePath,
+        signatures: &[String],
+    ) -> Result<(), LocalError> {
+        self.db.write("add signatures", |tx| {
+            let Some(info) = self.info(tx, path)? else {
+                return Err(LocalError::NotValid { path: path.clone() }.into());
+            };
+            tx.prepare_cached("update ValidPaths set sigs = ?2 where path = ?1")?
+                .execute(params![
+                    self.dir.display(path),
+                    joined(&info.signatures, signatures)
+                ])?;
+            Ok(())
+        })
+    }
+
+    /// Makes paths invalid, all or none. Their objects stay; nothing that stays
+    /// valid may refer to them.
+    pub fn invalidate(&self, paths: &BTreeSet<StorePath>) -> Result<(), LocalError> {
+        self.db.write("invalidate paths", |tx| {
+            let mut referrers = tx.prepare_cached(
+                "select path from ValidPaths join Refs on referrer = id
+                 where reference = (select id from ValidPaths where path = ?1)",
+            )?;
+            for path in paths {
+                let mut found = BTreeSet::new();
+                self.collect(&mut referrers, [self.dir.display(path)], &mut found)?;
+                if let Some(referrer) = found.into_iter().find(|referrer| !paths.contains(referrer))
+                {
+                    return Err(LocalError::StillReferenced {
+                        path: path.clone(),
+                        referrer,
+                    }
+                    .into());
+                }
+            }
+            // First what the paths refer to: a path that another refers to cannot go.
+            for statement in [
+                "delete from Refs where referrer = (select id from ValidPaths where path = ?1)",
+                "delete from ValidPaths where path = ?1",
+            ] {
+                let mut statement = tx.prepare_cached(statement)?;
+                for path in paths {
+                    statement.execute([self.dir.display(path)])?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Keeps what an output of a derivation turned out to be. Its path must be
+    /// valid, and so must what it depends on; another path for an output that is
+    /// known already is an error, the same again gains signatures.
+    pub fn register_realisation(&self, realisation: &Realisation) -> Result<(), LocalError> {
+        let id = &realisation.id;
+        self.db.write("register a realisation", |tx| {
+            let row_id = match self.realisation(tx, id)? {
+                Some((_, present)) if present.out_path != realisation.out_path => {
+                    return Err(LocalError::OtherRealisation {
+                        id: id.to_string(),
+                        present: present.out_path,
+                        wanted: realisation.out_path.clone(),
+                    }
+                    .into());
+                }
+                Some((row_id, present)) => {
+                    tx.prepare_cached("update Realisations set signatures = ?2 where id = ?1")?
+                        .execute(params![
+                            row_id,
+                            joined(&present.signatures, &realisation.signatures)
+                        ])?;
+                    row_id
+                }
+                None => {
+                    let Some(path) = path_id(tx, &self.dir.display(&realisation.out_path))? else {
+                        return Err(LocalError::NotValid {
+                            path: realisation.out_path.clone(),
+                        }
+                        .into());
+                    };
+                    tx.prepare_cached(
+                        "insert into Realisations (drvPath, outputName, outputPath, signatures)
+                         values (?1, ?2, ?3, ?4)",
+                    )?
+                    .execute(params![
+                        id.drv_hash.to_prefixed_hex(),
+                        id.output_name,
+                        path,
+                        joined(&[], &realisation.signatures)
+                    ])?;
+                    tx.last_insert_rowid()
+                }
+            };
+            for dependency in realisation.dependent_realisations.keys() {
+                let Some((dependency_id, _)) = self.realisation(tx, dependency)? else {
+                    return Err(LocalError::UnknownRealisation {
+                        id: id.to_string(),
+                        dependency: dependency.to_string(),
+                    }
+                    .into());
+                };
+                tx.prepare_cached(
+                    "insert into RealisationsRefs (referrer, realisationReference)
+                     select ?1, ?2 where not exists (
+                       select * from RealisationsRefs
+                       where referrer = ?1 and realisationReference = ?2)",
+                )?
+                .execute(params![row_id, dependency_id])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What an output turned out to be, if known.
+    pub fn query_realisation(&self, id: &DrvOutput) -> Result<Option<Realisation>, LocalError> {
+        self.db.read("query a realisation", |connection| {
+            let Some((row_id, mut realisation)) = self.realisation(connection, id)? else {
+                return Ok(None);
+            };
+            let mut statement = connection.prepare_cached(
+                "select r.drvPath || '!' || r.outputName, v.path from RealisationsRefs x
+                 join Realisations r on x.realisationReference = r.id
+                 join ValidPaths v on r.outputPath = v.id where x.referrer = ?1",
+            )?;
+            let mut rows = statement.query([row_id])?;
+            while let Some(row) = rows.next()? {
+                let (text, path): (String, String) = (row.get(0)?, row.get(1)?);
+                let dependency = text.parse().map_err(|_| LocalError::MalformedRow {
+                    row: id.to_string(),
+                    column: "dependency",
+                    value: text,
+                })?;
+                realisation
+                    .dependent_realisations
+                    .insert(dependency, self.parse(&path)?);
+            }
+            Ok(Some(realisation))
+        })
+    }
+
+    /// Keeps a path from being collected as garbage as long as this process has
+    /// the store open. To be called before it is asked whether the path is valid.
+    pub fn add_temp_root(&self, path: &StorePath) -> Result<(), LocalError> {
+        self.temp_roots.add(&self.dir, path)
+    }
+
+    /// Makes the target of a symbolic link outside the store a root as long as
+    /// the link is there. `link` must be absolute.
+    pub fn add_indirect_root(&self, link: &Path) -> Result<(), LocalError> {
+        use std::os::unix::ffi::OsStrExt;
+        let bytes = link.as_os_str().as_bytes();
+        let name = HashAlgorithm::Sha1.digest(bytes).to_base32();
+        let path = self.layout.state.join("gcroots/auto").join(&name);
+        let make = || -> io::Result<()> {
+            let gcroots = fs::open_dir(self.layout.state_fd.as_fd(), OsStr::new("gcroots"))?;
+            let auto = OsStr::new("auto");
+            match fs::make_dir(gcroots.as_fd(), auto, 0o755) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            let auto = fs::open_dir(gcroots.as_fd(), auto)?;
+            match fs::make_symlink(bytes, auto.as_fd(), OsStr::new(&name)) {
+                // The name says what it points to.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                other => other,
+            }
+        };
+        make().map_err(LocalError::io("make the root", path))
+    }
+
+    /// Locks paths, waiting for whoever has one of them.
+    pub fn lock_paths(&self, paths: &BTreeSet<StorePath>) -> Result<PathLocks, LocalError> {
+        let locks = PathLocks::acquire(&self.layout, paths, true)?;
+        Ok(locks.expect("who waits for locks gets them"))
+    }
+
+    /// Locks paths; `None` if somebody else has one of them.
+    pub fn try_lock_paths(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<Option<PathLocks>, LocalError> {
+        PathLocks::acquire(&self.layout, paths, false)
+    }
+
+    /// Moves a canonical tree of the same file system to a path's place, in place
+    /// of what a killed process may have left there. The caller must hold the
+    /// path's lock; a path that is valid is an error.
+    pub fn move_into_store(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &StorePath,
+    ) -> Result<(), LocalError> {
+        self.remove_invalid(path)?;
+        let to = OsStr::new(path.base_name());
+        let rename = || -> io::Result<()> {
+            let stat = fs::stat(dir, name)?;
+            // To move a directory is to write to it: its parent is an entry of it.
+            let is_read_only = fs::Kind::of(&stat) == fs::Kind::Directory
+                && stat.st_mode & 0o200 == 0
+                && !rustix::process::geteuid().is_root();
+            if !is_read_only {
+                return fs::rename_no_replace(dir, name, self.store_fd(), to);
+            }
+            let fd = fs::open_dir(dir, name)?;
+            fs::set_mode(&fd, stat.st_mode & 0o7777 | 0o200)?;
+            fs::rename_no_replace(dir, name, self.store_fd(), to)?;
+            fs::set_mode(&fd, stat.st_mode & 0o7777)
+        };
+        rename().map_err(LocalError::io("move into place", self.physical_path(path)))
+    }
+
+    /// Removes what lies at the place of a path that is not valid, if anything
+    /// does. The caller must hold the path's lock.
+    pub fn remove_invalid(&self, path: &StorePath) -> Result<(), LocalError> {
+        if self.is_valid(path)? {
+            return Err(LocalError::AlreadyValid { path: path.clone() });
+        }
+        remove_tree(self.store_fd(), OsStr::new(path.base_name()))
+            .map_err(LocalError::tree("remove", path))
+    }
+
+    /// Writes a valid path's NAR.
+    pub fn dump(&self, path: &StorePath, sink: &mut dyn Write) -> Result<(), LocalError> {
+        if !self.is_valid(path)? {
+            return Err(LocalError::NotValid { path: path.clone() });
+        }
+        store_nar::dump(self.store_fd(), OsStr::new(path.base_name()), sink)
+            .map_err(LocalError::tree("dump", path))
+    }
+
+    /// Opens the regular file that a path is, for reading.
+    pub(crate) fn open_object(&self, path: &StorePath) -> Result<std::fs::File, LocalError> {
+        let name = OsStr::new(path.base_name());
+        let open = || -> io::Result<OwnedFd> {
+            let fd = fs::open_file(self.store_fd(), name)?;
+            match fs::Kind::of(&fs::stat_fd(&fd)?) {
+                fs::Kind::Regular => Ok(fd),
+                _ => Err(io::ErrorKind::InvalidInput.into()),
+            }
+        };
+        open()
+            .map(std::fs::File::from)
+            .map_err(LocalError::io("open", self.physical_path(path)))
+    }
+
+    fn parse(&self, text: &str) -> Result<StorePath, LocalError> {
+        self.dir.parse(text).map_err(|_| LocalError::MalformedRow {
+            row: text.to_owned(),
+            column: "path",
+            value: text.to_owned(),
+        })
+    }
+
+    fn collect(
+        &self,
+        statement: &mut rusqlite::Statement<'_>,
+        params: impl rusqlite::Params,
+        into: &mut BTreeSet<StorePath>,
+    ) -> Result<(), DbError> {
+        let mut rows = statement.query(params)?;
+        while let Some(row) = rows.next()? {
+            into.insert(self.parse(row.get_ref(0)?.as_str().unwrap_or_default())?);
+        }
+        Ok(())
+    }
+
+    fn paths_where(
+        &self,
+        operation: &'static str,
+        query: &str,
+        param: &str,
+    ) -> Result<BTreeSet<StorePath>, LocalError> {
+        self.db.read_one(operation, |connection| {
+            let mut paths = BTreeSet::new();
+            let mut statement = connection.prepare_cached(query)?;
+            self.collect(&mut statement, [param], &mut paths)?;
+            Ok(paths)
+        })
+    }
+
+    fn info(&self, connection: &Connection, path: &StorePath) -> Result<Option<PathInfo>, DbError> {
+        let text = self.dir.display(path);
+        let row = connection
+            .prepare_cached(
+                "select id, hash, registrationTime, deriver, narSize, ultimate, sigs, ca
+                 from ValidPaths where path = ?1",
+            )?
+            .query_row([&text], |row| {
+                Ok((row.get::<_, i64>(0)?, PathRow::read(row)?))
+            })
+            .optional()?;
+        let Some((id, row)) = row else {
+            return Ok(None);
+        };
+        let mut references = BTreeSet::new();
+        let mut statement = connection.prepare_cached(
+            "select path from Refs join ValidPaths on reference = id where referrer = ?1",
+        )?;
+        self.collect(&mut statement, [id], &mut references)?;
+        Ok(Some(row.into_info(&self.dir, path, references)?))
+    }
+
+    fn insert_path(&self, tx: &Transaction<'_>, info: &PathInfo, now: i64) -> Result<(), DbError> {
+        let text = self.dir.display(&info.path);
+        if let Some(present) = self.info(tx, &info.path)? {
+            if present.nar_hash != info.nar_hash {
+                return Err(LocalError::OtherContent {
+                    path: info.path.clone(),
+                    present: Box::new(present.nar_hash),
+                    wanted: Box::new(info.nar_hash),
+                }
+                .into());
+            }
+            tx.prepare_cached(
+                "update ValidPaths set narSize = ?2, ultimate = ?3, sigs = ?4,
+                 ca = coalesce(?5, ca) where path = ?1",
+            )?
+            .execute(params![
+                text,
+                info.nar_size as i64,
+                (info.ultimate || present.ultimate).then_some(1),
+                joined(&present.signatures, &info.signatures),
+                info.ca.map(|ca| ca.to_string()),
+            ])?;
+            return Ok(());
+        }
+        tx.prepare_cached(
+            "insert into ValidPaths
+             (path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca)
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            text,
+            info.nar_hash.to_prefixed_hex(),
+            if info.registration_time == 0 {
+                now
+            } else {
+                info.registration_time
+            },
+            info.deriver.as_ref().map(|path| self.dir.display(path)),
+            info.nar_size as i64,
+            info.ultimate.then_some(1),
+            joined(&[], &info.signatures),
+            info.ca.map(|ca| ca.to_string()),
+        ])?;
+        Ok(())
+    }
+
+    /// A realisation without what it depends on, and its row.
+    fn realisation(
+        &self,
+        connection: &Connection,
+        id: &DrvOutput,
+    ) -> Result<Option<(i64, Realisation)>, DbError> {
+        let row = connection
+            .prepare_cached(
+                "select r.id, v.path, r.signatures from Realisations r
+                 join ValidPaths v on r.outputPath = v.id
+                 where r.drvPath = ?1 and r.outputName = ?2",
+            )?
+            .query_row(
+                params![id.drv_hash.to_prefixed_hex(), id.output_name],
+                |row| {
+                    Ok((
+                        row.get::<_, i64>(0)?,
+                        row.get::<_, String>(1)?,
+                        row.get::<_, Option<String>>(2)?,
+                    ))
+                },
+            )
+            .optional()?;
+        let Some((row_id, path, signatures)) = row else {
+            return Ok(None);
+        };
+        let realisation = Realisation {
+            id: id.clone(),
+            out_path: self.parse(&path)?,
+            signatures: split(signatures.as_deref()),
+            dependent_realisations: BTreeMap::new(),
+        };
+        Ok(Some((row_id, realisation)))
+    }
+}
+
+/// The columns of `ValidPaths` after the path.
+struct PathRow {
+    hash: String,
+    registration_time: i64,
+    deriver: Option<String>,
+    nar_size: Option<i64>,
+    ultimate: Option<i64>,
+    sigs: Option<String>,
+    ca: Option<String>,
+}
+
+impl PathRow {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            hash: row.get(1)?,
+            registration_time: row.get(2)?,
+            deriver: row.get(3)?,
+            nar_size: row.get(4)?,
+            ultimate: row.get(5)?,
+            sigs: row.get(6)?,
+            ca: row.get(7)?,
+        })
+    }
+
+    fn into_info(
+        self,
+        dir: &StoreDir,
+        path: &StorePath,
+        references: BTreeSet<StorePath>,
+    ) -> Result<PathInfo, LocalError> {
+        let malformed = |column, value: &str| LocalError::MalformedRow {
+            row: path.to_string(),
+            column,
+            value: value.to_owned(),
+        };
+        let nar_hash = store_types::Hash::parse_prefixed(&self.hash)
+            .map_err(|_| malformed("hash", &self.hash))?;
+        let deriver = match &self.deriver {
+            Some(text) if !text.is_empty() => {
+                Some(dir.parse(text).map_err(|_| malformed("deriver", text))?)
+            }
+            _ => None,
+        };
+        let ca = match &self.ca {
+            Some(text) if !text.is_empty() => Some(
+                text.parse()
+                    .map_err(|_| malformed("content address", text))?,
+            ),
+            _ => None,
+        };
+        let nar_size = self.nar_size.unwrap_or(0);
+        Ok(PathInfo {
+            path: path.clone(),
+            nar_hash,
+            nar_size: u64::try_from(nar_size)
+                .map_err(|_| malformed("size", &nar_size.to_string()))?,
+            references,
+            deriver,
+            registration_time: self.registration_time,
+            ultimate: self.ultimate == Some(1),
+            signatures: split(self.sigs.as_deref()),
+            ca,
+        })
+    }
+}
+
+fn path_id(connection: &Connection, path: &str) -> Result<Option<i64>, rusqlite::Error> {
+    connection
+        .prepare_cached("select id from ValidPaths where path = ?1")?
+        .query_row([path], |row| row.get(0))
+        .optional()
+}
+
+fn split(text: Option<&str>) -> Vec<String> {
+    text.unwrap_or_default()
+        .split_ascii_whitespace()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Signatures as the database has them: in order, none twice; nothing for none.
+fn joined(present: &[String], more: &[String]) -> Option<String> {
+    let all: BTreeSet<&str> = present.iter().chain(more).map(String::as_str).collect();
+    let text = all.into_iter().collect::<Vec<_>>().join(" ");
+    (!text.is_empty()).then_some(text)
+}
+
+/// An error if these paths refer to one another in a circle.
+fn check_acyclic(registrations: &[Registration]) -> Result<(), LocalError> {
+    let infos: BTreeMap<&StorePath, &PathInfo> = registrations
+        .iter()
+        .map(|registration| (&registration.info.path, &registration.info))
+        .collect();
+    // Whether all that a path leads to has been looked at.
+    let mut done: BTreeMap<&StorePath, bool> = BTreeMap::new();
+    for root in infos.keys() {
+        if done.contains_key(root) {
+            continue;
+        }
+        done.insert(root, false);
+        let mut stack = vec![(*root, infos[root].references.iter())];
+        while let Some((path, references)) = stack.last_mut() {
+            let path = *path;
+            let Some(reference) = references.next() else {
+                done.insert(path, true);
+                stack.pop();
+                continue;
+            };
+            let Some(info) = infos.get(reference) else {
+                continue;
+            };
+            match done.get(reference) {
+                Some(true) => {}
+                Some(false) if reference == path => {}
+                Some(false) => {
+                    return Err(LocalError::ReferenceCycle {
+                        path: path.clone(),
+                        reference: reference.clone(),
+                    });
+                }
+                None => {
+                    done.insert(reference, false);
+                    stack.push((reference, info.references.iter()));
+                }
+            }
+        }
+    }
+    Ok(())
+}
