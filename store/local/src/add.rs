@@ -258,7 +258,6 @@ impl LocalStore {
         if references.has_self {
             return Ok(());
         }
-        let object = OsStr::new(OBJECT);
         let mut hasher = Hasher::new(ca.hash.algorithm());
         let object = OsStr::new(OBJECT);
         feed_content(info.path.name(), ca.method, dir, object, &mut hasher)?;
@@ -401,7 +400,7 @@ pub(crate) fn feed_content(
             name: name.to_owned(),
         });
     }
-    let read = || -> io::Result<()> {
+    let mut read = || -> io::Result<()> {
         let file = fs::open_file(dir, node)?;
         let mut buffer = vec![0; PIECE_LEN];
         loop {
