@@ -21,7 +21,7 @@ use crate::connection::{ConnectionOptions, is_hung_up, linger, serve_streams};
 const REFUSED_MAX: usize = 256;
 
 /// For how long.
-const REFUSED_KEPT: Duration = Duration::from_secs(1);
+const REFUSED_KEPT: Duration = Duration::from_secs(10);
 
 /// How long accepting pauses when the process has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

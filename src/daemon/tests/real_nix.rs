@@ -3,8 +3,11 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -12,7 +15,12 @@ use std::thread;
 
 use droste_daemon::{Limits, Server, Trust, serve_streams};
 
-use support::{DirStore, options, serve};
+use store_types::{
+    ContentAddress, ContentAddressMethod, Derivation, DerivationOutput, HashAlgorithm, References,
+    StoreDir, StorePath, sha256,
+};
+use store_wire::{Request, Response, Version};
+use support::{Client, DirStore, options, serve};
 
 /// A Nix, by its directory of programs, with a place for its files.
 struct Nix {
@@ -21,10 +29,10 @@ struct Nix {
 }
 
 impl Nix {
-    fn run(&self, program: &str, args: &[&str]) -> Output {
+    fn command(&self, program: &str) -> Command {
         let home = self.home.path();
-        let output = Command::new(self.bin.join(program))
-            .args(args)
+        let mut command = Command::new(self.bin.join(program));
+        command
             .current_dir(home)
             .env_clear()
             .env("HOME", home)
@@ -34,9 +42,12 @@ impl Nix {
             .env(
                 "NIX_CONFIG",
                 "experimental-features = nix-command\nsubstituters =\nbuild-users-group =",
-            )
-            .output()
-            .unwrap();
+            );
+        command
+    }
+
+    fn run(&self, program: &str, args: &[&str]) -> Output {
+        let output = self.command(program).args(args).output().unwrap();
         println!("{program} {args:?}: {output:?}");
         output
     }
@@ -275,6 +286,119 @@ fn real_nix_builds_shows_the_log_and_the_error() {
             "{}",
             text(&built.stderr)
         );
+    }
+}
+
+/// A derivation that Nix, too, takes for well-formed.
+fn fixed_output(dir: &StoreDir, name: &str) -> Derivation {
+    let ca = ContentAddress {
+        method: ContentAddressMethod::Flat,
+        hash: sha256(b"output"),
+    };
+    let path = dir
+        .content_addressed_path(name, &ca, &References::default())
+        .unwrap();
+    Derivation {
+        env: [("out".into(), dir.display(&path).into())].into(),
+        outputs: [("out".to_owned(), DerivationOutput::Fixed { ca, path })].into(),
+        system: "x86_64-linux".into(),
+        builder: "/bin/sh".into(),
+        ..Derivation::default()
+    }
+}
+
+/// The other way round: our client's requests, answered by Nix's daemon and by
+/// ours.
+#[test]
+fn nixs_daemon_and_ours_answer_alike() {
+    for nix in nixes() {
+        let (theirs, theirs_end) = UnixStream::pair().unwrap();
+        let daemon_end = OwnedFd::from(theirs_end);
+        let chroot = nix.home.path().join("daemon");
+        let mut daemon = nix
+            .command("nix-daemon")
+            .args(["--stdio", "--store", chroot.to_str().unwrap()])
+            .stdin(daemon_end.try_clone().unwrap())
+            .stdout(daemon_end)
+            .spawn()
+            .unwrap();
+        let mut theirs = Client::connect(theirs, Version::LATEST).unwrap();
+
+        let store = DirStore::new();
+        let (_server, socket) = serve(&store, Trust::Trusted, Limits::default());
+        let ours = UnixStream::connect(socket).unwrap();
+        let mut ours = Client::connect(ours, theirs.session.version).unwrap();
+        assert_eq!(ours.session, theirs.session);
+
+        let nar = support::nar_of_file(b"content");
+        let add = |name: &str, method, references| Request::AddToStore {
+            name: name.to_owned(),
+            method,
+            algorithm: HashAlgorithm::Sha256,
+            references,
+            repair: false,
+        };
+        let path = StorePath::from_base_name("arsn3ym4k9p5pi2yp6a7bdrfi2mcslx6-x").unwrap();
+        let nobody = StorePath::from_hash_and_name(&[3; 20], "nobody").unwrap();
+        let dir = StoreDir::default();
+        let fixed = fixed_output(&dir, "fixed");
+        let drv = fixed.drv_path(&dir, "fixed").unwrap();
+        let drv_text = fixed.to_aterm(&dir);
+        let none = BTreeSet::new;
+        for (request, payload) in [
+            (
+                add("fixed.drv", ContentAddressMethod::Text, none()),
+                &drv_text[..],
+            ),
+            (add("flat", ContentAddressMethod::Flat, none()), b"content"),
+            (add("nar", ContentAddressMethod::Nar, none()), &nar),
+            (
+                add("text", ContentAddressMethod::Text, [drv.clone()].into()),
+                b"text",
+            ),
+            (
+                add("bad", ContentAddressMethod::Nar, none()),
+                b"this is not a NAR",
+            ),
+            (Request::QueryAllValidPaths, b""),
+            (Request::QueryPathInfo(drv.clone()), b""),
+            (Request::QueryPathInfo(path), b""),
+            (Request::IsValidPath(nobody.clone()), b""),
+            (Request::EnsurePath(drv.clone()), b""),
+            (Request::QueryReferrers(drv.clone()), b""),
+            (Request::QueryDerivationOutputMap(drv.clone()), b""),
+            (Request::QueryMissing(support::all_of(&drv)), b""),
+            (
+                Request::QueryPathFromHashPart(drv.hash_part().to_owned()),
+                b"",
+            ),
+            (
+                Request::QueryValidPaths {
+                    paths: [drv.clone(), nobody.clone()].into(),
+                    substitute: false,
+                },
+                b"",
+            ),
+            (Request::QueryDeriver(nobody), b""),
+            (Request::NarFromPath(drv.clone()), b""),
+        ] {
+            let is_nar = matches!(request, Request::NarFromPath(_));
+            let mut answers = [&mut ours, &mut theirs].map(|client| {
+                let answer = client.call(request.clone(), payload);
+                let nar = if is_nar { client.nar() } else { Vec::new() };
+                (answer.map_err(|_| "some error"), nar)
+            });
+            for (answer, _) in &mut answers {
+                if let Ok(Response::PathInfo(info) | Response::OptionalPathInfo(Some(info))) =
+                    answer
+                {
+                    info.registration_time = 0;
+                }
+            }
+            assert_eq!(answers[0], answers[1], "{request:?}");
+        }
+        drop(theirs);
+        daemon.wait().unwrap();
     }
 }
 
