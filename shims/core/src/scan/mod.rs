@@ -5,6 +5,7 @@
 //! what it cannot decide is a flag of [`Scan`]. The exceptions are words that only the
 //! preprocessor puts together (`__DA##TE__`, an assembler directive from several strings).
 
+mod comments;
 mod scanner;
 
 pub use scanner::scan;

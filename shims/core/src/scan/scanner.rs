@@ -6,35 +6,67 @@
 //! as white space. Continuations *inside* tokens, and trigraphs, are rare: a source with any is
 //! scanned a second time as a copy from which they have been removed.
 
-use memchr::memmem::Finder;
+use memchr::memmem::{self, Finder};
 use memchr::{memchr, memchr_iter, memchr2, memchr2_iter};
 
+use super::comments::Comments;
 use super::{Directive, Include, Scan};
 
 /// Scans a source or header.
 pub fn scan(source: &[u8]) -> Scan {
-    let mut scanner = Scanner::default();
-    scanner.pass(source);
-    if let Some(joined) = joined(source) {
-        scanner.pass(&joined);
+    let mut found = Scan::default();
+    match joined(source) {
+        None => Scanner::new(source, &mut found, true).pass(),
+        Some(joined) => {
+            // What the source reads like without the trigraphs and the odd continuations is not
+            // known well enough to tell its comments.
+            Scanner::new(source, &mut found, false).pass();
+            Scanner::new(&joined, &mut found, true).pass();
+        }
     }
-    let mut found = scanner.found;
     found.includes.sort_unstable();
     found.includes.dedup();
     found
 }
 
-#[derive(Default)]
-struct Scanner {
-    found: Scan,
+struct Scanner<'a> {
+    text: &'a [u8],
+    found: &'a mut Scan,
+    /// Found out when first asked for.
+    comments: Option<Comments>,
 }
 
 /// A function-like macro of glibc's `<sys/cdefs.h>`: `__has_include` by another name, so that it
 /// is read like one. Any other macro of the kind makes the names computed.
 const HAS_INCLUDE_ALIAS: &[u8] = b"__glibc_has_include";
 
-impl Scanner {
-    fn pass(&mut self, text: &[u8]) {
+impl<'a> Scanner<'a> {
+    fn new(text: &'a [u8], found: &'a mut Scan, tell_comments: bool) -> Self {
+        let comments = (!tell_comments).then(Comments::default);
+        Self {
+            text,
+            found,
+            comments,
+        }
+    }
+
+    /// Whether the text at `at` may be code. Asked only about what is more than a name, since a
+    /// name too many does no harm.
+    fn is_code(&mut self, at: usize) -> bool {
+        let text = self.text;
+        !self
+            .comments
+            .get_or_insert_with(|| Comments::of(text))
+            .contain(at)
+    }
+
+    fn has_word(&mut self, word: &str) -> bool {
+        let text = self.text;
+        Finder::new(word).find_iter(text).any(|at| self.is_code(at))
+    }
+
+    fn pass(mut self) {
+        let text = self.text;
         for at in memchr2_iter(b'#', b'%', text) {
             let length = match (text[at], text.get(at + 1)) {
                 (b'#', _) => 1,
@@ -42,38 +74,28 @@ impl Scanner {
                 _ => continue,
             };
             if begins_line(text, at) {
-                self.directive(text, at + length);
+                self.directive(at + length);
             }
         }
         for at in Finder::new("has_").find_iter(text) {
-            self.has(text, at);
+            self.has(at);
         }
-        if contains(text, b"__DATE__") || contains(text, b"__TIME__") {
-            self.found.date_time = true;
-        }
-        if contains(text, b"__TIMESTAMP__") {
-            self.found.timestamp = true;
-        }
-        // Either may also come from a string, by `_Pragma`, or from a macro's argument.
-        if contains(text, b"pch_preprocess") {
-            self.found.pch_pragma = true;
-        }
-        if Finder::new("dependency").find_iter(text).any(|at| {
+        self.found.date_time |= self.has_word("__DATE__") || self.has_word("__TIME__");
+        self.found.timestamp |= self.has_word("__TIMESTAMP__");
+        // These may also come from a string, by `_Pragma`, or from a macro's argument.
+        self.found.pch_pragma |= self.has_word("pch_preprocess");
+        self.found.computed_include |= self.has_word("include_alias");
+        self.found.once |= self.has_word("(once)") || self.has_word("\"once\"");
+        for at in Finder::new("dependency").find_iter(text) {
             let before = text[..at].trim_ascii_end();
-            before.len() < at && before.ends_with(b"GCC")
-        }) {
-            self.found.dependency_pragma = true;
+            if before.len() < at && before.ends_with(b"GCC") && self.is_code(at) {
+                self.found.dependency_pragma = true;
+            }
         }
-        if contains(text, b"include_alias") {
-            self.found.computed_include = true;
-        }
-        if contains(text, b"(once)") || contains(text, b"\"once\"") {
-            self.found.once = true;
-        }
-        self.assembler(text);
+        self.assembler();
         for word in ["import", "module"] {
             for at in Finder::new(word).find_iter(text) {
-                if is_module_line(text, at, word.len()) {
+                if is_module_line(text, at, word.len()) && self.is_code(at) {
                     self.found.modules = true;
                 }
             }
@@ -82,70 +104,72 @@ impl Scanner {
 
     /// Looks for directives of the assembler that read a file. Its directives are matched in any
     /// case (GNU as lowers them).
-    fn assembler(&mut self, text: &[u8]) {
-        if self.found.incbin {
-            return;
-        }
+    fn assembler(&mut self) {
+        let text = self.text;
         let reads = |at: usize, word: &[u8]| {
             text.get(at..at + word.len())
                 .is_some_and(|found| found.eq_ignore_ascii_case(word))
         };
-        self.found.incbin = contains(text, b"incbin")
+        self.found.incbin |= self.has_word("incbin")
             || memchr_iter(b'.', text).any(|dot| {
                 let at = dot + 1;
                 matches!(text.get(at), Some(b'i' | b'I'))
                     && (reads(at, b"incbin") || reads(at, b"include"))
+                    && self.is_code(at)
             });
     }
 
-    /// Reads the directive after the `#` at `at`.
-    fn directive(&mut self, text: &[u8], at: usize) {
+    /// Reads the directive after the `#` before `at`.
+    fn directive(&mut self, at: usize) {
+        let text = self.text;
         let at = skip_space(text, at);
         let end = word_end(text, at);
         match &text[at..end] {
-            b"include" => self.header_name(text, end, Directive::Include),
-            b"include_next" => self.header_name(text, end, Directive::IncludeNext),
+            b"include" => self.header_name(end, Directive::Include),
+            b"include_next" => self.header_name(end, Directive::IncludeNext),
             b"import" => {
-                self.found.once = true;
-                self.header_name(text, end, Directive::Import);
+                self.found.once |= self.is_code(at);
+                self.header_name(end, Directive::Import);
             }
-            b"embed" => self.header_name(text, end, Directive::Embed),
-            b"line" => self.line(text, end),
+            b"embed" => self.header_name(end, Directive::Embed),
+            b"line" => self.line(end),
             b"pragma" => {
                 let at = skip_space(text, end);
                 let end = word_end(text, at);
                 match &text[at..end] {
-                    b"once" => self.found.once = true,
+                    b"once" => self.found.once |= self.is_code(at),
                     b"GCC" => {
                         let at = skip_space(text, end);
                         if &text[at..word_end(text, at)] == b"dependency" {
-                            self.found.dependency_pragma = true;
+                            self.found.dependency_pragma |= self.is_code(at);
                         }
                     }
                     _ => {}
                 }
             }
             // A line marker: `# 1 "file"`.
-            word if word.first().is_some_and(u8::is_ascii_digit) => self.line(text, at),
+            word if word.first().is_some_and(u8::is_ascii_digit) => self.line(at),
             _ => {}
         }
     }
 
-    fn header_name(&mut self, text: &[u8], at: usize, directive: Directive) {
-        match name(text, skip_space(text, at)) {
+    fn header_name(&mut self, at: usize, directive: Directive) {
+        match name(self.text, skip_space(self.text, at)) {
             Name::Literal { angled, name } => self.include(directive, angled, name),
-            Name::Other => self.found.computed_include = true,
+            Name::Other => self.found.computed_include |= self.is_code(at),
             Name::Nothing => {}
         }
     }
 
-    fn line(&mut self, text: &[u8], at: usize) {
+    fn line(&mut self, at: usize) {
+        let text = self.text;
         let at = skip_space(text, at);
         let end = word_end(text, at);
-        if !text[at..end].iter().all(u8::is_ascii_digit) || at == end {
-            if at != end {
-                self.found.computed_has_include = true;
-            }
+        if at == end {
+            return;
+        }
+        if !text[at..end].iter().all(u8::is_ascii_digit) {
+            self.found.computed_has_include |= self.is_code(at);
             return;
         }
         match name(text, skip_space(text, end)) {
@@ -154,58 +178,62 @@ impl Scanner {
                 name,
             } if !name.contains(&b'\\') => self.include(Directive::Line, false, name),
             // Here, unlike in a header's name, a backslash is an escape.
-            Name::Literal { angled: false, .. } => self.found.computed_has_include = true,
-            // `#line 7` alone is followed by the next line's text.
+            Name::Literal { angled: false, .. } => {
+                self.found.computed_has_include |= self.is_code(at);
+            }
             Name::Literal { .. } | Name::Nothing => {}
             Name::Other => {
+                // `#line 7` alone is fine.
                 let rest = &text[end..];
                 let line = &rest[..memchr(b'\n', rest).unwrap_or(rest.len())];
                 if !line.trim_ascii().is_empty() {
-                    self.found.computed_has_include = true;
+                    self.found.computed_has_include |= self.is_code(at);
                 }
             }
         }
     }
 
     /// Looks at an operator that asks whether a file is there; `has_` is at `at`.
-    fn has(&mut self, text: &[u8], at: usize) {
+    fn has(&mut self, at: usize) {
+        let text = self.text;
         let mut start = at;
         while start > 0 && is_word(text[start - 1]) {
             start -= 1;
         }
         let end = word_end(text, at);
         let word = &text[start..end];
-        if !matches!(
+        let operator = matches!(
             word,
             b"__has_include"
                 | b"__has_include_next"
                 | b"__has_embed"
                 | b"__has_include__"
                 | b"__has_include_next__"
-        ) && word != HAS_INCLUDE_ALIAS
-        {
+        );
+        if !operator && word != HAS_INCLUDE_ALIAS {
             return;
         }
         let open = skip_space(text, end);
-        if text.get(open) == Some(&b'(') {
+        let harmless = if text.get(open) == Some(&b'(') {
             match name(text, skip_space(text, open + 1)) {
-                Name::Literal { angled, name } => self.include(Directive::Has, angled, name),
-                Name::Other | Name::Nothing => {
-                    if !is_alias_definition(text, start) {
-                        self.found.computed_has_include = true;
-                    }
+                Name::Literal { angled, name } => {
+                    return self.include(Directive::Has, angled, name);
                 }
+                Name::Other | Name::Nothing => is_alias_definition(text, start),
             }
-        } else if !follows_defined(text, start) {
+        } else {
+            follows_defined(text, start)
+        };
+        if !harmless && self.is_code(start) {
             self.found.computed_has_include = true;
         }
     }
 
-    fn include(&mut self, directive: Directive, angled: bool, raw: &[u8]) {
+    fn include(&mut self, directive: Directive, angled: bool, name: &[u8]) {
         self.found.includes.push(Include {
             directive,
             angled,
-            name: raw.to_vec(),
+            name: name.to_vec(),
         });
     }
 }
@@ -237,11 +265,11 @@ fn name(text: &[u8], at: usize) -> Name<'_> {
 }
 
 fn contains(text: &[u8], needle: &[u8]) -> bool {
-    memchr::memmem::find(text, needle).is_some()
+    memmem::find(text, needle).is_some()
 }
 
 /// ASCII only: of the others some are spaces to Clang.
-fn is_word(byte: u8) -> bool {
+pub(super) fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$'
 }
 
@@ -253,13 +281,13 @@ fn word_end(text: &[u8], at: usize) -> usize {
 }
 
 /// White space within a line, with the bytes that a compiler may skip with a warning.
-fn is_blank(byte: u8) -> bool {
+pub(super) fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | b'\r' | 0)
 }
 
 /// The length of the line continuation at `at`, or 0. GCC and Clang allow white space between
 /// the backslash and the newline.
-fn continuation(text: &[u8], at: usize) -> usize {
+pub(super) fn continuation(text: &[u8], at: usize) -> usize {
     if text.get(at) != Some(&b'\\') {
         return 0;
     }
@@ -282,7 +310,7 @@ fn skip_space(text: &[u8], mut at: usize) -> usize {
                 length => at += length,
             },
             Some(b'/') if text.get(at + 1) == Some(&b'*') => {
-                match memchr::memmem::find(&text[at + 2..], b"*/") {
+                match memmem::find(&text[at + 2..], b"*/") {
                     Some(length) => at += length + 4,
                     None => return text.len(),
                 }
@@ -562,6 +590,10 @@ mod tests {
          #else\n# define __glibc_has_include(header)\t0\n#endif\n"
     )]
     #[case::words("int include, import_x, modules, xincbi; a.inc = b.in; x__has_includes(A);\n")]
+    #[case::in_comments(
+        "/* #include's text\n   #include it, __has_include, .incbin,\n#include X\nimport y;\n\
+         __DATE__ */ // __TIME__ has __has_include(X)\n"
+    )]
     #[case::member("x = a.import; module = 1;\nf(module);\n")]
     #[case::continued_macro("#define A(x) \\\n  do { x; } \\\n  while (0)\n")]
     fn no_flag_is_set(#[case] source: &str) {
