@@ -1,0 +1,614 @@
+//! The store by itself.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::*;
+use store_local::{LocalError, LocalStore, Problem, Registration, TextObject, canonicalise};
+use store_nar::{HashModuloVariant, dump};
+use store_types::{
+    ContentAddressMethod, DrvOutput, HashAlgorithm, Realisation, StoreDir, StorePath, sha256,
+};
+
+#[test]
+fn what_was_added_is_found_by_every_query() {
+    let dir = Scratch::new();
+    let store = open(&dir.join("root"));
+    write_tree(&dir.join("tree"), "hello");
+    let tree = add_tree(&store, &dir.join("tree"), &none());
+    let text = store
+        .add_text(
+            "text",
+            b"about the tree",
+            &BTreeSet::from([tree.path.clone()]),
+        )
+        .unwrap();
+
+    assert!(store.is_valid(&tree.path).unwrap());
+    assert_eq!(store.path_info(&tree.path).unwrap().unwrap(), tree);
+    assert_eq!(store.path_info(&text.path).unwrap().unwrap(), text);
+    assert!(text.registration_time > 0);
+    let both = BTreeSet::from([tree.path.clone(), text.path.clone()]);
+    assert_eq!(
+        store.closure(std::slice::from_ref(&text.path)).unwrap(),
+        both
+    );
+    assert_eq!(
+        store
+            .closure(std::slice::from_ref(&tree.path))
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(
+        store.referrers(&tree.path).unwrap(),
+        BTreeSet::from([text.path.clone()])
+    );
+    assert_eq!(store.all_valid_paths().unwrap(), both);
+    assert_eq!(
+        store.path_from_hash_part(tree.path.hash_part()).unwrap(),
+        Some(tree.path.clone())
+    );
+    let other = scratch_path("other");
+    assert_eq!(store.path_from_hash_part(other.hash_part()).unwrap(), None);
+    assert!(!store.is_valid(&other).unwrap());
+    assert!(matches!(
+        store.closure(&[other]),
+        Err(LocalError::NotValid { .. })
+    ));
+    assert_eq!(
+        fs::read_to_string(store.physical_path(&text.path)).unwrap(),
+        "about the tree"
+    );
+    assert_sound(&store);
+
+    // Added again, nothing changes.
+    assert_eq!(add_tree(&store, &dir.join("tree"), &none()), tree);
+    drop(store);
+    let store = open(&dir.join("root"));
+    assert_eq!(store.path_info(&tree.path).unwrap().unwrap(), tree);
+}
+
+#[test]
+fn every_method_and_algorithm_gives_a_path_and_what_it_refuses_leaves_nothing() {
+    let dir = Scratch::new();
+    let store = open(&dir.join("root"));
+    write_tree(&dir.join("tree"), "hello");
+    let mut nar = Vec::new();
+    dump(
+        fs::File::open(dir.path()).unwrap().as_fd(),
+        OsStr::new("tree"),
+        &mut nar,
+    )
+    .unwrap();
+    for algorithm in ["md5", "sha1", "sha256", "sha512"] {
+        let algorithm = HashAlgorithm::from_name(algorithm).unwrap();
+        let info = store
+            .add_content_addressed(
+                "x",
+                ContentAddressMethod::Nar,
+                algorithm,
+                &none(),
+                &mut &nar[..],
+            )
+            .unwrap();
+        assert_eq!(info.nar_hash, sha256(&nar));
+        assert_eq!(info.ca.unwrap().hash, algorithm.digest(&nar));
+        let info = store
+            .add_content_addressed(
+                "x",
+                ContentAddressMethod::Flat,
+                algorithm,
+                &none(),
+                &mut &b"flat"[..],
+            )
+            .unwrap();
+        assert_eq!(info.ca.unwrap().hash, algorithm.digest(b"flat"));
+    }
+    let before = store.all_valid_paths().unwrap();
+    let add = |method, bytes: &[u8], references: &BTreeSet<StorePath>| {
+        let algorithm = HashAlgorithm::Sha256;
+        store.add_content_addressed("y", method, algorithm, references, &mut &bytes[..])
+    };
+    let other = BTreeSet::from([scratch_path("missing")]);
+    for result in [
+        add(ContentAddressMethod::Nar, &nar[..100], &none()),
+        add(ContentAddressMethod::Nar, b"no archive at all", &none()),
+        add(ContentAddressMethod::Nar, &nar, &other),
+        add(ContentAddressMethod::Text, b"x", &other),
+        add(ContentAddressMethod::Flat, b"x", &other),
+        store.add_text("a/b", b"x", &none()),
+        store.add_text("bad.drv", b"not a derivation", &none()),
+    ] {
+        assert!(result.is_err(), "{result:?}");
+    }
+    assert_eq!(store.all_valid_paths().unwrap(), before);
+    let names = fs::read_dir(store.physical_dir()).unwrap();
+    assert_eq!(names.count(), before.len() + 1, "the objects and `.links`");
+    assert_sound(&store);
+}
+
+#[test]
+fn an_archive_must_be_what_was_announced() {
+    let dir = Scratch::new();
+    let (from, to) = (open(&dir.join("from")), open(&dir.join("to")));
+    write_tree(&dir.join("tree"), "hello");
+    let info = add_tree(&from, &dir.join("tree"), &none());
+    let mut nar = Vec::new();
+    from.dump(&info.path, &mut nar).unwrap();
+
+    let mut wrong = info.clone();
+    wrong.nar_hash = sha256(b"");
+    assert!(matches!(
+        to.add_nar(&wrong, &mut &nar[..]),
+        Err(LocalError::HashMismatch { .. })
+    ));
+    let mut wrong = info.clone();
+    wrong.nar_size += 8;
+    assert!(matches!(
+        to.add_nar(&wrong, &mut &nar[..]),
+        Err(LocalError::SizeMismatch { .. })
+    ));
+    let mut wrong = info.clone();
+    wrong.path = scratch_path("elsewhere");
+    assert!(matches!(
+        to.add_nar(&wrong, &mut &nar[..]),
+        Err(LocalError::WrongContentAddress { .. })
+    ));
+    let mut wrong = info.clone();
+    wrong.ca = None;
+    wrong.references.insert(scratch_path("missing"));
+    assert!(matches!(
+        to.add_nar(&wrong, &mut &nar[..]),
+        Err(LocalError::ReferenceNotValid { .. })
+    ));
+    assert_eq!(to.all_valid_paths().unwrap(), none());
+    assert!(!to.physical_path(&info.path).exists());
+
+    for _ in 0..2 {
+        let bytes = [&nar[..], b"rest"].concat();
+        let mut reader = &bytes[..];
+        to.add_nar(&info, &mut reader).unwrap();
+        assert_eq!(reader, b"rest", "exactly one archive is read");
+    }
+    assert_sound(&to);
+}
+
+#[test]
+fn paths_are_registered_together_or_not_at_all() {
+    let dir = Scratch::new();
+    let store = open(&dir.join("root"));
+    let base = store.add_text("base", b"base", &none()).unwrap();
+    let info = |name: &str, references: &[&StorePath]| {
+        let mut info = base.clone();
+        info.path = scratch_path(name);
+        info.ca = None;
+        info.references = references.iter().map(|path| (*path).clone()).collect();
+        fs::write(store.physical_path(&info.path), "base").unwrap();
+        Registration::new(info)
+    };
+    let (a, b) = (scratch_path("a"), scratch_path("b"));
+    let error = store.register(&[info("a", &[&b]), info("b", &[&a])]);
+    assert!(matches!(error, Err(LocalError::ReferenceCycle { .. })));
+    let missing = scratch_path("missing");
+    let error = store.register(&[info("a", &[&b, &base.path]), info("b", &[&missing])]);
+    assert!(matches!(error, Err(LocalError::ReferenceNotValid { .. })));
+    assert!(!store.is_valid(&a).unwrap());
+
+    store
+        .register(&[info("a", &[&a, &b, &base.path]), info("b", &[])])
+        .unwrap();
+    assert_eq!(store.closure(std::slice::from_ref(&a)).unwrap().len(), 3);
+    let mut other = info("b", &[]);
+    other.info.nar_hash = sha256(b"other");
+    let error = store.register(&[other]);
+    assert!(matches!(error, Err(LocalError::OtherContent { .. })));
+
+    let error = store.invalidate(&BTreeSet::from([b.clone()]));
+    assert!(matches!(error, Err(LocalError::StillReferenced { .. })));
+    store
+        .invalidate(&BTreeSet::from([a.clone(), b.clone()]))
+        .unwrap();
+    assert_eq!(
+        store.all_valid_paths().unwrap(),
+        BTreeSet::from([base.path])
+    );
+}
+
+#[test]
+fn derivations_are_registered_with_their_outputs() {
+    let dir = Scratch::new();
+    let store = open(&dir.join("root"));
+    let out = scratch_path("x");
+    let text = format!(
+        r#"Derive([("out","/nix/store/{out}","","")],[],[],"s","/b",[],[("out","/nix/store/{out}")])"#
+    );
+    let drv = store.add_text("x.drv", text.as_bytes(), &none()).unwrap();
+    let outputs = store.query_derivation_outputs(&drv.path).unwrap();
+    assert_eq!(
+        outputs.into_iter().collect::<Vec<_>>(),
+        [("out".to_owned(), out.clone())]
+    );
+    assert_eq!(
+        store.valid_derivers(&out).unwrap(),
+        BTreeSet::from([drv.path])
+    );
+}
+
+#[test]
+fn texts_are_added_together_and_may_refer_to_one_another() {
+    let dir = Scratch::new();
+    let store = open(&dir.join("root"));
+    let first = store.add_text("first", b"1", &none()).unwrap();
+    store
+        .invalidate(&BTreeSet::from([first.path.clone()]))
+        .unwrap();
+    let references = BTreeSet::from([first.path.clone()]);
+    let object = |name, bytes, references| TextObject {
+        name,
+        bytes,
+        references,
+    };
+    let none = none();
+    let infos = store
+        .add_texts(&[
+            object("second", b"2", &references),
+            object("first", b"1", &none),
+            object("first", b"1", &none),
+        ])
+        .unwrap();
+    assert_eq!(infos[1].path, first.path);
+    assert_eq!(infos[1], infos[2]);
+    assert_eq!(infos[0].references, references);
+    assert_sound(&store);
+}
+
+#[test]
+fn realisations_are_kept_and_do_not_change() {
+    let dir = Scratch::new();
+    let store = open(&dir.join("root"));
+    let out = store.add_text("out", b"out", &none()).unwrap().path;
+    let other = store.add_text("other", b"other", &none()).unwrap().path;
+    let id = |text: &str| DrvOutput {
+        drv_hash: sha256(text.as_bytes()),
+        output_name: "out".to_owned(),
+    };
+    let mut realisation = Realisation {
+        id: id("a"),
+        out_path: out.clone(),
+        signatures: vec!["k:1".to_owned()],
+        dependent_realisations: [(id("b"), other.clone())].into(),
+    };
+    assert!(matches!(
+        store.register_realisation(&realisation),
+        Err(LocalError::UnknownRealisation { .. })
+    ));
+    assert_eq!(store.query_realisation(&id("a")).unwrap(), None);
+    let dependency = Realisation {
+        id: id("b"),
+        out_path: other.clone(),
+        signatures: Vec::new(),
+        dependent_realisations: [].into(),
+    };
+    store.register_realisation(&dependency).unwrap();
+    store.register_realisation(&realisation).unwrap();
+    assert_eq!(
+        store.query_realisation(&id("a")).unwrap(),
+        Some(realisation.clone())
+    );
+    realisation.signatures = vec!["j:2".to_owned()];
+    store.register_realisation(&realisation).unwrap();
+    let found = store.query_realisation(&id("a")).unwrap().unwrap();
+    assert_eq!(found.signatures, ["j:2", "k:1"]);
+    realisation.out_path = other.clone();
+    assert!(matches!(
+        store.register_realisation(&realisation),
+        Err(LocalError::OtherRealisation { .. })
+    ));
+    // With its path the realisation goes.
+    store.invalidate(&BTreeSet::from([out])).unwrap();
+    assert_eq!(store.query_realisation(&id("a")).unwrap(), None);
+    store.invalidate(&BTreeSet::from([other])).unwrap();
+}
+
+#[test]
+fn an_output_that_mentions_its_path_is_moved_to_the_path_of_its_content() {
+    let dir = Scratch::new();
+    let store = open(&dir.join("root"));
+    let input = store.add_text("input", b"input", &none()).unwrap();
+    let candidates = BTreeSet::from([input.path.clone(), scratch_path("unused")]);
+    let build = |place: &str, scratch: &StorePath| {
+        let at = dir.join(place);
+        write_tree(
+            &at,
+            &format!("I am /nix/store/{scratch}, made of {}", input.path),
+        );
+        symlink(format!("/nix/store/{scratch}/file"), at.join("self")).unwrap();
+        let variant = HashModuloVariant::WithoutOffsets;
+        add_output(&store, &at, scratch, &candidates, variant).unwrap()
+    };
+    let rename = |seed: &str| {
+        let path = scratch_path(seed);
+        StorePath::from_base_name(&format!("{}-out", path.hash_part())).unwrap()
+    };
+    let info = build("b1", &rename("one"));
+    assert_eq!(
+        info.references,
+        BTreeSet::from([info.path.clone(), input.path.clone()])
+    );
+    let physical = store.physical_path(&info.path);
+    let text = fs::read_to_string(physical.join("file")).unwrap();
+    assert!(text.contains(info.path.base_name()), "{text}");
+    let target = fs::read_link(physical.join("self")).unwrap();
+    assert!(target.to_str().unwrap().contains(info.path.base_name()));
+    assert!(!dir.join("b1").exists());
+    // Built again at another path, it is the same object.
+    assert_eq!(build("b2", &rename("two")), info);
+    assert!(!dir.join("b2").exists());
+    assert_sound(&store);
+
+    let at = dir.join("b3");
+    write_tree(&at, "mentions nobody");
+    let variant = HashModuloVariant::WithoutOffsets;
+    let plain = add_output(&store, &at, &rename("three"), &candidates, variant).unwrap();
+    assert_eq!(plain.references, none());
+    assert_eq!(plain.ca.unwrap().hash, plain.nar_hash);
+    assert_sound(&store);
+}
+
+#[test]
+fn a_tree_is_made_canonical_whatever_its_modes_are() {
+    let dir = Scratch::new();
+    let at = dir.join("tree");
+    write_tree(&at, "x");
+    fs::hard_link(at.join("file"), at.join("hard")).unwrap();
+    for (name, mode) in [("sub/run", 0o4711), ("file", 0o000), ("sub/empty", 0o000)] {
+        fs::set_permissions(at.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    fs::set_permissions(at.join("sub"), fs::Permissions::from_mode(0o300)).unwrap();
+    let parent = fs::File::open(dir.path()).unwrap();
+    let tree = OsStr::new("tree");
+    let uid = fs::metadata(&at).unwrap().uid();
+    canonicalise(parent.as_fd(), tree, Some(uid..=uid)).unwrap();
+    for (name, mode) in [
+        ("", 0o555),
+        ("sub", 0o555),
+        ("sub/empty", 0o555),
+        ("sub/run", 0o555),
+        ("sub/link", 0o777),
+        ("file", 0o444),
+        ("hard", 0o444),
+    ] {
+        let found = fs::symlink_metadata(at.join(name)).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.mtime()), (mode, 1), "{name}");
+    }
+    let error = canonicalise(parent.as_fd(), tree, Some(uid + 1..=uid + 9)).unwrap_err();
+    assert!(matches!(error, LocalError::Ownership { .. }), "{error}");
+
+    let open_to_all = dir.join("open");
+    fs::create_dir(&open_to_all).unwrap();
+    fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o777)).unwrap();
+    let error = canonicalise(parent.as_fd(), OsStr::new("open"), None).unwrap_err();
+    assert!(
+        matches!(error, LocalError::WritableByOthers { .. }),
+        "{error}"
+    );
+    fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o755)).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(open_to_all.join("socket")).unwrap();
+    let error = canonicalise(parent.as_fd(), OsStr::new("open"), None).unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("`open/socket` is a socket"), "{cause}");
+}
+
+#[test]
+fn foreign_and_damaged_databases_are_named_with_what_to_do() {
+    let message = |prepare: &dyn Fn(&std::path::Path)| {
+        let dir = Scratch::new();
+        drop(open(dir.path()));
+        let db = dir.join("nix/var/nix/db");
+        prepare(&db);
+        let error = LocalStore::open(dir.path(), StoreDir::default()).unwrap_err();
+        assert!(matches!(error, LocalError::Unusable { .. }), "{error:?}");
+        error.to_string()
+    };
+    let write = |name: &'static str, text: &'static str| {
+        move |db: &std::path::Path| fs::write(db.join(name), text).unwrap()
+    };
+    let text = message(&write("schema", "11"));
+    assert!(
+        text.contains("schema 11") && text.contains("another store"),
+        "{text}"
+    );
+    let text = message(&write("schema", "7"));
+    assert!(
+        text.contains("schema 7") && text.contains("upgrade"),
+        "{text}"
+    );
+    let text = message(&write("schema", "many"));
+    assert!(text.contains("`many`, which is not a number"), "{text}");
+    let text = message(&write(
+        "db.sqlite",
+        "certainly not a database, but long enough for a header of one: .......................",
+    ));
+    assert!(text.contains("is not an SQLite database"), "{text}");
+    let text = message(&|db| fs::remove_file(db.join("db.sqlite")).unwrap());
+    assert!(text.contains("is missing"), "{text}");
+    let text = message(&|db| {
+        for file in ["db.sqlite", "db.sqlite-wal", "db.sqlite-shm"] {
+            let _ = fs::remove_file(db.join(file));
+        }
+        let foreign = rusqlite::Connection::open(db.join("db.sqlite")).unwrap();
+        foreign.execute_batch("create table Other (x)").unwrap();
+    });
+    assert!(text.contains("does not have Nix's tables"), "{text}");
+    let text = message(&|db| {
+        let path = db.join("db.sqlite");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[100..].fill(0x5a);
+        fs::write(path, bytes).unwrap();
+    });
+    assert!(text.contains("is damaged"), "{text}");
+}
+
+#[test]
+fn a_store_whose_making_was_broken_off_is_made_anyway() {
+    let dir = Scratch::new();
+    drop(open(dir.path()));
+    fs::remove_file(dir.join("nix/var/nix/db/schema")).unwrap();
+    fs::write(dir.join("nix/var/nix/db/schema.new"), "1").unwrap();
+    let store = open(dir.path());
+    store.add_text("x", b"x", &none()).unwrap();
+    assert_eq!(
+        fs::read_to_string(dir.join("nix/var/nix/db/schema")).unwrap(),
+        "10"
+    );
+}
+
+#[test]
+fn temporary_directories_are_removed_unless_somebody_holds_them() {
+    let dir = Scratch::new();
+    drop(open(dir.path()));
+    let store = dir.join("nix/store");
+    for name in ["tmp-droste-1-1", "tmp-droste-2-2", "tmp-other"] {
+        fs::create_dir(store.join(name)).unwrap();
+        fs::write(store.join(name).join("x"), "").unwrap();
+    }
+    let held = fs::File::open(store.join("tmp-droste-2-2")).unwrap();
+    held.lock().unwrap();
+    let _store = open(dir.path());
+    assert!(!store.join("tmp-droste-1-1").exists());
+    assert!(store.join("tmp-droste-2-2/x").exists());
+    assert!(store.join("tmp-other/x").exists());
+}
+
+#[test]
+fn a_leftover_at_a_paths_place_is_replaced() {
+    let dir = Scratch::new();
+    let store = open(&dir.join("root"));
+    write_tree(&dir.join("tree"), "right");
+    let info = add_tree(&store, &dir.join("tree"), &none());
+    let text = store.add_text("text", b"text", &none()).unwrap();
+    store
+        .invalidate(&BTreeSet::from([info.path.clone(), text.path.clone()]))
+        .unwrap();
+    let place = store.physical_path(&info.path);
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(place.join("file")).unwrap();
+    fs::remove_file(store.physical_path(&text.path)).unwrap();
+    fs::create_dir(store.physical_path(&text.path)).unwrap();
+    assert_eq!(add_tree(&store, &dir.join("tree"), &none()).path, info.path);
+    store.add_text("text", b"text", &none()).unwrap();
+    assert_sound(&store);
+}
+
+#[test]
+fn verification_names_what_is_missing_or_modified() {
+    let dir = Scratch::new();
+    let store = open(&dir.join("root"));
+    let gone = store.add_text("gone", b"gone", &none()).unwrap().path;
+    let changed = store
+        .add_text("changed", b"changed", &BTreeSet::from([gone.clone()]))
+        .unwrap()
+        .path;
+    fs::remove_file(store.physical_path(&gone)).unwrap();
+    let place = store.physical_path(&changed);
+    fs::remove_file(&place).unwrap();
+    fs::write(&place, "Changed").unwrap();
+    let report = store.verify(false).unwrap();
+    assert_eq!((report.checked, report.problems.len()), (2, 1));
+    let report = store.verify(true).unwrap();
+    assert_eq!(report.problems.len(), 2);
+    for (path, problem) in report.problems {
+        match problem {
+            Problem::Missing { referrers } => {
+                assert_eq!((path, referrers), (gone.clone(), [changed.clone()].into()));
+            }
+            Problem::Modified { .. } => assert_eq!(path, changed),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_path_lock_excludes_others_until_it_is_dropped() {
+    let dir = Scratch::new();
+    let (store, other) = (open(dir.path()), open(dir.path()));
+    let paths = BTreeSet::from([scratch_path("a"), scratch_path("b")]);
+    let one = BTreeSet::from([scratch_path("b")]);
+    let locks = store.lock_paths(&paths).unwrap();
+    assert!(other.try_lock_paths(&one).unwrap().is_none());
+    let released = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let _locks = other.lock_paths(&one).unwrap();
+            assert!(released.load(Ordering::SeqCst));
+        });
+        released.store(true, Ordering::SeqCst);
+        drop(locks);
+        waiter.join().unwrap();
+    });
+    assert!(store.try_lock_paths(&paths).unwrap().is_some());
+    let left = fs::read_dir(store.physical_dir()).unwrap().count();
+    assert_eq!(left, 1, "only `.links` is there");
+}
+
+#[test]
+fn many_threads_and_stores_add_the_same_and_different_objects() {
+    let dir = Scratch::new();
+    write_tree(&dir.join("tree"), "shared");
+    let stores = [open(&dir.join("root")), open(&dir.join("root"))];
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let store = &stores[thread % 2];
+            let dir = &dir;
+            scope.spawn(move || {
+                for i in 0..20 {
+                    let tree = add_tree(store, &dir.join("tree"), &none());
+                    let text = format!("{}", i % 10 + thread % 2);
+                    store
+                        .add_text("text", text.as_bytes(), &BTreeSet::from([tree.path]))
+                        .unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(stores[0].all_valid_paths().unwrap().len(), 1 + 11);
+    assert_sound(&stores[1]);
+}
+
+#[test]
+fn temporary_roots_are_in_a_locked_file_that_goes_with_the_store() {
+    let dir = Scratch::new();
+    let (store, same) = (open(dir.path()), open(dir.path()));
+    let (a, b) = (scratch_path("a"), scratch_path("b"));
+    store.add_temp_root(&a).unwrap();
+    same.add_temp_root(&b).unwrap();
+    let file = dir.join(&format!("nix/var/nix/temproots/{}", std::process::id()));
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(text, format!("/nix/store/{a}\0/nix/store/{b}\0"));
+    assert!(fs::File::open(&file).unwrap().try_lock().is_err());
+    drop(store);
+    assert!(file.exists());
+    drop(same);
+    assert!(!file.exists());
+}
+
+#[test]
+fn indirect_roots_have_nixs_name() {
+    let dir = Scratch::new();
+    let store = open(dir.path());
+    let link = dir.join("result");
+    store.add_indirect_root(&link).unwrap();
+    store.add_indirect_root(&link).unwrap();
+    let auto = dir.join("nix/var/nix/gcroots/auto");
+    let entries: Vec<_> = fs::read_dir(auto).unwrap().map(Result::unwrap).collect();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(fs::read_link(entries[0].path()).unwrap(), link);
+    assert_eq!(entries[0].file_name().len(), 32);
+}
