@@ -55,6 +55,7 @@ pub(crate) struct Birth<'a> {
     pub(crate) empty_network: Option<BorrowedFd<'a>>,
     /// It was made in a user namespace (the second way above).
     pub(crate) in_user_namespace: bool,
+    pub(crate) descriptor_limit: Rlimit,
     /// Abstract sockets can be and must be cut off.
     pub(crate) scope_abstract_sockets: bool,
 }
@@ -99,7 +100,11 @@ fn become_program(birth: &Birth<'_>) -> Result<Infallible, SetupError> {
 
     if !birth.in_user_namespace {
         // Afterwards nobody may change the groups any more (`setgroups` is `deny`).
-        rustix::thread::set_thread_groups(&[]).map_err(failed(Step::User))?;
+        match rustix::thread::set_thread_groups(&[]) {
+            // Denied in the user namespace that the spawner itself is in, and then for good.
+            Ok(()) | Err(Errno::PERM) => {}
+            Err(errno) => return Err(SetupError::new(Step::User, errno)),
+        }
         droste_sys::unshare(Namespaces::USER).map_err(failed(Step::Namespaces))?;
     }
     let mut fds = vec![root.as_fd()];
@@ -116,7 +121,7 @@ fn become_program(birth: &Birth<'_>) -> Result<Infallible, SetupError> {
     // A change of credentials clears it (PR_SET_PDEATHSIG, prctl(2)).
     tie_to_spawner(birth.status)?;
 
-    set_limits(request).map_err(failed(Step::Limits))?;
+    set_limits(birth).map_err(failed(Step::Limits))?;
     set_stdio(birth).map_err(failed(Step::Stdio))?;
     droste_sys::close_from_on_exec(3).map_err(failed(Step::Execute))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -363,7 +368,8 @@ fn give_up_privileges(birth: &Birth<'_>) -> Result<(), SetupError> {
     Ok(())
 }
 
-fn set_limits(request: &Request) -> Result<(), Errno> {
+fn set_limits(birth: &Birth<'_>) -> Result<(), Errno> {
+    rustix::process::setrlimit(Resource::Nofile, birth.descriptor_limit.clone())?;
     let core = rustix::process::getrlimit(Resource::Core);
     rustix::process::setrlimit(
         Resource::Core,
@@ -372,7 +378,7 @@ fn set_limits(request: &Request) -> Result<(), Errno> {
             maximum: core.maximum,
         },
     )?;
-    droste_sys::personality(match request.personality {
+    droste_sys::personality(match birth.request.personality {
         Personality::Linux => ADDR_NO_RANDOMIZE,
         Personality::Linux32 => ADDR_NO_RANDOMIZE | PER_LINUX32,
     })

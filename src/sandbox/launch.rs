@@ -22,8 +22,8 @@ pub const SPAWNER_ARG: &str = "__droste-spawner";
 /// A small process that starts sandboxes for this one and watches over them.
 ///
 /// Cheap to clone and usable from any thread. When the last clone and the last [`Running`] are
-/// gone, the spawner ends; when this process dies, the spawner kills every sandbox, removes the
-/// scratch directories and ends.
+/// gone, or this process dies in whatever way, the spawner kills every sandbox, removes the scratch
+/// directories that were not forgotten, and ends.
 #[derive(Clone, Debug)]
 pub struct Spawner {
     inner: Arc<Inner>,
@@ -62,8 +62,15 @@ impl Spawner {
     /// Call it early: memory and descriptors of this process do not matter to the spawner, but the
     /// mount and network namespaces it has now are those that the sandboxes are made from.
     pub fn start() -> Result<Spawner, Error> {
+        Spawner::start_from(Path::new("/proc/self/exe"))
+    }
+
+    /// The same with another executable, whose `main` calls
+    /// [`run_if_spawner`](crate::run_if_spawner): for tests under the standard harness, which has
+    /// a `main` of its own.
+    pub fn start_from(executable: &Path) -> Result<Spawner, Error> {
         let (ours, theirs) = channel::pair().map_err(|errno| Error::Start(errno.into()))?;
-        let child = std::process::Command::new("/proc/self/exe")
+        let child = std::process::Command::new(executable)
             .arg(SPAWNER_ARG)
             .env_clear()
             .current_dir("/")
@@ -142,7 +149,7 @@ impl Spawner {
         }
     }
 
-    /// Has the spawner remove this host directory, whatever is in it, if this process dies.
+    /// Has the spawner remove this host directory, whatever is in it, when it ends.
     pub fn watch_scratch(&self, directory: &Path) -> Result<(), Error> {
         self.inner
             .send(&Command::WatchScratch(directory.to_owned()), &[])

@@ -18,13 +18,15 @@ use crate::channel::retry;
 use crate::error::{SetupError, Step};
 use crate::request::{Node, Owner, Source};
 
-/// What is at `path` in the root, as an `O_PATH` descriptor.
+/// What is at `path` in the root, as an `O_PATH` descriptor. Without `O_NOFOLLOW`, which would
+/// have a link as the last component opened itself instead of refused (openat2(2),
+/// `RESOLVE_NO_SYMLINKS`).
 pub(crate) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     retry(|| {
         rustix::fs::openat2(
             root,
             path,
-            OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW | flags,
+            OFlags::PATH | OFlags::CLOEXEC | flags,
             Mode::empty(),
             ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
         )

@@ -57,7 +57,7 @@ pub struct Request {
     /// namespace where the spawner is not root.
     pub allow_new_mounts: bool,
     /// Host directories that are of use to this build alone: the spawner removes them, whatever
-    /// is in them, if the process that started it dies. They stay registered when the build has
+    /// is in them, when it ends or the process that started it dies. They stay registered when the build has
     /// ended, until [`Spawner::forget_scratch`](crate::Spawner::forget_scratch).
     #[serde(with = "bytes::paths")]
     pub scratch_dirs: Vec<PathBuf>,

@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::SocketType;
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, LinkNameSpaceType};
 
 use droste_sys::{Fork, Instruction, Namespaces, SingleThreaded};
@@ -66,6 +66,8 @@ struct Spawner {
     /// Processes that mount into live sandboxes.
     helpers: Vec<(i32, OwnedFd)>,
     scratch: BTreeSet<PathBuf>,
+    /// The limit on descriptors that this process was started with, and sandboxes get.
+    descriptor_limit: Rlimit,
 }
 
 struct Sandbox {
@@ -108,6 +110,15 @@ impl Spawner {
         let _ = rustix::thread::set_name(c"droste-spawner");
         // Not every kernel has keyrings; where there are none, there is nothing to leave.
         let _ = droste_sys::join_new_session_keyring();
+        let descriptor_limit = rustix::process::getrlimit(Resource::Nofile);
+        // Several descriptors a sandbox; if it cannot be raised, fewer run at once.
+        let _ = rustix::process::setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: descriptor_limit.maximum,
+                maximum: descriptor_limit.maximum,
+            },
+        );
         let capabilities = rustix::thread::capabilities(None)?.effective;
         let needed = CapabilitySet::SYS_ADMIN
             | CapabilitySet::SETUID
@@ -124,6 +135,7 @@ impl Spawner {
             sandboxes: BTreeMap::new(),
             helpers: Vec::new(),
             scratch: BTreeSet::new(),
+            descriptor_limit,
         })
     }
 
@@ -258,6 +270,7 @@ impl Spawner {
                     None
                 },
                 in_user_namespace: !self.privileged,
+                descriptor_limit: self.descriptor_limit.clone(),
                 scope_abstract_sockets: self.can_scope_sockets
                     && (share_network || request.network == Network::Host),
             }),

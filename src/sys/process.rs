@@ -82,20 +82,48 @@ pub fn personality(persona: u32) -> Result<(), Errno> {
     Ok(())
 }
 
+/// `struct sigaction` as the kernel has it on x86-64 and AArch64, the default action.
+#[repr(C)]
+#[derive(Default)]
+struct DefaultAction {
+    handler: usize,
+    flags: u64,
+    restorer: usize,
+    mask: u64,
+}
+
+/// Signals are numbered from 1 to this (signal(7)).
+const SIGNAL_MAX: libc::c_int = 64;
+
 /// Puts every signal back to its default action and unblocks all: exec keeps ignored signals
-/// ignored, and Rust's runtime ignores SIGPIPE (signal(7)).
+/// ignored, and Rust's runtime ignores SIGPIPE (signal(7)). The two that the C library keeps for
+/// itself are included, since a parent may have ignored them too.
 pub fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: the default action is no function of ours. It fails for SIGKILL, SIGSTOP and
-        // those the C library keeps for itself, which are none to reset.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    let default = DefaultAction::default();
+    for signal in 1..=SIGNAL_MAX {
+        // SAFETY: the struct has the kernel's layout and lives through the call; the default action
+        // is no function. It fails for SIGKILL and SIGSTOP, which nobody can have changed.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                ptr::null_mut::<DefaultAction>(),
+                size_of::<u64>(),
+            )
+        };
     }
-    // SAFETY: sigset_t is plain integers; `sigemptyset` fills it before it is used.
+    let none = 0_u64;
+    // SAFETY: a signal set is 64 bits to the kernel, and `none` lives through the call.
     unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
-    }
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        )
+    };
 }
 
 /// Ignores the signals by which a terminal or a shell ends a whole group of processes: SIGHUP,
