@@ -369,7 +369,7 @@ fn give_up_privileges(birth: &Birth<'_>) -> Result<(), SetupError> {
 }
 
 fn set_limits(birth: &Birth<'_>) -> Result<(), Errno> {
-    rustix::process::setrlimit(Resource::Nofile, birth.descriptor_limit.clone())?;
+    rustix::process::setrlimit(Resource::Nofile, birth.descriptor_limit)?;
     let core = rustix::process::getrlimit(Resource::Core);
     rustix::process::setrlimit(
         Resource::Core,

@@ -60,6 +60,8 @@ struct Spawner {
     /// It can mount and map without a user namespace of its own.
     privileged: bool,
     can_scope_sockets: bool,
+    /// It can go to another network namespace and come back.
+    can_share_network: bool,
     /// Made when first needed.
     empty_network: Option<OwnedFd>,
     sandboxes: BTreeMap<u64, Sandbox>,
@@ -120,17 +122,21 @@ impl Spawner {
             },
         );
         let capabilities = rustix::thread::capabilities(None)?.effective;
+        let can_scope_sockets = droste_sys::landlock_abi() >= LANDLOCK_ABI_SCOPES;
         let needed = CapabilitySet::SYS_ADMIN
             | CapabilitySet::SETUID
             | CapabilitySet::SETGID
             | CapabilitySet::CHOWN;
+        let privileged = rustix::process::geteuid().is_root() && capabilities.contains(needed);
         Ok(Spawner {
             single,
             control,
             dev_null,
             filter: filter::program(),
-            privileged: rustix::process::geteuid().is_root() && capabilities.contains(needed),
-            can_scope_sockets: droste_sys::landlock_abi() >= LANDLOCK_ABI_SCOPES,
+            privileged,
+            can_scope_sockets,
+            // Root in a user namespace has the capabilities, but not over the network outside.
+            can_share_network: privileged && can_scope_sockets && reenter_network().is_ok(),
             empty_network: None,
             sandboxes: BTreeMap::new(),
             helpers: Vec::new(),
@@ -243,8 +249,7 @@ impl Spawner {
             }
         }
         let failed = |errno| SetupError::new(Step::Namespaces, errno);
-        let share_network =
-            request.network == Network::None && self.privileged && self.can_scope_sockets;
+        let share_network = request.network == Network::None && self.can_share_network;
         if share_network && self.empty_network.is_none() {
             self.empty_network = Some(new_network().map_err(failed)?);
         }
@@ -270,7 +275,7 @@ impl Spawner {
                     None
                 },
                 in_user_namespace: !self.privileged,
-                descriptor_limit: self.descriptor_limit.clone(),
+                descriptor_limit: self.descriptor_limit,
                 scope_abstract_sockets: self.can_scope_sockets
                     && (share_network || request.network == Network::Host),
             }),
@@ -483,18 +488,22 @@ fn say(reply: BorrowedFd<'_>, message: &Reply, fds: &[BorrowedFd<'_>]) {
     let _ = channel::send(reply, message, fds, false);
 }
 
+fn open_network() -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open("/proc/self/ns/net", flags, Mode::empty())
+}
+
+/// Enters the network namespace one is in: nothing changes, if one may.
+fn reenter_network() -> Result<(), Errno> {
+    let own = open_network()?;
+    rustix::thread::move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))
+}
+
 /// A network namespace in which nothing is up.
 fn new_network() -> Result<OwnedFd, Errno> {
-    let open = || {
-        rustix::fs::open(
-            "/proc/self/ns/net",
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-    };
-    let own = open()?;
+    let own = open_network()?;
     droste_sys::unshare(Namespaces::NETWORK)?;
-    let new = open();
+    let new = open_network();
     rustix::thread::move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))?;
     new
 }

@@ -4,12 +4,14 @@
 //! nothing: the order in which a sandbox calls them is `droste-sandbox`'s affair.
 
 mod fork;
+mod inherited;
 mod landlock;
 mod mount;
 mod process;
 mod seccomp;
 
 pub use fork::{Fork, Namespaces, SingleThreaded, clone3, unshare};
+pub use inherited::execve_as_inherited;
 pub use landlock::{landlock_abi, landlock_scope_abstract_sockets};
 pub use mount::{MountAttributes, mount_setattr};
 pub use process::{

@@ -80,6 +80,10 @@ const TESTS: &[Test] = &[
         no_link_in_the_root_leads_a_mount_astray,
     ),
     ("a_link_as_a_source_is_copied", a_link_as_a_source_is_copied),
+    (
+        "a_later_mount_covers_an_earlier_one",
+        a_later_mount_covers_an_earlier_one,
+    ),
     ("a_passed_descriptor_is_bound", a_passed_descriptor_is_bound),
     (
         "later_mounts_appear_in_the_live_sandbox",
