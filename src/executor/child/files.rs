@@ -1,0 +1,321 @@
+//! Files of the build: each content is read, hashed and lexed once.
+//!
+//! A file is known again by device, inode, size and both times, but only if
+//! those were already older than the clock's grain when it was read: a file
+//! changed twice within one tick looks unchanged.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{FileType, OFlags};
+use shim_core::scan::{Scan, scan};
+use store_types::{
+    ContentAddress, ContentAddressMethod, Hash, References, Sha256Hasher, StoreDir, StorePath,
+};
+
+use super::outcome::InPlace;
+use super::tree::{BuildTree, CLOCK_GRAIN_NANOS, StoreTree, now_nanos};
+
+/// A larger input is not worth copying into a sandbox.
+const FILE_SIZE_MAX: u64 = 256 << 20;
+
+/// How many files are remembered at most; beyond, all are forgotten at once.
+const FACTS_MAX: usize = 1 << 20;
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct FileId {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    mtime: (i64, u64),
+    ctime: (i64, u64),
+}
+
+/// What is known of one content.
+#[derive(Debug)]
+pub struct Facts {
+    /// SHA-256 of the file's NAR (as a file that is not executable).
+    pub nar_hash: Hash,
+    /// Size of that NAR in bytes.
+    pub nar_size: u64,
+    /// What the lexer found in it.
+    pub scan: Arc<Scan>,
+}
+
+/// A file of the build as it was at one moment.
+#[derive(Clone)]
+pub struct LocalFile {
+    /// What is known of its content.
+    pub facts: Arc<Facts>,
+    /// Its content, if it was read just now.
+    pub bytes: Option<Arc<[u8]>>,
+    /// Seconds of its modification time.
+    pub mtime: i64,
+    /// Device and inode.
+    pub inode: (u64, u64),
+}
+
+/// The memory of contents, shared by all builds.
+#[derive(Default)]
+pub struct FileMemory {
+    by_id: Mutex<HashMap<FileId, Arc<Facts>>>,
+    scans: Mutex<HashMap<Hash, Arc<Scan>>>,
+    store_scans: Mutex<HashMap<Box<[u8]>, Arc<Scan>>>,
+}
+
+/// The NAR of a regular file: what goes before its contents, and after.
+fn nar_around(len: u64) -> (Vec<u8>, &'static [u8]) {
+    let mut head = Vec::with_capacity(112);
+    for token in ["nix-archive-1", "(", "type", "regular", "contents"] {
+        head.extend_from_slice(&(token.len() as u64).to_le_bytes());
+        head.extend_from_slice(token.as_bytes());
+        head.resize(head.len().next_multiple_of(8), 0);
+    }
+    head.extend_from_slice(&len.to_le_bytes());
+    (head, b"\x01\0\0\0\0\0\0\0)\0\0\0\0\0\0\0")
+}
+
+/// Hash and size of the NAR of a regular file with these contents.
+pub fn nar_of_file(contents: &[u8]) -> (Hash, u64) {
+    let (head, tail) = nar_around(contents.len() as u64);
+    let padding = contents.len().next_multiple_of(8) - contents.len();
+    let mut hasher = Sha256Hasher::new();
+    hasher.update(&head);
+    hasher.update(contents);
+    hasher.update(&[0; 8][..padding]);
+    hasher.update(tail);
+    hasher.finish()
+}
+
+/// The NAR of a regular file with these contents, to be read.
+pub fn nar_reader(contents: &[u8]) -> impl std::io::Read {
+    use std::io::{Cursor, Read};
+    let (head, tail) = nar_around(contents.len() as u64);
+    let padding = contents.len().next_multiple_of(8) - contents.len();
+    Cursor::new(head)
+        .chain(contents)
+        .chain(&[0u8; 8][..padding])
+        .chain(tail)
+}
+
+/// The store path of a file with this NAR hash.
+pub fn input_path(store_dir: &StoreDir, nar_hash: &Hash, name: &[u8]) -> StorePath {
+    let ca = ContentAddress {
+        method: ContentAddressMethod::Nar,
+        hash: *nar_hash,
+    };
+    store_dir
+        .content_addressed_path(&object_name(name), &ca, &References::default())
+        .expect("a sanitised name without references has a path")
+}
+
+/// A file name as the name of a store object: foreign characters become `_`.
+pub fn object_name(name: &[u8]) -> String {
+    let valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-._?=".contains(byte);
+    let mut text: String = name
+        .iter()
+        .take(128)
+        .map(|byte| if valid(byte) { *byte as char } else { '_' })
+        .collect();
+    if text.is_empty() || text.starts_with('.') {
+        text.insert(0, '_');
+    }
+    text
+}
+
+fn read_all(fd: impl AsFd, size: u64) -> Result<Vec<u8>, InPlace> {
+    let unreadable = |_| InPlace::new("unreadable-input");
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(size as usize + 1)
+        .map_err(|_| InPlace::new("large-input"))?;
+    while bytes.len() as u64 <= size {
+        let read = rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut bytes))
+            .map_err(unreadable)?;
+        if read == 0 {
+            break;
+        }
+    }
+    if bytes.len() as u64 != size {
+        return Err(InPlace::new("changed-while-read"));
+    }
+    Ok(bytes)
+}
+
+impl FileMemory {
+    /// Reads a file of the build, at a path free of symlinks.
+    pub fn local(&self, tree: &BuildTree, path: &[u8]) -> Result<LocalFile, InPlace> {
+        let gone = |_| InPlace::new("unreadable-input");
+        // `O_NONBLOCK`: a pipe laid in place of the file must not hold us.
+        let fd = tree
+            .open(path, OFlags::RDONLY | OFlags::NONBLOCK)
+            .map_err(gone)?;
+        let now = now_nanos();
+        let stat = rustix::fs::fstat(&fd).map_err(gone)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(InPlace::new("special-file"));
+        }
+        // The executor may read more than the build may.
+        if stat.st_mode & 0o400 == 0 {
+            return Err(InPlace::new("unreadable-input"));
+        }
+        let id = FileId {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+            size: stat.st_size as u64,
+            mtime: (stat.st_mtime, stat.st_mtime_nsec),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec),
+        };
+        let inode = (id.dev, id.ino);
+        let known = self
+            .by_id
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned();
+        if let Some(facts) = known {
+            return Ok(LocalFile {
+                facts,
+                bytes: None,
+                mtime: stat.st_mtime,
+                inode,
+            });
+        }
+        if id.size > FILE_SIZE_MAX {
+            return Err(InPlace::new("large-input"));
+        }
+        let bytes: Arc<[u8]> = read_all(&fd, id.size)?.into();
+        let facts = Arc::new(self.facts(&bytes));
+        let ctime = i128::from(id.ctime.0) * 1_000_000_000 + i128::from(id.ctime.1);
+        let mtime = i128::from(id.mtime.0) * 1_000_000_000 + i128::from(id.mtime.1);
+        if now - ctime > CLOCK_GRAIN_NANOS && now - mtime > CLOCK_GRAIN_NANOS {
+            let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+            if by_id.len() >= FACTS_MAX {
+                by_id.clear();
+            }
+            by_id.insert(id, facts.clone());
+        }
+        Ok(LocalFile {
+            facts,
+            bytes: Some(bytes),
+            mtime: stat.st_mtime,
+            inode,
+        })
+    }
+
+    /// The bytes behind [`LocalFile`] again, if they are still the same.
+    pub fn bytes(
+        &self,
+        tree: &BuildTree,
+        path: &[u8],
+        file: &LocalFile,
+    ) -> Result<Arc<[u8]>, InPlace> {
+        if let Some(bytes) = &file.bytes {
+            return Ok(bytes.clone());
+        }
+        let gone = |_| InPlace::new("unreadable-input");
+        let fd = tree
+            .open(path, OFlags::RDONLY | OFlags::NONBLOCK)
+            .map_err(gone)?;
+        let stat = rustix::fs::fstat(&fd).map_err(gone)?;
+        if stat.st_size as u64 > FILE_SIZE_MAX {
+            return Err(InPlace::new("large-input"));
+        }
+        let bytes = read_all(&fd, stat.st_size as u64)?;
+        if nar_of_file(&bytes).0 != file.facts.nar_hash {
+            return Err(InPlace::new("changed-while-read"));
+        }
+        Ok(bytes.into())
+    }
+
+    fn facts(&self, bytes: &[u8]) -> Facts {
+        let (nar_hash, nar_size) = nar_of_file(bytes);
+        let known = self
+            .scans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&nar_hash)
+            .cloned();
+        let scan = known.unwrap_or_else(|| {
+            let scan = Arc::new(scan(bytes));
+            let mut scans = self.scans.lock().unwrap_or_else(PoisonError::into_inner);
+            if scans.len() >= FACTS_MAX {
+                scans.clear();
+            }
+            scans.insert(nar_hash, scan.clone());
+            scan
+        });
+        Facts {
+            nar_hash,
+            nar_size,
+            scan,
+        }
+    }
+
+    /// What the lexer found in a file of a store object; `path` is absolute and
+    /// free of symlinks.
+    pub fn store_scan(
+        &self,
+        store: &StoreTree,
+        store_dir: &StoreDir,
+        path: &[u8],
+    ) -> Result<Arc<Scan>, InPlace> {
+        if let Some(scan) = self
+            .store_scans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(path)
+        {
+            return Ok(scan.clone());
+        }
+        let unreadable = |_| InPlace::new("unreadable-input");
+        let fd = rustix::fs::openat2(
+            store.store_fd(),
+            &path[store_dir.as_str().len() + 1..],
+            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            rustix::fs::Mode::empty(),
+            rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS,
+        )
+        .map_err(unreadable)?;
+        let size = rustix::fs::fstat(&fd).map_err(unreadable)?.st_size as u64;
+        if size > FILE_SIZE_MAX {
+            return Err(InPlace::new("large-input"));
+        }
+        let scan = Arc::new(scan(&read_all(&fd, size)?));
+        let mut scans = self
+            .store_scans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        scans.insert(path.into(), scan.clone());
+        Ok(scan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nar_of_a_file_is_hashed_as_nix_hashes_it() {
+        // `printf 'hello\n' > x; nix-hash --type sha256 x`
+        let (hash, size) = nar_of_file(b"hello\n");
+        assert_eq!(size, 120);
+        assert_eq!(
+            hash.to_hex(),
+            "1c37d01af40be2e80691de3cc3df44377a699afbb17c68f080964b2fd071fc13"
+        );
+    }
+
+    #[test]
+    fn any_file_name_becomes_the_name_of_a_store_object() {
+        for (name, expected) in [
+            (&b"lapi.c"[..], "lapi.c"),
+            (b".hidden", "_.hidden"),
+            (b"a b\xff", "a_b_"),
+            (b"", "_"),
+        ] {
+            assert_eq!(object_name(name), expected);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The memory of children: from a child's derivation to what it left.
+//!
+//! Only the executor writes here, and only what it has built itself, so an entry
+//! needs no belief in anything a build said. The key is the derivation's store
+//! path, which covers every byte of every input; the value names the output and
+//! what a reply needs of it, so that a hit reads no directory.
+//!
+//! On disk: `var/droste/children.sqlite` beside Nix's own database. It can be lost
+//! at any time; then children are built again.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use store_types::StorePath;
+
+use super::outcome::{ChildFile, ChildResult};
+
+/// A change of the table's meaning changes its name.
+const SCHEMA: &str = "
+    pragma journal_mode = wal;
+    pragma synchronous = normal;
+    create table if not exists Children1 (
+        drv text primary key not null,
+        output text not null,
+        result blob not null
+    ) without rowid;
+";
+
+/// What is known of a child that was built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Child {
+    /// The store path of its output.
+    pub output: StorePath,
+    /// What it left.
+    pub result: ChildResult,
+}
+
+/// An index that cannot be opened or written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the index of children `{path}`")]
+pub struct IndexError {
+    path: PathBuf,
+    #[source]
+    source: rusqlite::Error,
+}
+
+/// The index of one store's children.
+pub struct Index {
+    path: PathBuf,
+    database: Mutex<Connection>,
+    known: Mutex<HashMap<StorePath, Arc<Child>>>,
+}
+
+impl Index {
+    /// Opens the index in this file, making it if need be.
+    pub fn open(path: &Path) -> Result<Self, IndexError> {
+        let error = |source| IndexError {
+            path: path.to_owned(),
+            source,
+        };
+        let database = Connection::open(path).map_err(error)?;
+        database
+            .busy_timeout(std::time::Duration::from_secs(60))
+            .map_err(error)?;
+        database.execute_batch(SCHEMA).map_err(error)?;
+        Ok(Self {
+            path: path.to_owned(),
+            database: Mutex::new(database),
+            known: Mutex::default(),
+        })
+    }
+
+    fn error(&self, source: rusqlite::Error) -> IndexError {
+        IndexError {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    /// The child of this derivation, if it was built.
+    pub fn get(&self, drv: &StorePath) -> Result<Option<Arc<Child>>, IndexError> {
+        if let Some(child) = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(drv)
+        {
+            return Ok(Some(child.clone()));
+        }
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let row: Option<(String, Vec<u8>)> = database
+            .prepare_cached("select output, result from Children1 where drv = ?")
+            .and_then(|mut query| {
+                query
+                    .query_row([drv.base_name()], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()
+            })
+            .map_err(|source| self.error(source))?;
+        drop(database);
+        // A row that cannot be read is a row that is not there.
+        let child = row.and_then(|(output, result)| {
+            Some(Arc::new(Child {
+                output: StorePath::from_base_name(&output).ok()?,
+                result: decode(&result)?,
+            }))
+        });
+        if let Some(child) = &child {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(drv.clone(), child.clone());
+        }
+        Ok(child)
+    }
+
+    /// Remembers a child whose output is valid.
+    pub fn put(&self, drv: &StorePath, child: Arc<Child>) -> Result<(), IndexError> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        database
+            .prepare_cached(
+                "insert or replace into Children1 (drv, output, result) values (?, ?, ?)",
+            )
+            .and_then(|mut insert| {
+                insert.execute(params![
+                    drv.base_name(),
+                    child.output.base_name(),
+                    encode(&child.result)
+                ])
+            })
+            .map_err(|source| self.error(source))?;
+        drop(database);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(drv.clone(), child);
+        Ok(())
+    }
+
+    /// Forgets a child whose output turned out to be gone.
+    pub fn forget(&self, drv: &StorePath) -> Result<(), IndexError> {
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(drv);
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        database
+            .execute("delete from Children1 where drv = ?", [drv.base_name()])
+            .map_err(|source| self.error(source))?;
+        Ok(())
+    }
+
+    /// The children whose derivation or output path contains `part`, with their
+    /// outputs, by derivation; at most `limit`.
+    pub fn find(&self, part: &str, limit: u32) -> Result<Vec<(StorePath, StorePath)>, IndexError> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut query = database
+            .prepare(
+                "select drv, output from Children1
+                 where instr(drv, ?1) or instr(output, ?1) order by drv limit ?2",
+            )
+            .map_err(|source| self.error(source))?;
+        let rows = query
+            .query_map(params![part, limit], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+            })
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|source| self.error(source))?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(drv, output)| {
+                Some((
+                    StorePath::from_base_name(&drv).ok()?,
+                    StorePath::from_base_name(&output).ok()?,
+                ))
+            })
+            .collect())
+    }
+}
+
+/// The row's form: status (256 for none), the two lengths, then the files, each
+/// with its length; integers are little-endian.
+fn encode(result: &ChildResult) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&result.status.map_or(256, u16::from).to_le_bytes());
+    bytes.extend_from_slice(&result.stdout_len.to_le_bytes());
+    bytes.extend_from_slice(&result.stderr_len.to_le_bytes());
+    for file in &result.files {
+        bytes.push(u8::from(file.executable));
+        bytes.extend_from_slice(&(file.path.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&file.path);
+    }
+    bytes
+}
+
+fn decode(mut bytes: &[u8]) -> Option<ChildResult> {
+    fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
+        let (head, tail) = bytes.split_at_checked(len)?;
+        *bytes = tail;
+        Some(head)
+    }
+    let status = u16::from_le_bytes(take(&mut bytes, 2)?.try_into().ok()?);
+    let stdout_len = u64::from_le_bytes(take(&mut bytes, 8)?.try_into().ok()?);
+    let stderr_len = u64::from_le_bytes(take(&mut bytes, 8)?.try_into().ok()?);
+    let mut files = Vec::new();
+    while !bytes.is_empty() {
+        let executable = match take(&mut bytes, 1)?[0] {
+            0 => false,
+            1 => true,
+            _ => return None,
+        };
+        let len = u32::from_le_bytes(take(&mut bytes, 4)?.try_into().ok()?);
+        let path = take(&mut bytes, len as usize)?.to_vec();
+        files.push(ChildFile { path, executable });
+    }
+    let status = match status {
+        256 => None,
+        status => Some(u8::try_from(status).ok()?),
+    };
+    Some(ChildResult {
+        status,
+        stdout_len,
+        stderr_len,
+        files,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn child() -> Child {
+        let path = StorePath::from_base_name("0mdqa9w1p6cmli6976v4wi0sw9r4p5pr-lapi.o");
+        Child {
+            output: path.expect("a valid store path"),
+            result: ChildResult {
+                status: Some(0),
+                stdout_len: 0,
+                stderr_len: 17,
+                files: vec![ChildFile {
+                    path: b"build/lua/lapi.o".to_vec(),
+                    executable: false,
+                }],
+            },
+        }
+    }
+
+    #[test]
+    fn a_result_is_read_as_it_was_written_and_a_damaged_one_is_not_read() {
+        let mut result = child().result;
+        assert_eq!(decode(&encode(&result)), Some(result.clone()));
+        result.status = None;
+        let bytes = encode(&result);
+        assert_eq!(decode(&bytes), Some(result));
+        assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
+        assert_eq!(decode(&bytes[..5]), None);
+    }
+
+    #[test]
+    fn a_child_is_remembered_by_the_next_process_until_it_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("children.sqlite");
+        let drv = StorePath::from_base_name("1mdqa9w1p6cmli6976v4wi0sw9r4p5pr-lapi.o.drv").unwrap();
+        let index = Index::open(&file).unwrap();
+        assert_eq!(index.get(&drv).unwrap(), None);
+        index.put(&drv, Arc::new(child())).unwrap();
+        let again = Index::open(&file).unwrap();
+        assert_eq!(again.get(&drv).unwrap().as_deref(), Some(&child()));
+        assert_eq!(
+            again.find("lapi", 10).unwrap(),
+            [(drv.clone(), child().output)]
+        );
+        again.forget(&drv).unwrap();
+        assert_eq!(Index::open(&file).unwrap().get(&drv).unwrap(), None);
+    }
+}

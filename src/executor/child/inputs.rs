@@ -1,0 +1,308 @@
+//! The inputs of a compile: every file that the compiler's search could touch.
+//!
+//! No preprocessor runs. Each file is lexed for the names it includes, under
+//! whatever condition, and each name is probed in every directory of the search
+//! path; *every* match is an input, not only the first. The compiler then sees in
+//! the child's sandbox the same candidates as in the build, so it resolves each
+//! name the same way, and a header that appears or disappears anywhere on the
+//! path changes the inputs, and with them the child. There are no negative
+//! dependencies to record, and none to forget.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use shim_core::scan::{Directive, Scan};
+use store_types::StoreDir;
+
+use super::files::{FileMemory, LocalFile};
+use super::outcome::InPlace;
+use super::tree::{Found, Layout, Walker, join, split_last};
+
+/// Seconds of the modification time that inputs get in a child: 1980-01-01, what
+/// archives that cannot hold an earlier one use. It differs from the 1 of store
+/// objects, because a compiler that asks whether two files are the same compares
+/// their times.
+const INPUT_MTIME: i64 = 315_532_800;
+
+/// A search that touches more files than this runs in place.
+const FILES_MAX: usize = 50_000;
+
+/// Where a compile begins to look, and where it looks.
+pub struct Search<'a> {
+    /// The working directory, free of symlinks.
+    pub cwd: &'a [u8],
+    /// The source, as it is named on the command line.
+    pub source: &'a [u8],
+    /// Files named by `-include` and `-imacros`.
+    pub forced: &'a [Vec<u8>],
+    /// Directories of the search path, of all kinds, in any order.
+    pub dirs: &'a [Vec<u8>],
+    /// Whether `__DATE__` and `__TIME__` follow from the environment.
+    pub dates_are_fixed: bool,
+}
+
+/// One file that has to lie in the child's build directory.
+pub struct InputFile {
+    /// What it was when it was read.
+    pub file: LocalFile,
+    /// Seconds of the modification time it gets.
+    pub mtime: i64,
+}
+
+/// All that the child must see.
+pub struct Inputs {
+    /// Directories, symlinks and store paths.
+    pub layout: Layout,
+    /// Files by their absolute path, free of symlinks.
+    pub files: BTreeMap<Vec<u8>, InputFile>,
+}
+
+/// One file that the search has reached: the real directory through which it was
+/// opened (includes in quotes are relative to that one, even if the last component
+/// is a symlink to elsewhere), and its name there.
+type Node = (Arc<[u8]>, Box<[u8]>);
+
+struct Collector<'a, 'w> {
+    walker: &'w mut Walker<'a>,
+    memory: &'a FileMemory,
+    store_dir: &'a StoreDir,
+    store: &'a super::tree::StoreTree,
+    dirs: Vec<Arc<[u8]>>,
+    queue: Vec<(Node, Arc<Scan>)>,
+    reached: HashSet<Node>,
+    files: BTreeMap<Vec<u8>, LocalFile>,
+    store_files: HashMap<Vec<u8>, Arc<Scan>>,
+}
+
+/// Collects the inputs of one compile.
+pub fn collect<'a>(
+    walker: &mut Walker<'a>,
+    store: &'a super::tree::StoreTree,
+    memory: &'a FileMemory,
+    store_dir: &'a StoreDir,
+    search: &Search<'_>,
+) -> Result<BTreeMap<Vec<u8>, InputFile>, InPlace> {
+    let mut collector = Collector {
+        walker,
+        memory,
+        store_dir,
+        store,
+        dirs: Vec::new(),
+        queue: Vec::new(),
+        reached: HashSet::new(),
+        files: BTreeMap::new(),
+        store_files: HashMap::new(),
+    };
+    for dir in search.dirs {
+        if let Found::Dir(real) = collector.walker.find(search.cwd, dir)? {
+            let real: Arc<[u8]> = real.into();
+            if !collector.dirs.contains(&real) {
+                collector.dirs.push(real);
+            }
+        }
+    }
+    if !collector.candidate(search.cwd, search.source, Use::Text)? {
+        // The compiler has a message for that; it is the same in place.
+        return Err(InPlace::new("no-source"));
+    }
+    for name in search.forced {
+        collector.probe(Some(search.cwd), name, Use::Text)?;
+    }
+    while let Some(((dir, _), scan)) = collector.queue.pop() {
+        check_scan(&scan, search.dates_are_fixed)?;
+        for include in &scan.includes {
+            let from = (!include.angled).then_some(&*dir);
+            match include.directive {
+                Directive::Include | Directive::IncludeNext | Directive::Import => {
+                    collector.probe(from, &include.name, Use::Text)?;
+                }
+                Directive::Embed | Directive::Has => {
+                    collector.probe(from, &include.name, Use::Bytes)?
+                }
+                // Named for the reader of a message, who is shown its lines.
+                Directive::Line => {
+                    collector.candidate(search.cwd, &include.name, Use::Bytes)?;
+                }
+            }
+        }
+    }
+    collector.finish()
+}
+
+/// What in a file's text makes its compile depend on more than files.
+fn check_scan(scan: &Scan, dates_are_fixed: bool) -> Result<(), InPlace> {
+    let reasons = [
+        (
+            scan.computed_include || scan.computed_has_include,
+            "computed-include",
+        ),
+        (scan.date_time && !dates_are_fixed, "time-macro"),
+        (
+            scan.timestamp || scan.dependency_pragma,
+            "modification-time",
+        ),
+        (scan.incbin, "incbin"),
+        (scan.pch_pragma, "precompiled-header"),
+    ];
+    match reasons.into_iter().find(|(found, _)| *found) {
+        Some((_, reason)) => Err(InPlace::new(reason)),
+        None => Ok(()),
+    }
+}
+
+/// What a file is needed for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Its directives are followed.
+    Text,
+    /// It is read, or only looked for.
+    Bytes,
+}
+
+impl Collector<'_, '_> {
+    /// Takes every match of an included name.
+    fn probe(&mut self, from: Option<&[u8]>, name: &[u8], purpose: Use) -> Result<(), InPlace> {
+        if name.starts_with(b"/") {
+            self.candidate(b"/", name, purpose)?;
+            return Ok(());
+        }
+        if let Some(from) = from {
+            self.candidate(from, name, purpose)?;
+        }
+        for i in 0..self.dirs.len() {
+            let dir = self.dirs[i].clone();
+            self.candidate(&dir, name, purpose)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the file of this name in this directory, if there is one.
+    fn candidate(&mut self, base: &[u8], name: &[u8], purpose: Use) -> Result<bool, InPlace> {
+        let (parent, last) = match name.iter().rposition(|byte| *byte == b'/') {
+            Some(0) => (&name[..1], &name[1..]),
+            Some(slash) => (&name[..slash], &name[slash + 1..]),
+            None => (&b""[..], name),
+        };
+        let dir = if parent.is_empty() {
+            base.to_vec()
+        } else {
+            match self.walker.find(base, parent)? {
+                Found::Dir(dir) => dir,
+                _ => return Ok(false),
+            }
+        };
+        if last.is_empty() {
+            return Ok(false);
+        }
+        // A precompiled header is taken in place of the header, be it there or not.
+        if let Some(listing) = self.walker.listing(&dir)? {
+            let mut precompiled = last.to_vec();
+            for suffix in [&b".gch"[..], b".pch"] {
+                precompiled.truncate(last.len());
+                precompiled.extend_from_slice(suffix);
+                if listing.contains_key(&*precompiled) {
+                    return Err(InPlace::new("precompiled-header"));
+                }
+            }
+            if !listing.contains_key(last) && last != b".." {
+                return Ok(false);
+            }
+        }
+        let node: Node = (dir.as_slice().into(), last.into());
+        if self.reached.contains(&node) {
+            return Ok(true);
+        }
+        let scan = match self.walker.find(&dir, last)? {
+            Found::Missing => return Ok(false),
+            // A directory of a header's name stops no search; it must be there.
+            Found::Dir(_) => return Ok(false),
+            Found::LocalFile(path) => {
+                let file = match self.files.get(&path) {
+                    Some(file) => file.clone(),
+                    None => {
+                        let file = self.memory.local(self.walker.tree(), &path)?;
+                        self.files.insert(path, file.clone());
+                        file
+                    }
+                };
+                file.facts.scan.clone()
+            }
+            Found::StoreFile(path) => {
+                let scan = self.memory.store_scan(self.store, self.store_dir, &path)?;
+                self.store_files.insert(path, scan.clone());
+                scan
+            }
+        };
+        if self.reached.len() >= FILES_MAX {
+            return Err(InPlace::new("many-inputs"));
+        }
+        if purpose == Use::Text {
+            self.reached.insert(node.clone());
+            self.queue.push((node, scan));
+        }
+        Ok(true)
+    }
+
+    /// Gives each file its modification time.
+    ///
+    /// gcc takes two files with `#pragma once` (or `#import`) for one if their
+    /// size, their time in seconds and their content are equal. Where contents
+    /// occur twice, the order of times is kept; elsewhere it cannot matter.
+    fn finish(self) -> Result<BTreeMap<Vec<u8>, InputFile>, InPlace> {
+        let once = self
+            .files
+            .values()
+            .map(|file| &file.facts.scan)
+            .chain(self.store_files.values())
+            .any(|scan| scan.once);
+        let mut times: HashMap<_, Vec<i64>> = HashMap::new();
+        if once {
+            let mut inodes = HashSet::new();
+            for file in self.files.values() {
+                times
+                    .entry(file.facts.nar_hash)
+                    .or_default()
+                    .push(file.mtime);
+                // clang compares inodes; a child has a copy for each path.
+                if !inodes.insert(file.inode) {
+                    return Err(InPlace::new("hard-linked-inputs"));
+                }
+            }
+            for times in times.values_mut() {
+                times.sort_unstable();
+                times.dedup();
+            }
+        }
+        let mtime = |file: &LocalFile| {
+            // A copy of a store object's file that has its time, too.
+            if once && file.mtime == 1 {
+                return 1;
+            }
+            let rank = times
+                .get(&file.facts.nar_hash)
+                .and_then(|times| times.binary_search(&file.mtime).ok());
+            INPUT_MTIME + rank.unwrap_or(0) as i64
+        };
+        let files = self.files.into_iter();
+        Ok(files
+            .map(|(path, file)| {
+                let mtime = mtime(&file);
+                (path, InputFile { file, mtime })
+            })
+            .collect())
+    }
+}
+
+/// The last component of a path.
+pub fn base_name(path: &[u8]) -> &[u8] {
+    split_last(path).1
+}
+
+/// A path made absolute against a directory.
+pub fn absolute(cwd: &[u8], path: &[u8]) -> Vec<u8> {
+    if path.starts_with(b"/") {
+        path.to_vec()
+    } else {
+        join(cwd, path)
+    }
+}

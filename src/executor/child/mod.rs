@@ -1,0 +1,18 @@
+//! Compiler calls as children.
+//!
+//! A shim sends the call ([`service`]); its arguments are classified (by
+//! `shim-core`), its inputs found by [walking](tree) and [lexing](files) what the
+//! search could touch ([`inputs`]), and all of it becomes a [`derivation`]. Its path
+//! is the key of the [`index`]: a hit starts no process and builds no sandbox. A miss
+//! runs the child in a sandbox of its own ([`run`]).
+
+pub mod derivation;
+pub mod environment;
+pub mod files;
+pub mod index;
+pub mod inputs;
+pub mod outcome;
+pub mod run;
+pub mod service;
+pub mod tools;
+pub mod tree;

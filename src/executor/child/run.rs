@@ -1,0 +1,404 @@
+//! Runs a child that is not known yet, once, however many ask for it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use droste_sandbox::{Network, Node, Owner, Stdio};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use shim_core::manifest;
+use store_api::BuildMode;
+use store_types::{
+    ContentAddressMethod, Derivation, DerivationKind, HashAlgorithm, StorePath, output_path_name,
+};
+
+use super::index::Child;
+use super::outcome::{ChildFile, ChildResult, InPlace};
+use crate::Executor;
+use crate::builder_env::{BUILD_DIR, Surroundings, builder_start};
+use crate::error::BuildError;
+use crate::log;
+use crate::outputs::Produced;
+
+/// A child leaves at most this many files; more are not worth replaying.
+const FILES_MAX: usize = 1024;
+
+/// The status file of a child is no longer than this.
+const STATUS_LEN_MAX: usize = 64;
+
+/// How a child came to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It ran for this call.
+    Built,
+    /// It was there, or ran for another call that came first.
+    Reused,
+}
+
+/// A child that is to be run, if it is not known.
+pub struct ChildRequest {
+    /// Its derivation's store path.
+    pub drv_path: StorePath,
+    /// Its derivation.
+    pub drv: Derivation,
+    /// The derivation's text.
+    pub drv_text: Vec<u8>,
+    /// Inputs that may not be in the store yet: path, name and contents.
+    pub files: Vec<(StorePath, Arc<[u8]>)>,
+}
+
+type Answer = Result<Arc<Child>, InPlace>;
+
+#[derive(Default)]
+struct Waiting {
+    answer: Mutex<Option<Answer>>,
+    answered: Condvar,
+}
+
+/// The children that run right now, by derivation.
+#[derive(Default)]
+pub struct InFlight(Mutex<HashMap<StorePath, Arc<Waiting>>>);
+
+/// Answers those who wait, whatever happens to the one who builds.
+struct Building<'a> {
+    in_flight: &'a InFlight,
+    drv_path: &'a StorePath,
+    waiting: Arc<Waiting>,
+    answer: Option<Answer>,
+}
+
+impl Drop for Building<'_> {
+    fn drop(&mut self) {
+        let answer = self
+            .answer
+            .take()
+            .unwrap_or_else(|| Err(InPlace::new("child-lost")));
+        self.in_flight
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(self.drv_path);
+        *self
+            .waiting
+            .answer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        self.waiting.answered.notify_all();
+    }
+}
+
+impl Executor {
+    /// What this child left: from memory, from another call that runs it now, or by
+    /// running it. `request` is only called in the last case.
+    pub(crate) fn child(
+        self: &Arc<Self>,
+        drv_path: &StorePath,
+        request: impl FnOnce() -> Result<ChildRequest, InPlace>,
+    ) -> Result<(Arc<Child>, Origin), InPlace> {
+        match self.index.get(drv_path) {
+            Ok(Some(child)) => return Ok((child, Origin::Reused)),
+            Ok(None) => {}
+            // Without a memory, every call runs in place.
+            Err(_) => return Err(InPlace::new("index-failed")),
+        }
+        let waiting = {
+            let mut in_flight = self
+                .in_flight
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if let Some(waiting) = in_flight.get(drv_path).cloned() {
+                drop(in_flight);
+                let mut answer = waiting
+                    .answer
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                while answer.is_none() {
+                    answer = waiting
+                        .answered
+                        .wait(answer)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+                return match &*answer {
+                    Some(answer) => answer.clone().map(|child| (child, Origin::Reused)),
+                    None => Err(InPlace::new("child-lost")),
+                };
+            }
+            let waiting = Arc::new(Waiting::default());
+            in_flight.insert(drv_path.clone(), waiting.clone());
+            waiting
+        };
+        let mut building = Building {
+            in_flight: &self.in_flight,
+            drv_path,
+            waiting,
+            answer: None,
+        };
+        // Another may have ended between the first look and the entry.
+        let known = self
+            .index
+            .get(drv_path)
+            .map_err(|_| InPlace::new("index-failed"))?;
+        let (answer, origin) = match known {
+            Some(child) => (Ok(child), Origin::Reused),
+            None => {
+                let ran = request().and_then(|request| self.run_child(&request));
+                match ran {
+                    Ok((child, origin)) => (Ok(child), origin),
+                    Err(reason) => (Err(reason), Origin::Built),
+                }
+            }
+        };
+        building.answer = Some(answer.clone());
+        drop(building);
+        answer.map(|child| (child, origin))
+    }
+
+    fn run_child(
+        self: &Arc<Self>,
+        request: &ChildRequest,
+    ) -> Result<(Arc<Child>, Origin), InPlace> {
+        let _token = self.child_tokens.take();
+        let failed = |error: BuildError| {
+            self.note_child_failure(&request.drv_path, &error);
+            InPlace::new("child-not-run")
+        };
+        self.add_child_inputs(request).map_err(failed)?;
+        // Nix may have built it, or a memory was lost.
+        let known = self
+            .known_outputs(&request.drv_path, &request.drv)
+            .map_err(failed)?;
+        let (output, origin) = match known.get("out") {
+            Some(output) => (output.clone(), Origin::Reused),
+            None => (self.build_child(request).map_err(failed)?, Origin::Built),
+        };
+        let result = self
+            .read_result(&output)
+            .ok_or_else(|| InPlace::new("child-unreadable"))?;
+        let child = Arc::new(Child { output, result });
+        self.index
+            .put(&request.drv_path, child.clone())
+            .map_err(|_| InPlace::new("index-failed"))?;
+        Ok((child, origin))
+    }
+
+    /// Says once for each child why it could not be run at all.
+    fn note_child_failure(&self, drv_path: &StorePath, error: &BuildError) {
+        if self.settings.verbose {
+            eprintln!("droste: child `{drv_path}`: {}", error.chain());
+        }
+    }
+
+    fn add_child_inputs(&self, request: &ChildRequest) -> Result<(), BuildError> {
+        let text = self.store_dir().display(&request.drv_path);
+        for (path, bytes) in &request.files {
+            if self
+                .store
+                .is_valid(path)
+                .map_err(crate::error::environment(&text, "query the store"))?
+            {
+                continue;
+            }
+            let nar = super::files::nar_reader(bytes);
+            let info = self
+                .store
+                .add_content_addressed(
+                    path.name(),
+                    ContentAddressMethod::Nar,
+                    HashAlgorithm::Sha256,
+                    &BTreeSet::new(),
+                    &mut { nar },
+                )
+                .map_err(crate::error::environment(&text, "add an input"))?;
+            debug_assert_eq!(info.path, *path);
+        }
+        let name = request.drv_path.name();
+        self.store
+            .add_text(name, &request.drv_text, &request.drv.references())
+            .map_err(crate::error::environment(
+                &text,
+                "add the child's derivation",
+            ))?;
+        Ok(())
+    }
+
+    /// Runs the child's builder in a sandbox that shows it its inputs, and takes its
+    /// output into the store.
+    fn build_child(self: &Arc<Self>, request: &ChildRequest) -> Result<StorePath, BuildError> {
+        use crate::error::environment;
+        let (drv_path, drv) = (&request.drv_path, &request.drv);
+        let text = self.store_dir().display(drv_path);
+        let name = drv_path.derivation_name().unwrap_or_default();
+        let _lock = self
+            .store
+            .lock_paths(&BTreeSet::from([drv_path.clone()]))
+            .map_err(environment(&text, "lock the derivation"))?;
+        if let Some(output) = self.known_outputs(drv_path, drv)?.remove("out") {
+            return Ok(output);
+        }
+        let inputs = self
+            .closure(&drv.input_srcs)
+            .map_err(environment(&text, "query the input closure"))?;
+        let scratch = self.scratch_paths(drv_path, name, drv, BuildMode::Normal, &text)?;
+        debug_assert_eq!(output_path_name(name, "out"), name);
+        let user = self.acquire_user(&text)?;
+        let dir = self.make_build_dir(&text, &user)?;
+        let around = Surroundings {
+            store_dir: self.store_dir(),
+            cores: 1,
+            scratch: &scratch,
+            is_fixed: false,
+            passes_impure: false,
+            socket: None,
+        };
+        let start = builder_start(drv, &around, |_| None);
+        let mut sandbox = self.base_request(&dir, &user, drv, Network::None);
+        sandbox.args = start.args;
+        sandbox.env = start.env.into_iter().collect();
+        for (name, contents) in start.files {
+            sandbox.nodes.push(Node::File {
+                path: std::path::Path::new(BUILD_DIR).join(name),
+                mode: 0o644,
+                owner: Owner::Build,
+                contents,
+            });
+        }
+        self.add_inputs(&mut sandbox, &inputs);
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(environment(&text, "make a pipe"))?;
+        sandbox.stdio = [Stdio::Null, Stdio::Fd(0), Stdio::Fd(0)];
+        let running = self
+            .spawner
+            .spawn(&sandbox, &[write.as_fd()])
+            .map_err(environment(&text, "start the child"))?;
+        drop(write);
+        let started = SystemTime::now();
+        let log = log::follow(read, None, self.settings.log_lines, |_| {}, || {});
+        let status = running
+            .wait()
+            .map_err(environment(&text, "wait for the child"))?;
+        let _ = started;
+        if !status.success() {
+            return Err(BuildError::BuilderFailed {
+                drv: text,
+                how: crate::unit::describe_exit(status.exit),
+                log: log.for_error(),
+            });
+        }
+        let mut outputs = self.take_outputs(&Produced {
+            text: &text,
+            drv_path,
+            name,
+            drv,
+            kind: DerivationKind::Floating,
+            mode: BuildMode::Normal,
+            scratch: &scratch,
+            candidates: inputs,
+            dir: &dir,
+            user: &user,
+            log: &log,
+        })?;
+        outputs
+            .remove("out")
+            .ok_or_else(|| BuildError::NoSuchOutput {
+                drv: text,
+                output: "out".into(),
+            })
+    }
+
+    /// Opens a file of a child's output, at a path relative to the output.
+    pub(crate) fn open_in_output(
+        &self,
+        output: &StorePath,
+        relative: &[u8],
+    ) -> rustix::io::Result<OwnedFd> {
+        let path = super::tree::join(output.base_name().as_bytes(), relative);
+        rustix::fs::openat2(
+            self.store_tree.store_fd(),
+            &*path,
+            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        )
+    }
+
+    /// Reads what the runner left; `None` if that is no runner's work.
+    fn read_result(&self, output: &StorePath) -> Option<ChildResult> {
+        let len = |name: &str| -> Option<u64> {
+            let file = self.open_in_output(output, name.as_bytes()).ok()?;
+            Some(rustix::fs::fstat(&file).ok()?.st_size as u64)
+        };
+        let status = {
+            let file = self
+                .open_in_output(output, manifest::STATUS.as_bytes())
+                .ok()?;
+            let mut bytes = [0; STATUS_LEN_MAX];
+            let read = rustix::io::read(&file, &mut bytes).ok()?;
+            let text = str::from_utf8(&bytes[..read]).ok()?.trim_end();
+            // A call that was killed is not replayed.
+            text.parse::<u8>().ok()
+        };
+        let odd = self
+            .open_in_output(output, manifest::ODD.as_bytes())
+            .is_ok();
+        let mut files = Vec::new();
+        let simple = self.list_files(output, &mut files).unwrap_or(false);
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        Some(ChildResult {
+            status: status.filter(|_| simple && !odd),
+            stdout_len: len(manifest::STDOUT)?,
+            stderr_len: len(manifest::STDERR)?,
+            files,
+        })
+    }
+
+    /// The files below the output's `files/`; false if there is anything else that
+    /// had to be replayed.
+    fn list_files(
+        &self,
+        output: &StorePath,
+        files: &mut Vec<ChildFile>,
+    ) -> rustix::io::Result<bool> {
+        let root = super::tree::join(output.base_name().as_bytes(), manifest::FILES.as_bytes());
+        let mut dirs: Vec<Vec<u8>> = vec![Vec::new()];
+        let mut simple = true;
+        while let Some(dir) = dirs.pop() {
+            let path = if dir.is_empty() {
+                root.clone()
+            } else {
+                super::tree::join(&root, &dir)
+            };
+            let listing = match self.store_tree.listing_unremembered(&path) {
+                Ok(listing) => listing,
+                // A call that left nothing has no such directory.
+                Err(rustix::io::Errno::NOENT) if dir.is_empty() => return Ok(true),
+                Err(error) => return Err(error),
+            };
+            if listing.is_empty() && !dir.is_empty() {
+                // An empty directory would have to be made.
+                simple = false;
+            }
+            for (name, entry) in listing {
+                let path = if dir.is_empty() {
+                    name.to_vec()
+                } else {
+                    super::tree::join(&dir, &name)
+                };
+                match entry {
+                    super::tree::Entry::Dir => dirs.push(path),
+                    super::tree::Entry::File if files.len() < FILES_MAX => {
+                        let inside = super::tree::join(manifest::FILES.as_bytes(), &path);
+                        let stat = rustix::fs::fstat(self.open_in_output(output, &inside)?)?;
+                        files.push(ChildFile {
+                            path,
+                            executable: stat.st_mode & 0o100 != 0,
+                        });
+                    }
+                    _ => simple = false,
+                }
+            }
+        }
+        Ok(simple)
+    }
+}

@@ -1,0 +1,649 @@
+//! The shims' socket of one build: a call comes in, a result or "in place" goes out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use droste_sandbox::{Mount, Request, Source};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
+use shim_core::args::{self, Classification, Compile, Reason};
+use shim_core::manifest::{self, Entry, Manifest};
+use shim_core::protocol::{self, Answer, Call, Done, NewFile};
+use store_types::{StorePath, sha256};
+
+use super::derivation::{ChildParts, child_derivation};
+use super::environment::relevant;
+use super::files::{input_path, object_name};
+use super::index::Child;
+use super::inputs::{InputFile, Search, absolute, base_name, collect};
+use super::outcome::InPlace;
+use super::run::{ChildRequest, Origin};
+use super::tools::{
+    Compiler, child_path, environment_map, find_compiler, parse_search_dirs, store_paths_named,
+};
+use super::tree::{BUILD_DIR, Found, Layout, Walker};
+use crate::Executor;
+use crate::context::{BuildContext, Counted};
+use crate::error::{BuildError, environment};
+use crate::unit::BuildDir;
+
+pub use super::run::InFlight;
+
+/// Calls of one build that are served at once. A shim that is not served runs its
+/// call in place.
+const CALLS_MAX: usize = 512;
+
+/// A shim that does not send its call, or take its answer, in this time is given up.
+const IO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a compiler says of its search path is no longer than this.
+const SEARCH_TEXT_MAX: u64 = 1 << 20;
+
+/// The open socket of one build's shims.
+pub(crate) struct Shims {
+    stop: OwnedFd,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Shims {
+    /// Closes the socket. Calls that are still served end by themselves.
+    pub(crate) fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = rustix::io::write(&self.stop, b"x");
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Shims {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Executor {
+    /// Opens the shims' socket in a build's root, and has the shims laid over the
+    /// compilers among its inputs.
+    pub(crate) fn open_shims(
+        self: &Arc<Self>,
+        text: &str,
+        request: &mut Request,
+        dir: &BuildDir,
+        context: &Arc<BuildContext>,
+        interpose: bool,
+    ) -> Result<Option<Shims>, BuildError> {
+        let inputs = context.allowed();
+        let shim = self.program("droste-shim")?;
+        let shims_package = self.shims_package_path();
+        let by_path = shims_package
+            .as_ref()
+            .is_some_and(|path| inputs.contains(path));
+        let mut laid = false;
+        if interpose {
+            for input in inputs
+                .iter()
+                .filter(|path| Some(*path) != shims_package.as_ref())
+            {
+                let drivers = self.drivers_of(input);
+                if drivers.is_empty() {
+                    continue;
+                }
+                laid = true;
+                let inside = self.store_dir().display(input);
+                request.mounts.push(Mount::input(
+                    self.store.physical_path(input),
+                    format!("{}{inside}", protocol::PLAIN_DIR),
+                ));
+                for driver in drivers.iter() {
+                    let driver =
+                        <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(driver);
+                    request.mounts.push(Mount::Bind {
+                        source: Source::Path(self.store.physical_path(&shim)),
+                        target: std::path::Path::new(self.store_dir().as_str()).join(driver),
+                        read_only: true,
+                        recursive: false,
+                        devices: false,
+                    });
+                }
+            }
+        }
+        if !laid && !by_path {
+            return Ok(None);
+        }
+        let listener = listen(dir, protocol::SOCKET_PATH)
+            .map_err(environment(text, "open the socket for shims"))?;
+        let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(environment(text, "open the socket for shims"))?;
+        let (executor, context) = (self.clone(), context.clone());
+        let thread = std::thread::Builder::new()
+            .name("shims".into())
+            .spawn(move || accept(&executor, &context, &listener, &stopped))
+            .map_err(environment(text, "open the socket for shims"))?;
+        Ok(Some(Shims {
+            stop,
+            thread: Some(thread),
+        }))
+    }
+
+    /// The compiler drivers in a store object, found once.
+    fn drivers_of(&self, path: &StorePath) -> Arc<[Vec<u8>]> {
+        if let Some(known) = self
+            .drivers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(path)
+        {
+            return known.clone();
+        }
+        let found = crate::interpose::find_drivers(&self.store_tree, path);
+        self.drivers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(path.clone(), found.clone());
+        found
+    }
+}
+
+/// A listening socket at a path inside a build's root. The path of the root may be
+/// longer than a socket's address can be, so it is named by descriptor.
+pub(crate) fn listen(dir: &BuildDir, inside: &str) -> std::io::Result<UnixListener> {
+    let path = dir.root().join(inside.trim_start_matches('/'));
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    };
+    std::fs::create_dir_all(parent)?;
+    if inside.starts_with("/.droste") {
+        std::fs::set_permissions(parent, PermissionsExt::from_mode(0o755))?;
+    }
+    let fd = rustix::fs::open(
+        parent,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let short = std::path::PathBuf::from(format!(
+        "/proc/self/fd/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&fd)
+    ));
+    let listener = UnixListener::bind(short.join(name))?;
+    rustix::fs::chmodat(
+        &fd,
+        name,
+        Mode::from_raw_mode(0o666),
+        rustix::fs::AtFlags::empty(),
+    )?;
+    Ok(listener)
+}
+
+fn accept(
+    executor: &Arc<Executor>,
+    context: &Arc<BuildContext>,
+    listener: &UnixListener,
+    stopped: &OwnedFd,
+) {
+    static SERVED: AtomicUsize = AtomicUsize::new(0);
+    if listener.set_nonblocking(true).is_err() {
+        return;
+    }
+    loop {
+        let mut fds = [
+            PollFd::new(listener, PollFlags::IN),
+            PollFd::new(stopped, PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return,
+        }
+        if !fds[1].revents().is_empty() {
+            return;
+        }
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Err(_) => {
+                // Out of descriptors or memory: shims in the queue wait, and we do not spin.
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+        };
+        if SERVED.fetch_add(1, Ordering::Relaxed) >= CALLS_MAX {
+            SERVED.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let (executor, context) = (executor.clone(), context.clone());
+        let serve = move || {
+            serve_call(&executor, &context, &stream);
+            SERVED.fetch_sub(1, Ordering::Relaxed);
+        };
+        if std::thread::Builder::new()
+            .name("call".into())
+            .spawn(serve)
+            .is_err()
+        {
+            SERVED.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn serve_call(executor: &Arc<Executor>, context: &Arc<BuildContext>, stream: &UnixStream) {
+    let ready = stream
+        .set_nonblocking(false)
+        .and_then(|()| stream.set_read_timeout(Some(IO_TIMEOUT)))
+        .and_then(|()| stream.set_write_timeout(Some(IO_TIMEOUT)));
+    if ready.is_err() {
+        return;
+    }
+    // A client that sends anything else is no shim of ours; it gets no answer.
+    let Ok(Some(call)) = protocol::receive_call(stream) else {
+        return;
+    };
+    let (answer, counted) = match answer(executor, context, &call) {
+        Ok((done, Origin::Built)) => (Answer::Done(done), Counted::Built),
+        Ok((done, Origin::Reused)) => (Answer::Done(done), Counted::Reused),
+        Err(reason) => {
+            let text = reason.as_str().as_bytes().to_vec();
+            (Answer::InPlace { reason: text }, Counted::InPlace(reason))
+        }
+    };
+    // Before the answer: once the shim has it, the build may end and the counts be read.
+    context.count(&counted);
+    let _ = protocol::send_answer(stream, &answer);
+}
+
+fn in_place(reason: &Reason) -> InPlace {
+    match reason.detail() {
+        Some(detail) => InPlace::with_detail(reason.name(), String::from_utf8_lossy(detail)),
+        None => InPlace::new(reason.name()),
+    }
+}
+
+/// Finds or builds the child of a call.
+fn answer(
+    executor: &Arc<Executor>,
+    context: &Arc<BuildContext>,
+    call: &Call,
+) -> Result<(Done, Origin), InPlace> {
+    let live = context.live().ok_or_else(|| InPlace::new("not-running"))?;
+    let is_input = |path: &StorePath| context.is_allowed(path);
+    let mut walker = Walker::new(&live.tree, &executor.store_tree, &is_input);
+    let store_dir = executor.store_dir();
+    let Found::Dir(cwd) = walker.find(b"/", &call.cwd)? else {
+        return Err(InPlace::new("vanished-directory"));
+    };
+    if !cwd.starts_with(BUILD_DIR) {
+        return Err(InPlace::new("outside-of-build"));
+    }
+    let env = environment_map(&call.env);
+    let shims = executor.shims_package_path();
+    let compiler = find_compiler(
+        &mut walker,
+        store_dir,
+        &executor.store_tree,
+        shims.as_ref(),
+        call,
+        &env,
+    )?;
+    let compile = classify(call, &compiler)?;
+    let outer = args::environment(&call.env, compile.language, store_dir.as_str().as_bytes())
+        .map_err(|reason| in_place(&reason))?;
+    let kept = child_environment(&mut walker, &compiler, &cwd, &env)?;
+    let builtin = search_dirs(executor, context, &compiler, &compile, &kept)?;
+    let mut dirs: Vec<Vec<u8>> = compile.include_dirs().map(<[u8]>::to_vec).collect();
+    dirs.extend(outer.bracket_dirs);
+    dirs.extend(outer.system_dirs);
+    dirs.extend(builtin);
+    for output in compile.outputs() {
+        prepare_output(&mut walker, &cwd, output)?;
+    }
+    let forced: Vec<Vec<u8>> = compile
+        .includes
+        .iter()
+        .chain(&compile.imacros)
+        .cloned()
+        .collect();
+    let files = collect(
+        &mut walker,
+        &executor.store_tree,
+        &executor.memory,
+        store_dir,
+        &Search {
+            cwd: &cwd,
+            source: &compile.source,
+            forced: &forced,
+            dirs: &dirs,
+            dates_are_fixed: kept.contains_key(&b"SOURCE_DATE_EPOCH"[..]),
+        },
+    )?;
+    let layout = std::mem::take(&mut walker.layout);
+    let mut argv = call.argv.clone();
+    if !argv[0].contains(&b'/') {
+        // A driver finds its parts by the path in `argv[0]`, or by `PATH` if that is a
+        // bare name; this is what it would find, and does not depend on `PATH`.
+        argv[0] = compiler.exec_path.clone();
+    }
+    let (manifest, inputs) = make_manifest(
+        executor, context, &compiler, call, argv, &kept, layout, &files,
+    )?;
+    let name = object_name(base_name(&absolute(&cwd, &compile.object)));
+    let (drv, drv_text, drv_path) = make_child(executor, &name, &manifest, inputs)?;
+    let request = || {
+        let mut contents = Vec::new();
+        for (path, input) in &files {
+            let store_path = input_path(store_dir, &input.file.facts.nar_hash, base_name(path));
+            contents.push((
+                store_path,
+                executor.memory.bytes(&live.tree, path, &input.file)?,
+            ));
+        }
+        Ok(ChildRequest {
+            drv_path: drv_path.clone(),
+            drv: drv.clone(),
+            drv_text: drv_text.clone(),
+            files: contents,
+        })
+    };
+    let (child, origin) = executor.child(&drv_path, request)?;
+    match reply(executor, &child) {
+        Ok(done) => Ok((done, origin)),
+        Err(Unusable::Reason(reason)) => Err(reason),
+        Err(Unusable::Gone) => {
+            // It was collected, or the store was changed by hand: build it again.
+            executor
+                .index
+                .forget(&drv_path)
+                .map_err(|_| InPlace::new("index-failed"))?;
+            let (child, origin) = executor.child(&drv_path, request)?;
+            match reply(executor, &child) {
+                Ok(done) => Ok((done, origin)),
+                Err(Unusable::Reason(reason)) => Err(reason),
+                Err(Unusable::Gone) => Err(InPlace::new("child-unreadable")),
+            }
+        }
+    }
+}
+
+/// The call as the compiler behind a wrapper gets it.
+fn classify(call: &Call, compiler: &Compiler) -> Result<Compile, InPlace> {
+    let mut argv = call.argv.clone();
+    if argv.is_empty() {
+        return Err(InPlace::new("no-arguments"));
+    }
+    if compiler.words.is_some() {
+        argv.extend(args::wrapper_flags(&call.env));
+    }
+    match args::classify(&argv) {
+        Classification::Compile(compile) => Ok(*compile),
+        Classification::InPlace(reason) => Err(in_place(&reason)),
+    }
+}
+
+/// The environment that the child's compiler gets.
+fn child_environment(
+    walker: &mut Walker<'_>,
+    compiler: &Compiler,
+    cwd: &[u8],
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, InPlace> {
+    let mut kept = relevant(env, compiler.words.as_deref());
+    if env.contains_key(&b"PATH"[..]) {
+        kept.insert(b"PATH".to_vec(), child_path(walker, compiler, cwd, env)?);
+    }
+    // gcc records the directory by the name in PWD, if that leads to it.
+    if let Some(pwd) = env.get(&b"PWD"[..])
+        && *pwd != *cwd
+        && walker.find(b"/", pwd)? == Found::Dir(cwd.to_vec())
+    {
+        kept.insert(b"PWD".to_vec(), pwd.clone());
+    }
+    // Temporary files are made there.
+    for name in [&b"TMPDIR"[..], b"TMP", b"TEMP"] {
+        if let Some(dir) = env.get(name)
+            && !dir.is_empty()
+            && !matches!(walker.find(cwd, dir), Ok(Found::Dir(_)))
+        {
+            return Err(InPlace::new("temporary-directory"));
+        }
+    }
+    Ok(kept)
+}
+
+/// Has the directory made in which the call will leave a file.
+fn prepare_output(walker: &mut Walker<'_>, cwd: &[u8], output: &[u8]) -> Result<(), InPlace> {
+    let path = absolute(cwd, output);
+    let (parent, name) = super::tree::split_last(&path);
+    match walker.find(cwd, parent)? {
+        Found::Dir(dir) if dir.starts_with(BUILD_DIR) && !name.is_empty() => {}
+        _ => return Err(InPlace::new("output-outside-of-build")),
+    }
+    match walker.find(cwd, &path)? {
+        Found::Missing | Found::LocalFile(_) => Ok(()),
+        _ => Err(InPlace::new("output-in-the-way")),
+    }
+}
+
+fn display_env(env: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<Vec<u8>> {
+    env.iter()
+        .map(|(name, value)| [name.as_slice(), b"=", value].concat())
+        .collect()
+}
+
+/// The manifest of a compile, and the store paths that its child needs.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one manifest; one call site"
+)]
+fn make_manifest(
+    executor: &Executor,
+    context: &BuildContext,
+    compiler: &Compiler,
+    call: &Call,
+    argv: Vec<Vec<u8>>,
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+    layout: Layout,
+    files: &BTreeMap<Vec<u8>, InputFile>,
+) -> Result<(Manifest, BTreeSet<StorePath>), InPlace> {
+    let store_dir = executor.store_dir();
+    let mut inputs = layout.store_paths;
+    inputs.insert(compiler.store_path.clone());
+    // Store paths that are only named, such as in `-DPREFIX=…`, are inputs if they can be.
+    let named = argv
+        .iter()
+        .chain(env.values())
+        .flat_map(|text| store_paths_named(text, store_dir));
+    inputs.extend(named.filter(|path| context.is_allowed(path)));
+    let mut entries = Vec::new();
+    for path in layout.dirs {
+        if path != BUILD_DIR {
+            entries.push(Entry::Directory { path });
+        }
+    }
+    for (path, target) in layout.links {
+        entries.push(Entry::Link { path, target });
+    }
+    for (path, input) in files {
+        let source = input_path(store_dir, &input.file.facts.nar_hash, base_name(path));
+        entries.push(Entry::File {
+            path: path.clone(),
+            mtime_seconds: input.mtime,
+            source: store_dir.display(&source).into_bytes(),
+            executable: false,
+        });
+        inputs.insert(source);
+    }
+    let manifest = Manifest {
+        exe: compiler.exec_path.clone(),
+        argv,
+        env: display_env(env),
+        cwd: call.cwd.clone(),
+        stdout_tty: call.stdout_tty,
+        stderr_tty: call.stderr_tty,
+        layout: entries,
+    };
+    Ok((manifest, inputs))
+}
+
+fn make_child(
+    executor: &Executor,
+    name: &str,
+    manifest: &Manifest,
+    inputs: BTreeSet<StorePath>,
+) -> Result<(store_types::Derivation, Vec<u8>, StorePath), InPlace> {
+    let runner = executor
+        .program("droste-runner")
+        .map_err(|_| InPlace::new("runner-missing"))?;
+    let text = manifest.print();
+    if text.len() > manifest::MANIFEST_BYTES_MAX {
+        return Err(InPlace::new("many-inputs"));
+    }
+    let parts = ChildParts {
+        name,
+        system: executor.settings.system.as_bytes(),
+        runner: &runner,
+        manifest: text,
+        inputs,
+    };
+    child_derivation(executor.store_dir(), parts).map_err(|_| InPlace::new("unnameable-output"))
+}
+
+/// The directories that the compiler searches by itself. The question is a child,
+/// too, so it is asked once for each compiler, environment and set of flags.
+fn search_dirs(
+    executor: &Arc<Executor>,
+    context: &BuildContext,
+    compiler: &Compiler,
+    compile: &Compile,
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Result<Vec<Vec<u8>>, InPlace> {
+    if compile.language.is_preprocessed() {
+        return Ok(Vec::new());
+    }
+    let store_dir = executor.store_dir();
+    let mut argv = vec![compiler.exec_path.clone()];
+    argv.extend(compile.search_flags.iter().cloned());
+    for word in ["-x", compile.language.name(), "-E", "-v", "/dev/null"] {
+        argv.push(word.as_bytes().to_vec());
+    }
+    // Where temporary files lie does not matter here, but would multiply the question.
+    let env: BTreeMap<Vec<u8>, Vec<u8>> = env
+        .iter()
+        .filter(|(name, _)| {
+            !matches!(
+                name.as_slice(),
+                b"TMPDIR" | b"TMP" | b"TEMP" | b"PWD" | b"TERM"
+            )
+        })
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let mut inputs = BTreeSet::from([compiler.store_path.clone()]);
+    let exec_path = compiler.exec_path.as_slice();
+    let named = argv
+        .iter()
+        .map(Vec::as_slice)
+        .chain(env.values().map(Vec::as_slice))
+        .chain([exec_path])
+        .flat_map(|text| store_paths_named(text, store_dir));
+    inputs.extend(named.filter(|path| context.is_allowed(path)));
+    let manifest = Manifest {
+        exe: compiler.exec_path.clone(),
+        argv,
+        env: display_env(&env),
+        cwd: BUILD_DIR.to_vec(),
+        stdout_tty: None,
+        stderr_tty: None,
+        layout: Vec::new(),
+    };
+    let key = sha256(&manifest.print());
+    if let Some(known) = executor
+        .search_dirs
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&key)
+    {
+        return known
+            .clone()
+            .map(|dirs| dirs.to_vec())
+            .ok_or_else(|| InPlace::new("no-search-path"));
+    }
+    let (drv, drv_text, drv_path) = make_child(executor, "search-path", &manifest, inputs)?;
+    let (child, _) = executor.child(&drv_path, || {
+        Ok(ChildRequest {
+            drv_path: drv_path.clone(),
+            drv: drv.clone(),
+            drv_text: drv_text.clone(),
+            files: Vec::new(),
+        })
+    })?;
+    let dirs = (child.result.status == Some(0) && child.result.stderr_len <= SEARCH_TEXT_MAX)
+        .then(|| read_stderr(executor, &child))
+        .flatten()
+        .and_then(|text| parse_search_dirs(&text));
+    executor
+        .search_dirs
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(key, dirs.clone().map(Arc::from));
+    dirs.ok_or_else(|| InPlace::new("no-search-path"))
+}
+
+fn read_stderr(executor: &Executor, child: &Child) -> Option<Vec<u8>> {
+    use std::io::Read;
+    let file = executor
+        .open_in_output(&child.output, manifest::STDERR.as_bytes())
+        .ok()?;
+    let mut text = Vec::new();
+    std::fs::File::from(file)
+        .take(SEARCH_TEXT_MAX)
+        .read_to_end(&mut text)
+        .ok()?;
+    Some(text)
+}
+
+/// Why a child's output does not answer a call.
+enum Unusable {
+    /// It says so.
+    Reason(InPlace),
+    /// It is not there any more.
+    Gone,
+}
+
+/// The answer out of a child's output.
+fn reply(executor: &Executor, child: &Child) -> Result<Done, Unusable> {
+    let reason = |reason| Unusable::Reason(InPlace::new(reason));
+    let Some(status) = child.result.status else {
+        return Err(reason("child-odd"));
+    };
+    if status != 0 {
+        return Err(reason("child-failed"));
+    }
+    if child.result.files.len() > protocol::FILES_MAX {
+        return Err(reason("many-outputs"));
+    }
+    let open = |relative: &[u8]| {
+        executor
+            .open_in_output(&child.output, relative)
+            .map_err(|_| Unusable::Gone)
+    };
+    let mut files = Vec::new();
+    for file in &child.result.files {
+        let inside = super::tree::join(manifest::FILES.as_bytes(), &file.path);
+        files.push(NewFile {
+            path: [b"/", file.path.as_slice()].concat(),
+            executable: file.executable,
+            content: open(&inside)?,
+        });
+    }
+    Ok(Done {
+        status,
+        stdout: open(manifest::STDOUT.as_bytes())?,
+        stderr: open(manifest::STDERR.as_bytes())?,
+        files,
+    })
+}

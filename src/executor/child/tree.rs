@@ -1,0 +1,508 @@
+//! What a build sees of its files, walked by the executor.
+//!
+//! A compiler resolves names through directories, symlinks and `..`; the child
+//! has to resolve them the same way. So every path is walked component by
+//! component, and what the walk met (directories, symlinks, files) is recorded
+//! in a [`Layout`] which the child's sandbox reproduces.
+//!
+//! Two kinds of places exist. Below `/build` everything may change at any
+//! moment: a directory's listing is remembered only with the directory's
+//! identity and times. Below `/nix/store/<input>` nothing ever changes: listings
+//! are remembered for good. Anything else that exists is outside the model, and
+//! the call runs in place.
+//!
+//! Nothing of the build is trusted here: directories are opened beneath the
+//! sandbox's root without following symlinks, names never contain a slash, and
+//! listings have a limit.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use store_types::{StoreDir, StorePath};
+
+use super::outcome::InPlace;
+
+/// The build directory as the build sees it.
+pub const BUILD_DIR: &[u8] = b"/build";
+
+/// More symlinks than this in one path: the kernel gives up at 40, too.
+const SYMLINKS_MAX: u32 = 40;
+
+/// A directory with more entries than this is not listed: the call runs in place.
+const ENTRIES_MAX: usize = 1 << 16;
+
+/// What a directory entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symlink and its target.
+    Symlink(Box<[u8]>),
+    /// A device, socket or pipe.
+    Other,
+}
+
+/// The names in a directory.
+pub type Listing = HashMap<Box<[u8]>, Entry>;
+
+/// A directory's identity and times; as long as they stay, so does its listing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stamp {
+    dev: u64,
+    ino: u64,
+    ctime: (i64, u64),
+    mtime: (i64, u64),
+}
+
+/// How far back a time must lie for "unchanged since" to be believed: two
+/// changes within one tick of the kernel's coarse clock carry the same time.
+pub(super) const CLOCK_GRAIN_NANOS: i128 = 20_000_000;
+
+pub(super) fn now_nanos() -> i128 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+}
+
+fn nanos(time: (i64, u64)) -> i128 {
+    i128::from(time.0) * 1_000_000_000 + i128::from(time.1)
+}
+
+impl Stamp {
+    fn of(stat: &rustix::fs::Stat) -> Self {
+        Self {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+            ctime: (stat.st_ctime, stat.st_ctime_nsec),
+            mtime: (stat.st_mtime, stat.st_mtime_nsec),
+        }
+    }
+
+    /// Whether a listing read from now on can be told from a later one.
+    fn is_settled(&self, now: i128) -> bool {
+        now - nanos(self.ctime) > CLOCK_GRAIN_NANOS && now - nanos(self.mtime) > CLOCK_GRAIN_NANOS
+    }
+}
+
+#[derive(Clone)]
+struct LocalDir {
+    stamp: Stamp,
+    settled: bool,
+    listing: Arc<Listing>,
+}
+
+fn list(dir: impl AsFd) -> rustix::io::Result<Option<Listing>> {
+    let mut listing = Listing::new();
+    for entry in Dir::read_from(&dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        if listing.len() == ENTRIES_MAX {
+            return Ok(None);
+        }
+        let mut kind = entry.file_type();
+        if kind == FileType::Unknown {
+            let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            kind = FileType::from_raw_mode(stat.st_mode);
+        }
+        let entry = match kind {
+            FileType::RegularFile => Entry::File,
+            FileType::Directory => Entry::Dir,
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(&dir, name, Vec::new())?;
+                Entry::Symlink(target.into_bytes().into())
+            }
+            _ => Entry::Other,
+        };
+        listing.insert(name.to_bytes().into(), entry);
+    }
+    Ok(Some(listing))
+}
+
+/// Store objects, listed once and for ever.
+pub struct StoreTree {
+    /// The directory that holds the store objects on this machine.
+    store: OwnedFd,
+    listings: Mutex<HashMap<Box<[u8]>, Arc<Listing>>>,
+    words: Mutex<HashMap<Box<[u8]>, Words>>,
+}
+
+/// The words of a script, or `None` for a file that is none.
+pub type Words = Option<Arc<HashSet<Vec<u8>>>>;
+
+impl StoreTree {
+    /// Over the directory that is `/nix/store` to builds.
+    pub fn new(store: OwnedFd) -> Self {
+        Self {
+            store,
+            listings: Mutex::default(),
+            words: Mutex::default(),
+        }
+    }
+
+    /// The directory that holds the store objects on this machine.
+    pub fn store_fd(&self) -> &OwnedFd {
+        &self.store
+    }
+
+    /// What [`remember_words`](Self::remember_words) was told of a file.
+    pub fn known_words(&self, path: &[u8]) -> Option<Words> {
+        self.words
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(path)
+            .cloned()
+    }
+
+    /// Remembers the words of a file of the store.
+    pub fn remember_words(&self, path: &[u8], words: Words) {
+        self.words
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(path.into(), words);
+    }
+
+    /// What the store object of this base name is; `None` if there is none.
+    fn root_entry(&self, base_name: &[u8]) -> Option<Entry> {
+        let stat = rustix::fs::statat(&self.store, base_name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some(match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Entry::File,
+            FileType::Directory => Entry::Dir,
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(&self.store, base_name, Vec::new()).ok()?;
+                Entry::Symlink(target.into_bytes().into())
+            }
+            _ => Entry::Other,
+        })
+    }
+
+    /// The listing of a directory, named relative to the store directory and
+    /// free of symlinks.
+    pub fn listing(&self, relative: &[u8]) -> rustix::io::Result<Arc<Listing>> {
+        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listing) = listings.get(relative) {
+            return Ok(listing.clone());
+        }
+        let listing = Arc::new(self.listing_unremembered(relative)?);
+        listings.insert(relative.into(), listing.clone());
+        Ok(listing)
+    }
+
+    /// The same, for a directory that will hardly be asked for again.
+    pub fn listing_unremembered(&self, relative: &[u8]) -> rustix::io::Result<Listing> {
+        let dir = rustix::fs::openat2(
+            &self.store,
+            relative,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        )?;
+        Ok(list(dir)?.unwrap_or_default())
+    }
+}
+
+/// The files of one running build.
+pub struct BuildTree {
+    root: OwnedFd,
+    store_dir: StoreDir,
+    dirs: Mutex<HashMap<Box<[u8]>, LocalDir>>,
+}
+
+impl BuildTree {
+    /// Over the build's root directory, as its own mount namespace has it.
+    pub fn new(root: OwnedFd, store_dir: StoreDir) -> Self {
+        Self {
+            root,
+            store_dir,
+            dirs: Mutex::default(),
+        }
+    }
+
+    /// Opens what lies at an absolute path that is free of symlinks.
+    pub fn open(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let relative: &[u8] = match path.strip_prefix(b"/") {
+            Some(b"") => b".",
+            Some(relative) => relative,
+            None => return Err(rustix::io::Errno::INVAL),
+        };
+        rustix::fs::openat2(
+            &self.root,
+            relative,
+            flags | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+        )
+    }
+
+    fn listing(&self, path: &[u8]) -> Result<Arc<Listing>, InPlace> {
+        let gone = |_| InPlace::new("vanished-directory");
+        let dir = self
+            .open(path, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(gone)?;
+        let stamp = Stamp::of(&rustix::fs::fstat(&dir).map_err(gone)?);
+        {
+            let dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = dirs.get(path)
+                && known.settled
+                && known.stamp == stamp
+            {
+                return Ok(known.listing.clone());
+            }
+        }
+        let settled = stamp.is_settled(now_nanos());
+        let listing = list(dir)
+            .map_err(gone)?
+            .ok_or_else(|| InPlace::new("large-directory"))?;
+        let listing = Arc::new(listing);
+        let known = LocalDir {
+            stamp,
+            settled,
+            listing: listing.clone(),
+        };
+        let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        dirs.insert(path.into(), known);
+        Ok(listing)
+    }
+}
+
+/// What the child's build directory must contain for the same walks to end in
+/// the same places. Paths are absolute and free of symlinks.
+#[derive(Debug, Default)]
+pub struct Layout {
+    /// Directories of the build that were entered.
+    pub dirs: BTreeSet<Vec<u8>>,
+    /// Symlinks that were followed, with their targets as they are.
+    pub links: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Store paths in which something was found.
+    pub store_paths: BTreeSet<StorePath>,
+}
+
+/// Where a walk ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// There is nothing of this name.
+    Missing,
+    /// A directory: its path, free of symlinks.
+    Dir(Vec<u8>),
+    /// A regular file of the build: its path, free of symlinks.
+    LocalFile(Vec<u8>),
+    /// A regular file of a store object: its path, free of symlinks.
+    StoreFile(Vec<u8>),
+}
+
+/// One call's walks: each directory of the build is looked at once, so that all
+/// walks of the call see one state.
+pub struct Walker<'a> {
+    tree: &'a BuildTree,
+    store: &'a StoreTree,
+    is_input: &'a dyn Fn(&StorePath) -> bool,
+    seen: HashMap<Vec<u8>, Arc<Listing>>,
+    /// What the walks met.
+    pub layout: Layout,
+}
+
+enum Place {
+    Root,
+    Nix,
+    Store,
+    InStore,
+    Local,
+}
+
+impl<'a> Walker<'a> {
+    /// Walks over a build whose inputs are the store paths `is_input` accepts.
+    pub fn new(
+        tree: &'a BuildTree,
+        store: &'a StoreTree,
+        is_input: &'a dyn Fn(&StorePath) -> bool,
+    ) -> Self {
+        Self {
+            tree,
+            store,
+            is_input,
+            seen: HashMap::new(),
+            layout: Layout::default(),
+        }
+    }
+
+    /// The build whose files are walked.
+    pub fn tree(&self) -> &'a BuildTree {
+        self.tree
+    }
+
+    fn place(&self, dir: &[u8]) -> Place {
+        let store = self.tree.store_dir.as_str().as_bytes();
+        if dir == b"/" {
+            Place::Root
+        } else if dir == store {
+            Place::Store
+        } else if dir.starts_with(BUILD_DIR) {
+            Place::Local
+        } else if dir.starts_with(store) {
+            Place::InStore
+        } else {
+            Place::Nix
+        }
+    }
+
+    /// The names in a directory of the build; `dir` is free of symlinks.
+    pub fn local_listing(&mut self, dir: &[u8]) -> Result<Arc<Listing>, InPlace> {
+        if let Some(listing) = self.seen.get(dir) {
+            return Ok(listing.clone());
+        }
+        let listing = self.tree.listing(dir)?;
+        self.seen.insert(dir.to_vec(), listing.clone());
+        Ok(listing)
+    }
+
+    /// The names in a directory, wherever it is.
+    pub fn listing(&mut self, dir: &[u8]) -> Result<Option<Arc<Listing>>, InPlace> {
+        match self.place(dir) {
+            Place::Local => self.local_listing(dir).map(Some),
+            Place::InStore => {
+                let store = self.tree.store_dir.as_str().len() + 1;
+                let listing = self.store.listing(&dir[store..]);
+                listing
+                    .map(Some)
+                    .map_err(|_| InPlace::new("unreadable-input"))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn entry(&mut self, dir: &[u8], name: &[u8]) -> Result<Option<Entry>, InPlace> {
+        let store = self.tree.store_dir.as_str().as_bytes();
+        match self.place(dir) {
+            Place::Local => Ok(self.local_listing(dir)?.get(name).cloned()),
+            Place::InStore => {
+                let listing = self
+                    .store
+                    .listing(&dir[store.len() + 1..])
+                    .map_err(|_| InPlace::new("unreadable-input"))?;
+                Ok(listing.get(name).cloned())
+            }
+            Place::Store => {
+                let path = str::from_utf8(name)
+                    .ok()
+                    .and_then(|name| StorePath::from_base_name(name).ok());
+                match path {
+                    Some(path) if (self.is_input)(&path) => {
+                        let entry = self.store.root_entry(name);
+                        self.layout.store_paths.insert(path);
+                        Ok(entry)
+                    }
+                    _ => self.outside(dir, name),
+                }
+            }
+            Place::Root | Place::Nix => {
+                let path = join(dir, name);
+                let on_the_way = path == BUILD_DIR
+                    || store == path
+                    || (store.starts_with(&path) && store.get(path.len()) == Some(&b'/'));
+                if on_the_way {
+                    Ok(Some(Entry::Dir))
+                } else {
+                    self.outside(dir, name)
+                }
+            }
+        }
+    }
+
+    /// What lies outside of the model may be absent, and then it is absent in
+    /// the child too; what exists there cannot be declared.
+    fn outside(&self, dir: &[u8], name: &[u8]) -> Result<Option<Entry>, InPlace> {
+        match self.tree.open(&join(dir, name), OFlags::PATH) {
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+            _ => Err(InPlace::new("outside-of-build")),
+        }
+    }
+
+    /// Walks `path` from the directory `base` (absolute, free of symlinks).
+    pub fn find(&mut self, base: &[u8], path: &[u8]) -> Result<Found, InPlace> {
+        let mut here = if path.starts_with(b"/") {
+            b"/".to_vec()
+        } else {
+            base.to_vec()
+        };
+        // What is still to be walked, last component first.
+        let mut todo: Vec<Box<[u8]>> = components(path);
+        let mut symlinks = 0;
+        while let Some(name) = todo.pop() {
+            if &*name == b".." {
+                parent(&mut here);
+                continue;
+            }
+            match self.entry(&here, &name)? {
+                None => return Ok(Found::Missing),
+                Some(Entry::Dir) => {
+                    here = join(&here, &name);
+                    if matches!(self.place(&here), Place::Local) {
+                        self.layout.dirs.insert(here.clone());
+                    }
+                }
+                Some(Entry::Symlink(target)) => {
+                    symlinks += 1;
+                    if symlinks > SYMLINKS_MAX {
+                        return Ok(Found::Missing);
+                    }
+                    if matches!(self.place(&here), Place::Local) {
+                        self.layout
+                            .links
+                            .insert(join(&here, &name), target.to_vec());
+                    }
+                    if target.starts_with(b"/") {
+                        here = b"/".to_vec();
+                    }
+                    todo.extend(components(&target));
+                }
+                Some(Entry::File) if todo.is_empty() => {
+                    let file = join(&here, &name);
+                    return Ok(match self.place(&file) {
+                        Place::Local => Found::LocalFile(file),
+                        _ => Found::StoreFile(file),
+                    });
+                }
+                Some(Entry::File) => return Ok(Found::Missing),
+                Some(Entry::Other) if todo.is_empty() => return Err(InPlace::new("special-file")),
+                Some(Entry::Other) => return Ok(Found::Missing),
+            }
+        }
+        Ok(Found::Dir(here))
+    }
+}
+
+/// The components of a path, last first, without empty ones and `.`.
+fn components(path: &[u8]) -> Vec<Box<[u8]>> {
+    path.split(|byte| *byte == b'/')
+        .rev()
+        .filter(|part| !matches!(*part, b"" | b"."))
+        .map(Box::from)
+        .collect()
+}
+
+/// `<dir>/<name>`.
+pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(dir.len() + 1 + name.len());
+    path.extend_from_slice(dir);
+    if dir != b"/" {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
+fn parent(dir: &mut Vec<u8>) {
+    let end = dir.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    dir.truncate(end.max(1));
+}
+
+/// The directory and the last component of an absolute path free of symlinks.
+pub fn split_last(path: &[u8]) -> (&[u8], &[u8]) {
+    let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    (&path[..end.max(1)], &path[end + 1..])
+}

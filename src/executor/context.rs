@@ -1,0 +1,149 @@
+//! One running build, as those who serve its sockets see it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use droste_sandbox::Running;
+use store_types::StorePath;
+
+use crate::Executor;
+use crate::child::outcome::InPlace;
+use crate::child::tree::BuildTree;
+
+/// What became of a build's compiler calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChildCounts {
+    /// Children that ran for this build.
+    pub built: u64,
+    /// Children whose result was there already.
+    pub reused: u64,
+    /// Children whose result came from a substituter.
+    pub substituted: u64,
+    /// Calls that ran in place.
+    pub in_place: u64,
+    /// Why, by reason.
+    pub in_place_reasons: BTreeMap<String, u64>,
+}
+
+impl ChildCounts {
+    /// Adds another build's counts.
+    pub fn add(&mut self, other: &Self) {
+        self.built += other.built;
+        self.reused += other.reused;
+        self.substituted += other.substituted;
+        self.in_place += other.in_place;
+        for (reason, count) in &other.in_place_reasons {
+            *self.in_place_reasons.entry(reason.clone()).or_default() += count;
+        }
+    }
+}
+
+/// Something that happened to one call.
+#[derive(Debug)]
+pub(crate) enum Counted {
+    Built,
+    Reused,
+    InPlace(InPlace),
+}
+
+/// The sandbox of a build that runs.
+pub(crate) struct Live {
+    executor: Arc<Executor>,
+    running: Arc<Running>,
+    /// What the build sees of its files.
+    pub(crate) tree: BuildTree,
+}
+
+/// One running build.
+pub(crate) struct BuildContext {
+    allowed: RwLock<BTreeSet<StorePath>>,
+    live: OnceLock<Live>,
+    counts: Mutex<ChildCounts>,
+}
+
+impl BuildContext {
+    /// A build that sees these store paths and does not run yet.
+    pub(crate) fn new(inputs: BTreeSet<StorePath>) -> Self {
+        Self {
+            allowed: RwLock::new(inputs),
+            live: OnceLock::new(),
+            counts: Mutex::default(),
+        }
+    }
+
+    /// The store paths that the build may see and its outputs may refer to: its
+    /// input closure, and what was added or built for it since.
+    pub(crate) fn allowed(&self) -> BTreeSet<StorePath> {
+        self.allowed
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Whether the build may see this path.
+    pub(crate) fn is_allowed(&self, path: &StorePath) -> bool {
+        self.allowed
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(path)
+    }
+
+    /// Shows the build the closure of a valid path, and lets its outputs refer to it.
+    pub(crate) fn allow(&self, closure: &BTreeSet<StorePath>) -> Result<(), droste_sandbox::Error> {
+        for path in closure {
+            // One writer at a time: the same path must not be mounted twice.
+            let mut allowed = self.allowed.write().unwrap_or_else(PoisonError::into_inner);
+            if allowed.contains(path) {
+                continue;
+            }
+            if let Some(live) = self.live.get() {
+                let inside = live.executor.store_dir().display(path);
+                live.running
+                    .mount_into(&live.executor.store.physical_path(path), inside.as_ref())?;
+            }
+            allowed.insert(path.clone());
+        }
+        Ok(())
+    }
+
+    /// The builder runs now.
+    pub(crate) fn set_running(
+        &self,
+        executor: Arc<Executor>,
+        running: Arc<Running>,
+    ) -> std::io::Result<()> {
+        let root = running.root().try_clone_to_owned()?;
+        let tree = BuildTree::new(root, executor.store_dir().clone());
+        let _ = self.live.set(Live {
+            executor,
+            running,
+            tree,
+        });
+        Ok(())
+    }
+
+    /// The build's sandbox; `None` until it runs.
+    pub(crate) fn live(&self) -> Option<&Live> {
+        self.live.get()
+    }
+
+    pub(crate) fn count(&self, counted: &Counted) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        match counted {
+            Counted::Built => counts.built += 1,
+            Counted::Reused => counts.reused += 1,
+            Counted::InPlace(reason) => {
+                counts.in_place += 1;
+                *counts
+                    .in_place_reasons
+                    .entry(reason.to_string())
+                    .or_default() += 1;
+            }
+        }
+    }
+
+    /// The counts so far.
+    pub(crate) fn take_counts(&self) -> ChildCounts {
+        std::mem::take(&mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,252 @@
+//! Why a derivation was not built.
+
+use std::path::PathBuf;
+
+use store_api::{BoxError, BuildStatus};
+use store_types::{Hash, StorePath};
+
+/// One derivation's failure. Full store paths are given as text, since the store
+/// directory is part of what users look for in a message.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The `.drv` file is not there.
+    #[error("derivation `{drv}` is not valid in store `{store}`")]
+    NoDerivation {
+        /// The derivation.
+        drv: String,
+        /// The store's directory on this machine.
+        store: PathBuf,
+    },
+    /// The `.drv` file cannot be understood.
+    #[error("derivation `{drv}` is malformed")]
+    Malformed {
+        /// The derivation.
+        drv: String,
+        /// The cause.
+        #[source]
+        source: BoxError,
+    },
+    /// An output is wanted that the derivation does not have.
+    #[error("derivation `{drv}` does not have output `{output}`")]
+    NoSuchOutput {
+        /// The derivation.
+        drv: String,
+        /// The output.
+        output: String,
+    },
+    /// A source is missing.
+    #[error(
+        "input `{input}` of derivation `{drv}` is not valid in this store, and no derivation makes it"
+    )]
+    MissingInput {
+        /// The derivation.
+        drv: String,
+        /// The input.
+        input: String,
+    },
+    /// Another system or feature is required.
+    #[error(
+        "a `{system}` with features {{{required}}} is required to build `{drv}`, \
+         but this is a `{ours}` with features {{{available}}}"
+    )]
+    WrongSystem {
+        /// The derivation.
+        drv: String,
+        /// The system it asks for.
+        system: String,
+        /// The features it asks for.
+        required: String,
+        /// Our systems.
+        ours: String,
+        /// Our features.
+        available: String,
+    },
+    /// Something in the derivation is not supported.
+    #[error("derivation `{drv}` needs {what}, which is not supported yet")]
+    Unsupported {
+        /// The derivation.
+        drv: String,
+        /// What is needed.
+        what: String,
+    },
+    /// The derivation contradicts itself.
+    #[error("derivation `{drv}` cannot be built: {why}")]
+    Rejected {
+        /// The derivation.
+        drv: String,
+        /// The contradiction.
+        why: String,
+    },
+    /// The builder ended in any way but success.
+    #[error("builder for `{drv}` {how}{log}")]
+    BuilderFailed {
+        /// The derivation.
+        drv: String,
+        /// How it ended.
+        how: String,
+        /// The last lines of its log, set off for reading; may be empty.
+        log: String,
+    },
+    /// An output was not made.
+    #[error(
+        "builder for `{drv}` failed to produce output path for output `{output}` at `{path}`{log}"
+    )]
+    MissingOutput {
+        /// The derivation.
+        drv: String,
+        /// The output.
+        output: String,
+        /// Where it should be.
+        path: String,
+        /// The last lines of the log.
+        log: String,
+    },
+    /// An output is nothing that a store can hold.
+    #[error("output `{output}` of derivation `{drv}` cannot be taken into the store{log}")]
+    BadOutput {
+        /// The derivation.
+        drv: String,
+        /// The output.
+        output: String,
+        /// The last lines of the log.
+        log: String,
+        /// The cause.
+        #[source]
+        source: BoxError,
+    },
+    /// A fixed output has another content.
+    #[error("hash mismatch in fixed-output derivation `{drv}`:\n         specified: {}\n            got:    {}", .specified.to_sri(), .got.to_sri())]
+    HashMismatch {
+        /// The derivation.
+        drv: String,
+        /// The hash in the derivation.
+        specified: Hash,
+        /// The hash of what was built.
+        got: Hash,
+    },
+    /// An output refers to what it may not refer to.
+    #[error(
+        "output `{output}` of derivation `{drv}` is not allowed to refer to the following paths:\n{paths}"
+    )]
+    ForbiddenReferences {
+        /// The derivation.
+        drv: String,
+        /// The output.
+        output: String,
+        /// The forbidden paths, one a line.
+        paths: String,
+    },
+    /// Outputs refer to each other in a circle.
+    #[error("cycle detected in the references of the outputs of derivation `{drv}`: {outputs}")]
+    OutputCycle {
+        /// The derivation.
+        drv: String,
+        /// The outputs.
+        outputs: String,
+    },
+    /// A second run gave something else.
+    #[error("derivation `{drv}` may not be deterministic: output `{path}` differs{kept}")]
+    NotDeterministic {
+        /// The derivation.
+        drv: String,
+        /// The output.
+        path: String,
+        /// Where the differing output was kept, if it was.
+        kept: String,
+    },
+    /// A rebuild is asked for, but there is nothing to compare with.
+    #[error("some outputs of `{drv}` are not valid, so checking is not possible")]
+    NothingToCheck {
+        /// The derivation.
+        drv: String,
+    },
+    /// An input failed.
+    #[error("derivation `{drv}` is not built because its input `{input}` has failed")]
+    InputFailed {
+        /// The derivation.
+        drv: String,
+        /// The failed input derivation.
+        input: String,
+    },
+    /// It was not built because something else had failed, or on request.
+    #[error("derivation `{drv}` was not built: {why}")]
+    Cancelled {
+        /// The derivation.
+        drv: String,
+        /// Why.
+        why: &'static str,
+    },
+    /// The machine, not the derivation, is at fault.
+    #[error("cannot {action} for derivation `{drv}`")]
+    Environment {
+        /// The derivation.
+        drv: String,
+        /// What failed.
+        action: &'static str,
+        /// The cause.
+        #[source]
+        source: BoxError,
+    },
+}
+
+impl BuildError {
+    /// The status that Nix's clients are told.
+    pub fn status(&self) -> BuildStatus {
+        match self {
+            Self::BuilderFailed { .. } => BuildStatus::PermanentFailure,
+            Self::NoDerivation { .. }
+            | Self::NoSuchOutput { .. }
+            | Self::Environment { .. }
+            | Self::Cancelled { .. }
+            | Self::NothingToCheck { .. }
+            | Self::Malformed { .. }
+            | Self::MissingInput { .. } => BuildStatus::MiscFailure,
+            Self::WrongSystem { .. } | Self::Unsupported { .. } | Self::Rejected { .. } => {
+                BuildStatus::InputRejected
+            }
+            Self::MissingOutput { .. }
+            | Self::BadOutput { .. }
+            | Self::HashMismatch { .. }
+            | Self::ForbiddenReferences { .. }
+            | Self::OutputCycle { .. } => BuildStatus::OutputRejected,
+            Self::NotDeterministic { .. } => BuildStatus::NotDeterministic,
+            Self::InputFailed { .. } => BuildStatus::DependencyFailed,
+        }
+    }
+
+    /// The message with all its causes.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}
+
+/// Wraps what the machine could not do into a [`BuildError`].
+pub fn environment<E: Into<BoxError>>(
+    drv: &str,
+    action: &'static str,
+) -> impl FnOnce(E) -> BuildError {
+    let drv = drv.to_owned();
+    move |source| BuildError::Environment {
+        drv,
+        action,
+        source: source.into(),
+    }
+}
+
+/// A set of store paths, one a line, indented.
+pub fn lines<'a>(
+    store_dir: &store_types::StoreDir,
+    paths: impl Iterator<Item = &'a StorePath>,
+) -> String {
+    paths
+        .map(|path| format!("  {}", store_dir.display(path)))
+        .collect::<Vec<_>>()
+        .join("\n")
+}

@@ -1,0 +1,269 @@
+//! The executor of one store: what all its builds share.
+
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use droste_sandbox::Spawner;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use store_api::{BoxError, Store};
+use store_local::LocalStore;
+use store_types::{Derivation, DrvOutput, Hash, HashModulo, StoreDir, StorePath};
+
+use crate::child::files::FileMemory;
+use crate::child::index::Index;
+use crate::child::service::InFlight;
+use crate::child::tree::StoreTree;
+use crate::error::{BuildError, environment};
+use crate::settings::Settings;
+use crate::tokens::Tokens;
+
+/// Programs that an executor lays into sandboxes; they are part of its own binary.
+#[derive(Clone, Copy, Debug)]
+pub struct Embedded {
+    /// The C and C++ compiler shim, a static executable.
+    pub shim_cc: &'static [u8],
+    /// The builder of children, a static executable.
+    pub runner: &'static [u8],
+}
+
+/// Serves a store to the clients of a socket until the returned handle is dropped.
+pub type ServeStore =
+    dyn Fn(UnixListener, Arc<dyn Store>) -> std::io::Result<Box<dyn Send + Sync>> + Send + Sync;
+
+/// An executor that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The sandbox's helper process did not start.
+    #[error("cannot start the sandbox's helper process")]
+    Spawner(#[source] droste_sandbox::Error),
+    /// A directory or file of ours is not usable.
+    #[error("cannot use `{}`", path.display())]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: BoxError,
+    },
+}
+
+/// Builds derivations of one store.
+pub struct Executor {
+    pub(crate) store: Arc<LocalStore>,
+    pub(crate) settings: Settings,
+    pub(crate) spawner: Spawner,
+    pub(crate) embedded: Embedded,
+    pub(crate) serve_store: Box<ServeStore>,
+    /// Build directories of this process.
+    pub(crate) builds_dir: PathBuf,
+    _builds_lock: OwnedFd,
+    pub(crate) index: Index,
+    pub(crate) store_tree: StoreTree,
+    pub(crate) memory: FileMemory,
+    pub(crate) child_tokens: Tokens,
+    pub(crate) in_flight: InFlight,
+    /// Compiler drivers by store object.
+    pub(crate) drivers: Mutex<HashMap<StorePath, Arc<[Vec<u8>]>>>,
+    /// Store paths of the embedded programs, once they are added.
+    pub(crate) programs: Mutex<HashMap<&'static str, StorePath>>,
+    /// The compilers' own search paths, by the hash of the question; `None` for one
+    /// that gave no answer.
+    pub(crate) search_dirs: Mutex<HashMap<Hash, Option<Arc<[Vec<u8>]>>>>,
+    modulo: Mutex<HashModulo>,
+}
+
+fn state_error<E: Into<BoxError>>(path: &Path) -> impl FnOnce(E) -> OpenError {
+    let path = path.to_owned();
+    move |source| OpenError::State {
+        path,
+        source: source.into(),
+    }
+}
+
+impl Executor {
+    /// An executor for a store. `spawner` must have been started by this process;
+    /// `serve_store` is what answers clients of recursive builds.
+    pub fn open(
+        store: Arc<LocalStore>,
+        settings: Settings,
+        spawner: Spawner,
+        embedded: Embedded,
+        serve_store: Box<ServeStore>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let builds = store.state_dir().join("builds");
+        std::fs::create_dir_all(&builds).map_err(state_error(&builds))?;
+        remove_abandoned(&builds).map_err(state_error(&builds))?;
+        let (builds_dir, builds_lock) = claim_builds_dir(&builds).map_err(state_error(&builds))?;
+        spawner
+            .watch_scratch(&builds_dir)
+            .map_err(OpenError::Spawner)?;
+        let droste_state = store.state_dir().with_file_name("droste");
+        std::fs::create_dir_all(&droste_state).map_err(state_error(&droste_state))?;
+        let index_file = droste_state.join("children.sqlite");
+        let index = Index::open(&index_file).map_err(state_error(&index_file))?;
+        let physical = store.physical_dir().to_owned();
+        let store_fd = rustix::fs::open(
+            &physical,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(state_error(&physical))?;
+        Ok(Arc::new(Self {
+            child_tokens: Tokens::new(settings.child_jobs),
+            modulo: Mutex::new(HashModulo::new(store.store_dir().clone())),
+            store,
+            settings,
+            spawner,
+            embedded,
+            serve_store,
+            builds_dir,
+            _builds_lock: builds_lock,
+            index,
+            store_tree: StoreTree::new(store_fd),
+            memory: FileMemory::default(),
+            in_flight: InFlight::default(),
+            drivers: Mutex::default(),
+            programs: Mutex::default(),
+            search_dirs: Mutex::default(),
+        }))
+    }
+
+    /// The store it builds in.
+    pub fn store(&self) -> &Arc<LocalStore> {
+        &self.store
+    }
+
+    /// How it was told to build.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The memory of children.
+    pub fn children(&self) -> &Index {
+        &self.index
+    }
+
+    /// The logical store directory.
+    pub fn store_dir(&self) -> &StoreDir {
+        self.store.store_dir()
+    }
+
+    /// The id under which Nix keeps what an output turned out to be.
+    pub(crate) fn realisation_id(
+        &self,
+        drv_path: &StorePath,
+        drv: &Derivation,
+        output: &str,
+    ) -> Result<DrvOutput, BuildError> {
+        let text = self.store_dir().display(drv_path);
+        let mut modulo = self.modulo.lock().unwrap_or_else(PoisonError::into_inner);
+        modulo
+            .realisation_id(drv, output, |input| self.load(input))
+            .map_err(environment(&text, "hash the derivation"))?
+            .ok_or_else(|| BuildError::NoSuchOutput {
+                drv: text,
+                output: output.to_owned(),
+            })
+    }
+
+    /// Checks that a derivation's output paths are those that follow from it, and
+    /// that its path follows from its text.
+    pub(crate) fn check_derivation(
+        &self,
+        drv_path: &StorePath,
+        drv: &Derivation,
+    ) -> Result<(), BuildError> {
+        let text = || self.store_dir().display(drv_path);
+        let mut modulo = self.modulo.lock().unwrap_or_else(PoisonError::into_inner);
+        drv.check_output_paths(drv_path, &mut modulo, |input| self.load(input))
+            .map_err(|source| BuildError::Malformed {
+                drv: text(),
+                source: source.into(),
+            })
+    }
+
+    /// The closure of these paths, themselves included.
+    pub(crate) fn closure(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, store_local::LocalError> {
+        let paths: Vec<StorePath> = paths.iter().cloned().collect();
+        self.store.closure(&paths)
+    }
+
+    /// Removes a build directory, whatever is in it.
+    pub(crate) fn remove_build_dir(&self, path: &Path) {
+        // What cannot be removed now is removed by whoever opens the store next.
+        let _ = remove_dir(path);
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.remove_build_dir(&self.builds_dir);
+        let _ = self.spawner.forget_scratch(&self.builds_dir);
+    }
+}
+
+fn remove_dir(path: &Path) -> Result<(), BoxError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
+    let parent = store_nar::fs::open_root(parent)?;
+    Ok(store_nar::remove_tree(
+        std::os::fd::AsFd::as_fd(&parent),
+        name,
+    )?)
+}
+
+/// A directory for the builds of this process, with a locked file that tells that
+/// the process lives.
+fn claim_builds_dir(builds: &Path) -> Result<(PathBuf, OwnedFd), BoxError> {
+    use std::os::unix::fs::DirBuilderExt;
+    for attempt in 0..100u32 {
+        let dir = builds.join(format!("droste-{}-{attempt}", std::process::id()));
+        match std::fs::DirBuilder::new().mode(0o711).create(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+            made => made?,
+        }
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let lock = match rustix::fs::open(dir.join("lock"), flags, Mode::from_raw_mode(0o600)) {
+            // Somebody took the directory, still empty, for one of a process that died.
+            Err(rustix::io::Errno::NOENT) => continue,
+            lock => lock?,
+        };
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+        return Ok((dir, lock));
+    }
+    Err("no free name for a build directory".into())
+}
+
+/// Removes what processes that died have left.
+fn remove_abandoned(builds: &Path) -> Result<(), BoxError> {
+    for entry in std::fs::read_dir(builds)? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with("droste-") {
+            continue;
+        }
+        match rustix::fs::open(
+            entry.path().join("lock"),
+            OFlags::RDWR | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(lock) => {
+                if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                    remove_dir(&entry.path())?;
+                }
+            }
+            // Somebody is just making it, or died doing so; an empty directory is of no harm.
+            Err(rustix::io::Errno::NOENT) => {
+                let _ = std::fs::remove_dir(entry.path());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

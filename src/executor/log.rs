@@ -1,0 +1,147 @@
+//! A build's log: read from its terminal, kept in a file, its end remembered.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use store_types::StorePath;
+
+/// A line longer than this is cut into several: a build that never ends a line
+/// must not fill the memory.
+const LINE_LEN_MAX: usize = 64 << 10;
+
+/// What remains of a log.
+#[derive(Debug, Default)]
+pub struct LogTail {
+    lines: VecDeque<Vec<u8>>,
+}
+
+impl LogTail {
+    /// The last lines as an error shows them; empty if there were none.
+    pub fn for_error(&self) -> String {
+        if self.lines.is_empty() {
+            return String::new();
+        }
+        let mut text = format!(";\n       last {} log lines:", self.lines.len());
+        for line in &self.lines {
+            text.push_str("\n       > ");
+            text.push_str(&String::from_utf8_lossy(line));
+        }
+        text
+    }
+}
+
+/// Where Nix keeps the log of a derivation, uncompressed.
+pub fn log_file(log_dir: &Path, drv: &StorePath) -> PathBuf {
+    let (first, rest) = drv.base_name().split_at(2);
+    log_dir.join("drvs").join(first).join(rest)
+}
+
+/// How often it is asked whether to go on.
+const POLL: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
+
+/// Reads a terminal (or pipe) to its end, line by line; `on_pause` is called now and
+/// then, whether there is output or not.
+pub fn follow(
+    terminal: OwnedFd,
+    file: Option<&mut File>,
+    lines_max: usize,
+    mut on_line: impl FnMut(&[u8]),
+    mut on_pause: impl FnMut(),
+) -> LogTail {
+    let mut file = file;
+    let mut tail = LogTail::default();
+    let mut pending = Vec::new();
+    let mut take = |line: &[u8]| {
+        if let Some(file) = file.as_mut() {
+            // A log that cannot be kept fails no build.
+            let _ = file.write_all(line).and_then(|()| file.write_all(b"\n"));
+        }
+        on_line(line);
+        if tail.lines.len() == lines_max {
+            tail.lines.pop_front();
+        }
+        if lines_max > 0 {
+            tail.lines.push_back(line.to_vec());
+        }
+    };
+    let mut buffer = [0; 8192];
+    let mut returned = false;
+    loop {
+        let mut polled = [PollFd::new(&terminal, PollFlags::IN)];
+        if matches!(rustix::event::poll(&mut polled, Some(&POLL)), Ok(0)) {
+            on_pause();
+            continue;
+        }
+        // A terminal whose other side is closed gives EIO, a pipe gives its end.
+        let read = match rustix::io::read(terminal.as_fd(), &mut buffer) {
+            Ok(0) => break,
+            Ok(read) => {
+                on_pause();
+                read
+            }
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => break,
+        };
+        for byte in &buffer[..read] {
+            if std::mem::take(&mut returned) && *byte != b'\n' {
+                pending.clear();
+            }
+            if *byte == b'\n' || pending.len() == LINE_LEN_MAX {
+                take(&pending);
+                pending.clear();
+            }
+            match byte {
+                b'\n' => {}
+                // A progress bar that is drawn again: its last state counts.
+                b'\r' => returned = true,
+                _ => pending.push(*byte),
+            }
+        }
+    }
+    if !pending.is_empty() {
+        take(&pending);
+    }
+    tail
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn follow_text(text: &[u8], lines_max: usize) -> (Vec<Vec<u8>>, LogTail) {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&write, text).unwrap();
+        drop(write);
+        let mut lines = Vec::new();
+        let tail = follow(
+            read,
+            None,
+            lines_max,
+            |line| lines.push(line.to_vec()),
+            || {},
+        );
+        (lines, tail)
+    }
+
+    #[test]
+    fn lines_are_told_one_by_one_and_the_last_ones_are_kept() {
+        let (lines, tail) = follow_text(b"one\ntwo\r\n10%\r20%\nlast", 2);
+        assert_eq!(lines, [&b"one"[..], b"two", b"20%", b"last"]);
+        assert_eq!(
+            tail.for_error(),
+            ";\n       last 2 log lines:\n       > 20%\n       > last"
+        );
+    }
+
+    #[test]
+    fn a_builder_that_said_nothing_adds_nothing_to_its_error() {
+        assert_eq!(follow_text(b"", 5).1.for_error(), "");
+    }
+}

@@ -1,0 +1,561 @@
+//! From what a builder left to registered store objects.
+//!
+//! Every process of the build is dead by now, so nothing changes under our hands.
+//! The order is Nix's: canonicalise, scan, compute paths, rewrite, check, move,
+//! register all at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use bstr::{BString, ByteSlice};
+use rustix::fs::{Mode, OFlags};
+use store_api::{BoxError, BuildMode};
+use store_local::Registration;
+use store_nar::{HashModuloSink, HashModuloVariant, Hasher, RefScanner, hash_part};
+use store_types::{
+    ContentAddress, ContentAddressMethod, Derivation, DerivationKind, DerivationOutput, Hash,
+    HashAlgorithm, PathInfo, References, StorePath, output_path_name,
+};
+
+use crate::Executor;
+use crate::error::{BuildError, environment, lines};
+use crate::log::LogTail;
+use crate::unit::BuildDir;
+use crate::users::BuildUser;
+
+/// A build that has ended well.
+pub(crate) struct Produced<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) drv_path: &'a StorePath,
+    pub(crate) name: &'a str,
+    pub(crate) drv: &'a Derivation,
+    pub(crate) kind: DerivationKind,
+    pub(crate) mode: BuildMode,
+    pub(crate) scratch: &'a BTreeMap<String, StorePath>,
+    /// What outputs may refer to, apart from each other.
+    pub(crate) candidates: BTreeSet<StorePath>,
+    pub(crate) dir: &'a BuildDir,
+    pub(crate) user: &'a BuildUser,
+    pub(crate) log: &'a LogTail,
+}
+
+/// An output on its way into the store.
+struct Output {
+    /// Where it lies: a directory and a name in it.
+    place: (OwnedFd, String),
+    info: PathInfo,
+}
+
+fn open_dir(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+    )
+}
+
+impl Executor {
+    /// Takes the outputs of a build into the store; returns their final paths.
+    pub(crate) fn take_outputs(
+        &self,
+        build: &Produced<'_>,
+    ) -> Result<BTreeMap<String, StorePath>, BuildError> {
+        let made = open_dir(&build.dir.store(self.store_dir().as_str()))
+            .map_err(environment(build.text, "open the outputs"))?;
+        let own = open_dir(&build.dir.own())
+            .map_err(environment(build.text, "open the build directory"))?;
+        let mut mentions = BTreeMap::new();
+        for (output, scratch) in build.scratch {
+            let name = OsStr::new(scratch.base_name());
+            if rustix::fs::statat(&made, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_err() {
+                return Err(BuildError::MissingOutput {
+                    drv: build.text.to_owned(),
+                    output: output.clone(),
+                    path: self.store_dir().display(scratch),
+                    log: build.log.for_error(),
+                });
+            }
+            let found = store_local::canonicalise(
+                made.as_fd(),
+                name,
+                Some(build.user.uid..=build.user.uid),
+            )
+            .map_err(|source| bad_output(build, output, source))
+            .and_then(|()| {
+                let mut scanner =
+                    RefScanner::new(build.candidates.iter().chain(build.scratch.values()));
+                store_nar::dump(made.as_fd(), name, &mut scanner)
+                    .map_err(|source| bad_output(build, output, source))?;
+                Ok(scanner.into_found())
+            })?;
+            mentions.insert(output.clone(), found);
+        }
+        let mut finals: BTreeMap<String, StorePath> = BTreeMap::new();
+        let mut outputs: BTreeMap<String, Output> = BTreeMap::new();
+        for output in order(build, &mentions)? {
+            let found = mentions.remove(&output).unwrap_or_default();
+            let done = self.finish_output(build, &made, &own, &output, found, &finals)?;
+            finals.insert(output.clone(), done.info.path.clone());
+            outputs.insert(output, done);
+        }
+        self.check_references(build, &outputs)?;
+        if build.mode == BuildMode::Check {
+            self.compare(build, &outputs)?;
+            return Ok(finals);
+        }
+        self.register_outputs(build, outputs)?;
+        Ok(finals)
+    }
+
+    /// Computes the path of one output and makes its content what it has to be.
+    fn finish_output(
+        &self,
+        build: &Produced<'_>,
+        made: &OwnedFd,
+        own: &OwnedFd,
+        output: &str,
+        mentions: BTreeSet<StorePath>,
+        finals: &BTreeMap<String, StorePath>,
+    ) -> Result<Output, BuildError> {
+        let scratch = &build.scratch[output];
+        let bad = |source: store_nar::NarError| bad_output(build, output, source);
+        // References to this build's other outputs, by their final paths.
+        let to_final: BTreeMap<&StorePath, &StorePath> = build
+            .scratch
+            .iter()
+            .filter(|(sibling, _)| *sibling != output)
+            .filter_map(|(sibling, scratch)| Some((scratch, finals.get(sibling)?)))
+            .collect();
+        let mut references = References::default();
+        for path in &mentions {
+            if path == scratch {
+                references.has_self = true;
+            } else {
+                references
+                    .others
+                    .insert((*to_final.get(path).unwrap_or(&path)).clone());
+            }
+        }
+        let mut rules: Vec<(Vec<u8>, Vec<u8>)> = to_final
+            .iter()
+            .filter(|(from, to)| from != to && mentions.contains(**from))
+            .map(|(from, to)| (hash_part(from).to_vec(), hash_part(to).to_vec()))
+            .collect();
+        let mut place = (
+            made.try_clone()
+                .map_err(environment(build.text, "open the outputs"))?,
+            scratch.base_name().to_owned(),
+        );
+        let (path, ca) = match &build.drv.outputs[output] {
+            DerivationOutput::InputAddressed(path) => (path.clone(), None),
+            DerivationOutput::Deferred => {
+                return Err(BuildError::Rejected {
+                    drv: build.text.to_owned(),
+                    why: format!("the path of output `{output}` is not known"),
+                });
+            }
+            DerivationOutput::Fixed { ca, path } => {
+                // A builder with the network may have passed an open file to somebody
+                // outside: what is hashed must be inodes that nobody else ever held.
+                store_nar::rewrite_tree(
+                    place.0.as_fd(),
+                    OsStr::new(&place.1),
+                    own.as_fd(),
+                    OsStr::new(output),
+                    [],
+                )
+                .map_err(bad)?;
+                place = (
+                    own.try_clone()
+                        .map_err(environment(build.text, "open the outputs"))?,
+                    output.to_owned(),
+                );
+                let got =
+                    self.content_hash(build, output, &place, ca.method, ca.hash.algorithm(), None)?;
+                if got != ca.hash {
+                    return Err(BuildError::HashMismatch {
+                        drv: build.text.to_owned(),
+                        specified: ca.hash,
+                        got,
+                    });
+                }
+                if references.has_self || !references.others.is_empty() {
+                    let mut paths = references.others.clone();
+                    if references.has_self {
+                        paths.insert(path.clone());
+                    }
+                    return Err(BuildError::ForbiddenReferences {
+                        drv: build.text.to_owned(),
+                        output: output.to_owned(),
+                        paths: lines(self.store_dir(), paths.iter()),
+                    });
+                }
+                (path.clone(), Some(*ca))
+            }
+            DerivationOutput::Floating { method, algorithm }
+            | DerivationOutput::Impure { method, algorithm } => {
+                if !rules.is_empty() {
+                    let target = format!("{output}.siblings");
+                    store_nar::rewrite_tree(
+                        place.0.as_fd(),
+                        OsStr::new(&place.1),
+                        own.as_fd(),
+                        OsStr::new(&target),
+                        std::mem::take(&mut rules),
+                    )
+                    .map_err(bad)?;
+                    place = (
+                        own.try_clone()
+                            .map_err(environment(build.text, "open the outputs"))?,
+                        target,
+                    );
+                }
+                let hash =
+                    self.content_hash(build, output, &place, *method, *algorithm, Some(scratch))?;
+                let ca = ContentAddress {
+                    method: *method,
+                    hash,
+                };
+                let name = output_path_name(build.name, output);
+                let path = self
+                    .store_dir()
+                    .content_addressed_path(&name, &ca, &references)
+                    .map_err(|source| bad_output(build, output, source))?;
+                if references.has_self {
+                    rules.push((hash_part(scratch).to_vec(), hash_part(&path).to_vec()));
+                }
+                (path, Some(ca))
+            }
+        };
+        let (nar_hash, nar_size) = if rules.is_empty() {
+            store_nar::dump_and_hash(place.0.as_fd(), OsStr::new(&place.1)).map_err(bad)?
+        } else {
+            let target = format!("{output}.final");
+            let (hash, size, _) = store_nar::rewrite_tree(
+                place.0.as_fd(),
+                OsStr::new(&place.1),
+                own.as_fd(),
+                OsStr::new(&target),
+                rules,
+            )
+            .map_err(bad)?;
+            place = (
+                own.try_clone()
+                    .map_err(environment(build.text, "open the outputs"))?,
+                target,
+            );
+            (hash, size)
+        };
+        let mut all = references.others;
+        if references.has_self {
+            all.insert(path.clone());
+        }
+        Ok(Output {
+            place,
+            info: PathInfo {
+                path,
+                nar_hash,
+                nar_size,
+                references: all,
+                deriver: Some(build.drv_path.clone()),
+                registration_time: 0,
+                ultimate: true,
+                signatures: Vec::new(),
+                ca,
+            },
+        })
+    }
+
+    /// The hash that a content address of this method holds, modulo the output's own
+    /// scratch path where there is one.
+    fn content_hash(
+        &self,
+        build: &Produced<'_>,
+        output: &str,
+        place: &(OwnedFd, String),
+        method: ContentAddressMethod,
+        algorithm: HashAlgorithm,
+        own: Option<&StorePath>,
+    ) -> Result<Hash, BuildError> {
+        let name = OsStr::new(&place.1);
+        match method {
+            ContentAddressMethod::Nar => match own {
+                None => {
+                    let mut hasher = Hasher::new(algorithm);
+                    store_nar::dump(place.0.as_fd(), name, &mut hasher)
+                        .map_err(|source| bad_output(build, output, source))?;
+                    Ok(hasher.finish().0)
+                }
+                Some(own) => {
+                    let variant = HashModuloVariant::WithoutOffsets;
+                    let mut sink = HashModuloSink::new(algorithm, &hash_part(own), variant);
+                    store_nar::dump(place.0.as_fd(), name, &mut sink)
+                        .map_err(|source| bad_output(build, output, source))?;
+                    Ok(sink.finish().0)
+                }
+            },
+            ContentAddressMethod::Flat | ContentAddressMethod::Text => {
+                let file = store_nar::fs::open_file(place.0.as_fd(), name).map_err(|_| {
+                    bad_output(
+                        build,
+                        output,
+                        "it should be a regular file that is not executable",
+                    )
+                })?;
+                let stat =
+                    rustix::fs::fstat(&file).map_err(environment(build.text, "read the output"))?;
+                if stat.st_mode & 0o111 != 0 {
+                    return Err(bad_output(
+                        build,
+                        output,
+                        "it should be a regular file that is not executable",
+                    ));
+                }
+                let mut hasher = Hasher::new(algorithm);
+                let mut buffer = vec![0; 64 << 10];
+                loop {
+                    match rustix::io::read(&file, &mut buffer[..])
+                        .map_err(environment(build.text, "read the output"))?
+                    {
+                        0 => return Ok(hasher.finish().0),
+                        len => hasher.update(&buffer[..len]),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The checks that a derivation asks for by `allowedReferences` and its kin.
+    fn check_references(
+        &self,
+        build: &Produced<'_>,
+        outputs: &BTreeMap<String, Output>,
+    ) -> Result<(), BuildError> {
+        let list = |name: &str| -> Option<Vec<BString>> {
+            let value = build.drv.env.get(name.as_bytes().as_bstr())?;
+            Some(
+                crate::builder_env::words(value)
+                    .map(BString::from)
+                    .collect(),
+            )
+        };
+        // Words are store paths, or names of outputs.
+        let to_paths = |words: Vec<BString>| -> Result<BTreeSet<StorePath>, BuildError> {
+            words
+                .into_iter()
+                .map(|word| {
+                    let text = word.to_str_lossy();
+                    outputs
+                        .get(&*text)
+                        .map(|output| output.info.path.clone())
+                        .or_else(|| self.store_dir().split(&text).map(|(path, _)| path))
+                        .ok_or_else(|| BuildError::Rejected {
+                            drv: build.text.to_owned(),
+                            why: format!("`{text}` in its reference checks is neither a store path nor an output"),
+                        })
+                })
+                .collect()
+        };
+        let allowed = list("allowedReferences").map(to_paths).transpose()?;
+        let disallowed = list("disallowedReferences")
+            .map(to_paths)
+            .transpose()?
+            .unwrap_or_default();
+        let allowed_closure = list("allowedRequisites").map(to_paths).transpose()?;
+        let disallowed_closure = list("disallowedRequisites")
+            .map(to_paths)
+            .transpose()?
+            .unwrap_or_default();
+        for (name, output) in outputs {
+            let own = &output.info.path;
+            let references = &output.info.references;
+            let mut forbidden: BTreeSet<&StorePath> = references
+                .iter()
+                .filter(|path| disallowed.contains(path))
+                .collect();
+            if let Some(allowed) = &allowed {
+                forbidden.extend(references.iter().filter(|path| !allowed.contains(path)));
+            }
+            let closure = if allowed_closure.is_some() || !disallowed_closure.is_empty() {
+                self.closure_of_new(build, output, outputs)?
+            } else {
+                BTreeSet::new()
+            };
+            let closure = closure.iter().filter(|path| *path != own);
+            if let Some(allowed) = &allowed_closure {
+                forbidden.extend(closure.clone().filter(|path| !allowed.contains(path)));
+            }
+            forbidden.extend(closure.filter(|path| disallowed_closure.contains(path)));
+            if !forbidden.is_empty() {
+                return Err(BuildError::ForbiddenReferences {
+                    drv: build.text.to_owned(),
+                    output: name.clone(),
+                    paths: lines(self.store_dir(), forbidden.into_iter()),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The closure of an output that is not registered yet.
+    fn closure_of_new(
+        &self,
+        build: &Produced<'_>,
+        output: &Output,
+        outputs: &BTreeMap<String, Output>,
+    ) -> Result<BTreeSet<StorePath>, BuildError> {
+        let new: BTreeMap<&StorePath, &Output> = outputs
+            .values()
+            .map(|output| (&output.info.path, output))
+            .collect();
+        let mut todo: Vec<&StorePath> = output.info.references.iter().collect();
+        let mut seen = BTreeSet::new();
+        let mut old = BTreeSet::new();
+        while let Some(path) = todo.pop() {
+            match new.get(path) {
+                Some(sibling) if seen.insert(path.clone()) => todo.extend(&sibling.info.references),
+                Some(_) => {}
+                None => {
+                    old.insert(path.clone());
+                }
+            }
+        }
+        seen.extend(
+            self.closure(&old)
+                .map_err(environment(build.text, "query the closure"))?,
+        );
+        Ok(seen)
+    }
+
+    /// A second run's outputs against the registered ones.
+    fn compare(
+        &self,
+        build: &Produced<'_>,
+        outputs: &BTreeMap<String, Output>,
+    ) -> Result<(), BuildError> {
+        let known = self.known_outputs(build.drv_path, build.drv)?;
+        for (name, output) in outputs {
+            let info = match known.get(name) {
+                Some(path) => self
+                    .store
+                    .path_info(path)
+                    .map_err(environment(build.text, "query the store"))?,
+                None => None,
+            };
+            if info
+                .as_ref()
+                .is_none_or(|info| info.nar_hash != output.info.nar_hash)
+            {
+                let path = known.get(name).unwrap_or(&output.info.path);
+                let kept = if self.settings.keep_failed {
+                    let target = format!("{}.check", path.base_name());
+                    let target = OsStr::new(&target);
+                    store_nar::remove_tree(self.store.store_fd(), target)
+                        .and_then(|()| {
+                            let (dir, name) = (output.place.0.as_fd(), OsStr::new(&output.place.1));
+                            store_nar::rewrite_tree(dir, name, self.store.store_fd(), target, [])
+                        })
+                        .map_err(environment(build.text, "keep the differing output"))?;
+                    format!(" from `{}.check`", self.store_dir().display(path))
+                } else {
+                    String::new()
+                };
+                return Err(BuildError::NotDeterministic {
+                    drv: build.text.to_owned(),
+                    path: self.store_dir().display(path),
+                    kept,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn register_outputs(
+        &self,
+        build: &Produced<'_>,
+        outputs: BTreeMap<String, Output>,
+    ) -> Result<(), BuildError> {
+        // Content-addressed paths were not locked before: they were not known.
+        let unlocked: BTreeSet<StorePath> = match build.kind {
+            DerivationKind::Floating | DerivationKind::Impure => outputs
+                .values()
+                .map(|output| output.info.path.clone())
+                .collect(),
+            _ => BTreeSet::new(),
+        };
+        let _locks = self
+            .store
+            .lock_paths(&unlocked)
+            .map_err(environment(build.text, "lock the output paths"))?;
+        let mut registrations = Vec::new();
+        for output in outputs.values() {
+            let path = &output.info.path;
+            if self
+                .store
+                .is_valid(path)
+                .map_err(environment(build.text, "query the store"))?
+            {
+                continue;
+            }
+            self.store
+                .move_into_store(output.place.0.as_fd(), OsStr::new(&output.place.1), path)
+                .map_err(environment(build.text, "move the outputs into the store"))?;
+            registrations.push(Registration::new(output.info.clone()));
+        }
+        self.store
+            .register(&registrations)
+            .map_err(environment(build.text, "register the outputs"))?;
+        if build.kind == DerivationKind::Floating {
+            for (name, output) in &outputs {
+                let realisation =
+                    self.realisation(build.drv_path, build.drv, name, &output.info.path)?;
+                self.store
+                    .register_realisation(&realisation)
+                    .map_err(environment(
+                        build.text,
+                        "register what its output turned out to be",
+                    ))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The outputs of a build such that each comes after those it refers to.
+fn order(
+    build: &Produced<'_>,
+    mentions: &BTreeMap<String, BTreeSet<StorePath>>,
+) -> Result<Vec<String>, BuildError> {
+    let mut order: Vec<String> = Vec::new();
+    while order.len() < mentions.len() {
+        let next = mentions.iter().find(|(output, found)| {
+            let waits = |(sibling, scratch): (&String, &StorePath)| {
+                sibling != *output && !order.contains(sibling) && found.contains(scratch)
+            };
+            !order.contains(output) && !build.scratch.iter().any(waits)
+        });
+        match next {
+            Some((output, _)) => order.push(output.clone()),
+            // Paths known beforehand need no order, and references among them may form a circle
+            // in the file system; a store could not hold that.
+            None => {
+                let left = mentions.keys().filter(|output| !order.contains(output));
+                return Err(BuildError::OutputCycle {
+                    drv: build.text.to_owned(),
+                    outputs: left.cloned().collect::<Vec<_>>().join(", "),
+                });
+            }
+        }
+    }
+    Ok(order)
+}
+
+fn bad_output<E: Into<BoxError>>(build: &Produced<'_>, output: &str, source: E) -> BuildError {
+    BuildError::BadOutput {
+        drv: build.text.to_owned(),
+        output: output.to_owned(),
+        log: build.log.for_error(),
+        source: source.into(),
+    }
+}

@@ -1,0 +1,614 @@
+//! The store as a build with `recursive-nix` sees it through its socket.
+//!
+//! A build may see its input closure, what it adds, and what is built for it, and
+//! nothing else; whatever it asks beyond that is refused or answered as if it were
+//! not there. Every reference in what it adds must be to something it may see:
+//! Nix checks only that it is valid, so that a build could read any path of the
+//! store through a derivation of its own making.
+//!
+//! Source: nix `src/libstore/restricted-store.cc`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bstr::ByteSlice;
+use store_api::{
+    BoxError, BuildMode, BuildObserver, BuildResult, BuildStatus, GcRequest, GcResult,
+    KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
+};
+use store_types::{
+    ContentAddressMethod, Derivation, DerivationKind, DerivedPath, DrvOutput, HashAlgorithm,
+    OutputsSpec, PathInfo, Realisation, StoreDir, StorePath,
+};
+
+use crate::child::service::listen;
+use crate::context::BuildContext;
+use crate::error::{BuildError, environment};
+use crate::unit::{BuildDir, UnitOutcome};
+use crate::users::BuildUser;
+use crate::{Executor, Monitor};
+
+/// Where a build finds the socket, relative to its root.
+const SOCKET: &str = "/build/.nix-socket";
+
+/// The open socket of one build.
+pub(crate) struct Recursive {
+    served: Box<dyn Send + Sync>,
+}
+
+impl Recursive {
+    /// Closes the socket and its connections.
+    pub(crate) fn stop(self) {
+        drop(self.served);
+    }
+}
+
+impl Executor {
+    /// Opens the socket of a build that requires `recursive-nix`.
+    pub(crate) fn open_recursive(
+        self: &Arc<Self>,
+        text: &str,
+        dir: &BuildDir,
+        user: &BuildUser,
+        context: &Arc<BuildContext>,
+    ) -> Result<Recursive, BuildError> {
+        let open = || -> std::io::Result<Recursive> {
+            let listener = listen(dir, SOCKET)?;
+            if rustix::process::geteuid().is_root() {
+                let socket = dir.root().join(SOCKET.trim_start_matches('/'));
+                std::os::unix::fs::lchown(socket, Some(user.uid), Some(user.gid))?;
+            }
+            let store = Arc::new(RestrictedStore {
+                executor: self.clone(),
+                context: context.clone(),
+                realisations: Mutex::default(),
+            });
+            Ok(Recursive {
+                served: (self.serve_store)(listener, store)?,
+            })
+        };
+        open().map_err(environment(text, "open the socket for recursive builds"))
+    }
+}
+
+/// What one build may see of the store.
+struct RestrictedStore {
+    executor: Arc<Executor>,
+    context: Arc<BuildContext>,
+    /// What was built through this socket.
+    realisations: Mutex<BTreeMap<DrvOutput, Realisation>>,
+}
+
+fn failed<E: Into<BoxError>>(action: &str) -> impl FnOnce(E) -> StoreError {
+    StoreError::failed(action.to_owned())
+}
+
+impl RestrictedStore {
+    fn refuse<T>(&self, operation: &'static str) -> Result<T, StoreError> {
+        Err(StoreError::Refused { operation })
+    }
+
+    fn check_allowed(&self, path: &StorePath) -> Result<(), StoreError> {
+        if self.context.is_allowed(path) {
+            Ok(())
+        } else {
+            Err(StoreError::NotValid { path: path.clone() })
+        }
+    }
+
+    fn check_references(
+        &self,
+        references: &BTreeSet<StorePath>,
+        own: Option<&StorePath>,
+    ) -> Result<(), StoreError> {
+        references
+            .iter()
+            .filter(|path| Some(*path) != own)
+            .try_for_each(|path| self.check_allowed(path))
+    }
+
+    /// Shows the build a path that has become valid for it.
+    fn show(&self, path: &StorePath) -> Result<(), StoreError> {
+        let closure = self
+            .executor
+            .store
+            .closure(std::slice::from_ref(path))
+            .map_err(failed("query the closure of a new path"))?;
+        self.context
+            .allow(&closure)
+            .map_err(failed("show the build a new path"))
+    }
+
+    /// What the build is told of a path: nothing that it could not know.
+    fn censor(info: PathInfo) -> PathInfo {
+        PathInfo {
+            deriver: None,
+            registration_time: 0,
+            ultimate: false,
+            signatures: Vec::new(),
+            ..info
+        }
+    }
+
+    /// Checks that a derivation, and all that it depends on, reads only what the
+    /// build may see, and that none of it reaches the network for the build.
+    fn check_derivation(&self, drv_path: &StorePath) -> Result<(), StoreError> {
+        let mut todo = vec![drv_path.clone()];
+        let mut seen = BTreeSet::new();
+        while let Some(path) = todo.pop() {
+            if !seen.insert(path.clone()) {
+                continue;
+            }
+            self.check_allowed(&path)?;
+            let drv = self
+                .executor
+                .load(&path)
+                .map_err(failed("read a derivation"))?;
+            for input in &drv.input_srcs {
+                self.check_allowed(input)?;
+            }
+            let sandboxed = drv.kind().is_ok_and(DerivationKind::is_sandboxed);
+            let known = self
+                .executor
+                .known_outputs(&path, &drv)
+                .map_err(failed("query the store"))?;
+            let all_valid = drv.outputs.keys().all(|output| known.contains_key(output));
+            if !sandboxed && !all_valid {
+                return Err(StoreError::PathRefused {
+                    operation: "build a derivation with access to the network",
+                    path,
+                });
+            }
+            if !all_valid {
+                todo.extend(drv.input_drvs.into_keys());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Passes what happens to a protocol client's observer.
+struct ForwardTo<'a> {
+    observer: Mutex<&'a mut dyn BuildObserver>,
+}
+
+impl Monitor for ForwardTo<'_> {
+    fn started(&self, drv: &StorePath) {
+        self.observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .started(drv);
+    }
+
+    fn log_line(&self, drv: &StorePath, line: &[u8]) {
+        self.observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .log_line(drv, line);
+    }
+
+    fn finished(&self, outcome: &UnitOutcome) {
+        if outcome.result.times_built > 0 {
+            let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+            observer.finished(&outcome.drv, &outcome.result);
+        }
+    }
+
+    fn note(&self, _text: &str) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_cancelled()
+    }
+}
+
+impl Executor {
+    /// Builds for a client of the worker protocol: one result for each path that was
+    /// asked for, in that order.
+    pub fn build_for_client(
+        self: &Arc<Self>,
+        paths: &[DerivedPath],
+        mode: BuildMode,
+        observer: &mut dyn BuildObserver,
+    ) -> Result<Vec<KeyedBuildResult>, StoreError> {
+        let monitor = ForwardTo {
+            observer: Mutex::new(observer),
+        };
+        let outcomes = self.build(paths, mode, &monitor).map_err(failed("build"))?;
+        let by_drv: BTreeMap<&StorePath, &UnitOutcome> = outcomes
+            .iter()
+            .map(|outcome| (&outcome.drv, outcome))
+            .collect();
+        Ok(paths
+            .iter()
+            .map(|path| {
+                let result = match path {
+                    DerivedPath::Opaque(_) => BuildResult::new(BuildStatus::AlreadyValid, ""),
+                    DerivedPath::Built { drv, outputs } => match by_drv.get(drv) {
+                        Some(outcome) => {
+                            let mut result = outcome.result.clone();
+                            result
+                                .built_outputs
+                                .retain(|name, _| outputs.contains(name));
+                            result
+                        }
+                        None => BuildResult::new(BuildStatus::MiscFailure, "the build was lost"),
+                    },
+                };
+                KeyedBuildResult {
+                    path: path.clone(),
+                    result,
+                }
+            })
+            .collect())
+    }
+}
+
+impl Store for RestrictedStore {
+    fn store_dir(&self) -> &StoreDir {
+        self.executor.store_dir()
+    }
+
+    fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError> {
+        Ok(self.context.is_allowed(path))
+    }
+
+    fn query_path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, StoreError> {
+        if !self.context.is_allowed(path) {
+            return Ok(None);
+        }
+        let info = self
+            .executor
+            .store
+            .path_info(path)
+            .map_err(failed("query a path"))?;
+        Ok(info.map(Self::censor))
+    }
+
+    fn query_valid_paths(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        _substitute: bool,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        Ok(paths
+            .iter()
+            .filter(|path| self.context.is_allowed(path))
+            .cloned()
+            .collect())
+    }
+
+    fn query_all_valid_paths(&self) -> Result<BTreeSet<StorePath>, StoreError> {
+        Ok(self.context.allowed())
+    }
+
+    fn query_substitutable_paths(
+        &self,
+        _paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        Ok(BTreeSet::new())
+    }
+
+    fn query_referrers(&self, _path: &StorePath) -> Result<BTreeSet<StorePath>, StoreError> {
+        Ok(BTreeSet::new())
+    }
+
+    fn query_path_from_hash_part(&self, _hash_part: &str) -> Result<Option<StorePath>, StoreError> {
+        self.refuse("query a path by its hash part")
+    }
+
+    fn query_valid_derivers(&self, _path: &StorePath) -> Result<BTreeSet<StorePath>, StoreError> {
+        Ok(BTreeSet::new())
+    }
+
+    fn query_derivation_output_map(
+        &self,
+        drv: &StorePath,
+    ) -> Result<BTreeMap<String, Option<StorePath>>, StoreError> {
+        self.check_allowed(drv)?;
+        let loaded = self
+            .executor
+            .load(drv)
+            .map_err(failed("read a derivation"))?;
+        let mut known = self
+            .executor
+            .known_outputs(drv, &loaded)
+            .map_err(failed("query the store"))?;
+        Ok(loaded
+            .outputs
+            .iter()
+            .map(|(name, output)| {
+                let path = output.path().cloned();
+                // What a floating output turned out to be is known to whom it was built for.
+                let path = path.or_else(|| {
+                    known
+                        .remove(name)
+                        .filter(|path| self.context.is_allowed(path))
+                });
+                (name.clone(), path)
+            })
+            .collect())
+    }
+
+    fn query_realisation(&self, id: &DrvOutput) -> Result<Option<Realisation>, StoreError> {
+        Ok(self
+            .realisations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(id)
+            .cloned())
+    }
+
+    fn register_realisation(&self, _realisation: &Realisation) -> Result<(), StoreError> {
+        self.refuse("register a realisation")
+    }
+
+    fn nar_from_path(&self, path: &StorePath, out: &mut dyn Write) -> Result<(), StoreError> {
+        self.check_allowed(path)?;
+        self.executor
+            .store
+            .dump(path, out)
+            .map_err(failed("read a path"))
+    }
+
+    fn add_content_addressed(
+        &self,
+        name: &str,
+        method: ContentAddressMethod,
+        algorithm: HashAlgorithm,
+        references: &BTreeSet<StorePath>,
+        repair: bool,
+        dump: &mut dyn Read,
+    ) -> Result<PathInfo, StoreError> {
+        if repair {
+            return self.refuse("repair a path");
+        }
+        self.check_references(references, None)?;
+        let info = self
+            .executor
+            .store
+            .add_content_addressed(name, method, algorithm, references, dump)
+            .map_err(failed("add a path"))?;
+        self.show(&info.path)?;
+        Ok(Self::censor(info))
+    }
+
+    fn add_nar(
+        &self,
+        info: &PathInfo,
+        repair: bool,
+        _check_signatures: bool,
+        nar: &mut dyn Read,
+    ) -> Result<(), StoreError> {
+        if repair {
+            return self.refuse("repair a path");
+        }
+        self.check_references(&info.references, Some(&info.path))?;
+        // Only what proves itself: a build has no trusted signatures.
+        let Some(ca) = &info.ca else {
+            return Err(StoreError::Untrusted {
+                path: info.path.clone(),
+            });
+        };
+        let expected = self
+            .store_dir()
+            .content_addressed_path(info.path.name(), ca, &info.references_apart_from_self())
+            .map_err(failed("compute the path of an object"))?;
+        if expected != info.path {
+            return Err(StoreError::BadRequest {
+                what: format!("`{}` is not the path of its content address", info.path),
+            });
+        }
+        if info.references.contains(&info.path) {
+            return self.refuse("add a path that refers to itself");
+        }
+        // The content address is recomputed from the content, whatever was said of it.
+        match ca.method {
+            ContentAddressMethod::Nar => {
+                let references = info.references.clone();
+                let added = self
+                    .executor
+                    .store
+                    .add_content_addressed(
+                        info.path.name(),
+                        ca.method,
+                        ca.hash.algorithm(),
+                        &references,
+                        nar,
+                    )
+                    .map_err(failed("add a path"))?;
+                if added.path != info.path {
+                    return Err(StoreError::BadRequest {
+                        what: format!("`{}` does not have the content of its path", info.path),
+                    });
+                }
+            }
+            ContentAddressMethod::Flat | ContentAddressMethod::Text => {
+                let bytes = store_nar_file(nar)?;
+                let added = self
+                    .executor
+                    .store
+                    .add_content_addressed(
+                        info.path.name(),
+                        ca.method,
+                        ca.hash.algorithm(),
+                        &info.references,
+                        &mut &*bytes,
+                    )
+                    .map_err(failed("add a path"))?;
+                if added.path != info.path {
+                    return Err(StoreError::BadRequest {
+                        what: format!("`{}` does not have the content of its path", info.path),
+                    });
+                }
+            }
+        }
+        self.show(&info.path)
+    }
+
+    fn add_signatures(&self, _path: &StorePath, _signatures: &[String]) -> Result<(), StoreError> {
+        self.refuse("add signatures")
+    }
+
+    fn ensure_path(&self, path: &StorePath) -> Result<(), StoreError> {
+        self.check_allowed(path)
+    }
+
+    fn add_temp_root(&self, _path: &StorePath) -> Result<(), StoreError> {
+        // All that the build may see is held by the executor as long as it runs.
+        Ok(())
+    }
+
+    fn add_indirect_root(&self, _link: &Path) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn find_roots(&self, _censor: bool) -> Result<Roots, StoreError> {
+        Ok(Roots::new())
+    }
+
+    fn build_paths(
+        &self,
+        paths: &[DerivedPath],
+        mode: BuildMode,
+        observer: &mut dyn BuildObserver,
+    ) -> Result<Vec<KeyedBuildResult>, StoreError> {
+        if mode != BuildMode::Normal {
+            return self.refuse("repair or check a build");
+        }
+        for path in paths {
+            match path {
+                DerivedPath::Opaque(path) => self.check_allowed(path)?,
+                DerivedPath::Built { drv, .. } => self.check_derivation(drv)?,
+            }
+        }
+        let results = self.executor.build_for_client(paths, mode, observer)?;
+        for result in &results {
+            for realisation in result.result.built_outputs.values() {
+                self.show(&realisation.out_path)?;
+                let mut realisations = self
+                    .realisations
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                realisations.insert(realisation.id.clone(), realisation.clone());
+            }
+        }
+        Ok(results)
+    }
+
+    fn build_derivation(
+        &self,
+        _drv_path: &StorePath,
+        _derivation: &Derivation,
+        _mode: BuildMode,
+        _observer: &mut dyn BuildObserver,
+    ) -> Result<BuildResult, StoreError> {
+        self.refuse("build a derivation that is not in the store")
+    }
+
+    fn query_missing(&self, paths: &[DerivedPath]) -> Result<Missing, StoreError> {
+        let is_allowed = |path: &&DerivedPath| self.context.is_allowed(path.base_path());
+        let (allowed, others): (Vec<_>, Vec<_>) = paths.iter().partition(is_allowed);
+        let allowed: Vec<DerivedPath> = allowed.into_iter().cloned().collect();
+        let mut missing = self.executor.missing(&allowed)?;
+        missing
+            .unknown
+            .extend(others.into_iter().map(|path| path.base_path().clone()));
+        Ok(missing)
+    }
+
+    fn add_build_log(&self, _drv: &StorePath, _log: &mut dyn Read) -> Result<(), StoreError> {
+        self.refuse("add a build log")
+    }
+
+    fn collect_garbage(&self, _request: &GcRequest) -> Result<GcResult, StoreError> {
+        Ok(GcResult::default())
+    }
+
+    fn optimise(&self) -> Result<(), StoreError> {
+        self.refuse("optimise the store")
+    }
+
+    fn verify(&self, _request: VerifyRequest) -> Result<bool, StoreError> {
+        self.refuse("verify the store")
+    }
+}
+
+/// The contents of the one regular file that a NAR holds.
+fn store_nar_file(nar: &mut dyn Read) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = Vec::new();
+    store_nar::copy(nar, &mut bytes).map_err(failed("read an archive"))?;
+    let not_a_file = || StoreError::BadRequest {
+        what: "the archive does not hold one regular file".into(),
+    };
+    // What `copy` has let through is a well-formed archive; of a plain file it begins so.
+    let mut head = Vec::new();
+    for token in ["nix-archive-1", "(", "type", "regular", "contents"] {
+        head.extend_from_slice(&(token.len() as u64).to_le_bytes());
+        head.extend_from_slice(token.as_bytes());
+        head.resize(head.len().next_multiple_of(8), 0);
+    }
+    let rest = bytes.strip_prefix(&*head).ok_or_else(not_a_file)?;
+    let (len, rest) = rest.split_first_chunk::<8>().ok_or_else(not_a_file)?;
+    let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|_| not_a_file())?;
+    Ok(rest.get(..len).ok_or_else(not_a_file)?.to_vec())
+}
+
+impl Executor {
+    /// What would have to be done to make these paths valid.
+    pub fn missing(&self, paths: &[DerivedPath]) -> Result<Missing, StoreError> {
+        let mut missing = Missing::default();
+        let mut todo: Vec<DerivedPath> = paths.to_vec();
+        let mut seen = BTreeSet::new();
+        while let Some(path) = todo.pop() {
+            let (drv_path, outputs) = match path {
+                DerivedPath::Opaque(path) => {
+                    if !self.store.is_valid(&path).map_err(failed("query a path"))? {
+                        missing.unknown.insert(path);
+                    }
+                    continue;
+                }
+                DerivedPath::Built { drv, outputs } => (drv, outputs),
+            };
+            if !seen.insert(drv_path.clone()) {
+                continue;
+            }
+            let Ok(drv) = self.load(&drv_path) else {
+                missing.unknown.insert(drv_path);
+                continue;
+            };
+            let known = self
+                .known_outputs(&drv_path, &drv)
+                .map_err(failed("query the store"))?;
+            if drv
+                .outputs
+                .keys()
+                .filter(|name| outputs.contains(name))
+                .all(|name| known.contains_key(name))
+            {
+                continue;
+            }
+            missing.will_build.insert(drv_path);
+            todo.extend(
+                drv.input_drvs
+                    .into_iter()
+                    .map(|(drv, outputs)| DerivedPath::Built {
+                        drv,
+                        outputs: OutputsSpec::Names(outputs),
+                    }),
+            );
+        }
+        Ok(missing)
+    }
+}
+
+/// Whether a derivation asks for the socket.
+pub(crate) fn is_recursive(drv: &Derivation) -> bool {
+    let features = drv.env.get(b"requiredSystemFeatures".as_bstr());
+    features.is_some_and(|features| {
+        crate::builder_env::words(features).any(|feature| feature == b"recursive-nix")
+    })
+}

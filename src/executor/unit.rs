@@ -1,0 +1,823 @@
+//! One derivation: from its `.drv` file to registered outputs.
+//!
+//! The order of things follows Nix's: resolve, look whether the outputs are valid,
+//! lock, look again, run the builder, take the outputs into the store. Nothing is
+//! visible under a final path before it is complete, and nothing is registered
+//! before all outputs of the derivation are accepted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bstr::{BString, ByteSlice};
+use droste_sandbox::{
+    Exit, ExitStatus, Mount, Network, Node, Personality, Pty, Request, Root, Stdio, dev_nodes,
+    etc_files, network_files, proc_mount,
+};
+use store_api::{BuildMode, BuildResult, BuildStatus};
+use store_types::{
+    Derivation, DerivationKind, DerivationOutput, OutputsSpec, Realisation, StorePath,
+    output_path_name, sha256,
+};
+
+use crate::builder_env::{BUILD_DIR, Surroundings, builder_start};
+use crate::context::{BuildContext, ChildCounts};
+use crate::error::{BuildError, environment};
+use crate::log::{self, LogTail};
+use crate::outputs::Produced;
+use crate::restricted::is_recursive;
+use crate::users::BuildUser;
+use crate::{Executor, Monitor};
+
+/// What became of one derivation.
+#[derive(Debug)]
+pub struct UnitOutcome {
+    /// The derivation.
+    pub drv: StorePath,
+    /// As Nix's clients are told.
+    pub result: BuildResult,
+    /// Why it failed, if it did.
+    pub error: Option<BuildError>,
+    /// The wanted outputs that are valid.
+    pub outputs: BTreeMap<String, StorePath>,
+    /// Its compiler calls.
+    pub children: ChildCounts,
+    /// How long it took, waiting for locks included.
+    pub wall: Duration,
+}
+
+/// How a builder's run ended.
+pub(crate) struct Ran {
+    pub(crate) status: ExitStatus,
+    pub(crate) log: LogTail,
+    pub(crate) started: SystemTime,
+    pub(crate) ended: SystemTime,
+}
+
+/// The directory of one running build, removed with it.
+pub(crate) struct BuildDir {
+    executor: Arc<Executor>,
+    path: PathBuf,
+    keep: bool,
+}
+
+impl BuildDir {
+    /// The sandbox's root.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.path.join("root")
+    }
+
+    /// The store directory in the sandbox's root, where outputs appear.
+    pub(crate) fn store(&self, store_dir: &str) -> PathBuf {
+        self.root().join(store_dir.trim_start_matches('/'))
+    }
+
+    /// The build directory on this machine.
+    pub(crate) fn build(&self) -> PathBuf {
+        self.root().join(BUILD_DIR.trim_start_matches('/'))
+    }
+
+    /// A directory for our own temporary files, which the build cannot see.
+    pub(crate) fn own(&self) -> PathBuf {
+        self.path.join("own")
+    }
+
+    /// Keeps the directory.
+    pub(crate) fn keep(&mut self) -> &Path {
+        self.keep = true;
+        &self.path
+    }
+}
+
+impl Drop for BuildDir {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.executor.remove_build_dir(&self.path);
+        }
+        let _ = self.executor.spawner.forget_scratch(&self.path);
+    }
+}
+
+impl Executor {
+    /// Makes outputs of one derivation valid; its input derivations have been
+    /// realised already. Never fails: what went wrong is part of the outcome.
+    pub(crate) fn realise(
+        self: &Arc<Self>,
+        drv_path: &StorePath,
+        wanted: &OutputsSpec,
+        mode: BuildMode,
+        monitor: &dyn Monitor,
+    ) -> UnitOutcome {
+        let begun = std::time::Instant::now();
+        let mut children = ChildCounts::default();
+        let mut result = BuildResult::new(BuildStatus::Built, "");
+        let made = self.load(drv_path).and_then(|drv| {
+            self.realise_loaded(
+                drv_path,
+                &drv,
+                wanted,
+                mode,
+                monitor,
+                &mut result,
+                &mut children,
+            )
+        });
+        let (outputs, error) = match made {
+            Ok(outputs) => (outputs, None),
+            Err(error) => {
+                result.status = error.status();
+                result.error_msg = error.chain();
+                (BTreeMap::new(), Some(error))
+            }
+        };
+        UnitOutcome {
+            drv: drv_path.clone(),
+            result,
+            error,
+            outputs,
+            children,
+            wall: begun.elapsed(),
+        }
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call site; the last two are where results go"
+    )]
+    fn realise_loaded(
+        self: &Arc<Self>,
+        drv_path: &StorePath,
+        drv: &Derivation,
+        wanted: &OutputsSpec,
+        mode: BuildMode,
+        monitor: &dyn Monitor,
+        result: &mut BuildResult,
+        children: &mut ChildCounts,
+    ) -> Result<BTreeMap<String, StorePath>, BuildError> {
+        let text = self.store_dir().display(drv_path);
+        if let OutputsSpec::Names(names) = wanted
+            && let Some(output) = names.iter().find(|name| !drv.outputs.contains_key(*name))
+        {
+            return Err(BuildError::NoSuchOutput {
+                drv: text,
+                output: output.clone(),
+            });
+        }
+        let known = self.known_outputs(drv_path, drv)?;
+        let is_wanted = |name: &String| wanted.contains(name);
+        let all_valid = |known: &BTreeMap<String, StorePath>| {
+            drv.outputs
+                .keys()
+                .filter(|name| is_wanted(name))
+                .all(|name| known.contains_key(name))
+        };
+        if mode == BuildMode::Normal && all_valid(&known) {
+            result.status = BuildStatus::AlreadyValid;
+            self.fill_built_outputs(drv_path, drv, &known, result)?;
+            return Ok(known);
+        }
+        if mode != BuildMode::Normal && !drv.outputs.keys().all(|name| known.contains_key(name)) {
+            return Err(BuildError::NothingToCheck { drv: text });
+        }
+        let name = drv_path
+            .derivation_name()
+            .ok_or_else(|| BuildError::Rejected {
+                drv: text.clone(),
+                why: "its name does not end in `.drv`".into(),
+            })?;
+        let kind = drv.kind().map_err(|source| BuildError::Malformed {
+            drv: text.clone(),
+            source: source.into(),
+        })?;
+        // What the builder gets: a derivation without input derivations.
+        let resolved = self.resolve(drv_path, name, drv, monitor)?;
+        let needs_file = drv
+            .is_resolution_needed()
+            .map_err(|source| BuildError::Malformed {
+                drv: text.clone(),
+                source: source.into(),
+            })?;
+        let (resolved_path, resolved_text);
+        let (path, resolved_kind) = if needs_file {
+            // As Nix does: the resolved derivation has a file and realisations of its own.
+            resolved_path = self
+                .store
+                .add_text(
+                    &format!("{name}.drv"),
+                    &resolved.to_aterm(self.store_dir()),
+                    &resolved.references(),
+                )
+                .map_err(environment(&text, "add the resolved derivation"))?
+                .path;
+            resolved_text = self.store_dir().display(&resolved_path);
+            let kind = resolved.kind().map_err(|source| BuildError::Malformed {
+                drv: resolved_text.clone(),
+                source: source.into(),
+            })?;
+            (&resolved_path, kind)
+        } else {
+            (drv_path, kind)
+        };
+        if needs_file && mode == BuildMode::Normal {
+            let known = self.known_outputs(path, &resolved)?;
+            if all_valid(&known) {
+                result.status = BuildStatus::ResolvesToAlreadyValid;
+                self.register_realisations(drv_path, drv, &known)?;
+                self.fill_built_outputs(drv_path, drv, &known, result)?;
+                return Ok(known);
+            }
+        }
+        let made = self.build_resolved(
+            path,
+            name,
+            &resolved,
+            resolved_kind,
+            mode,
+            monitor,
+            result,
+            children,
+        )?;
+        if needs_file {
+            self.register_realisations(drv_path, drv, &made)?;
+        }
+        self.fill_built_outputs(drv_path, drv, &made, result)?;
+        Ok(made)
+    }
+
+    /// Reads a derivation of the store and checks that it is what its path says.
+    pub(crate) fn load(&self, drv_path: &StorePath) -> Result<Derivation, BuildError> {
+        let text = self.store_dir().display(drv_path);
+        let valid = self
+            .store
+            .is_valid(drv_path)
+            .map_err(environment(&text, "query the store"))?;
+        if !valid {
+            return Err(BuildError::NoDerivation {
+                drv: text,
+                store: self.store.physical_dir().to_owned(),
+            });
+        }
+        let bytes = std::fs::read(self.store.physical_path(drv_path))
+            .map_err(environment(&text, "read the file"))?;
+        Derivation::parse(self.store_dir(), &bytes).map_err(|source| BuildError::Malformed {
+            drv: text,
+            source: source.into(),
+        })
+    }
+
+    /// The outputs that are valid, by name.
+    pub(crate) fn known_outputs(
+        &self,
+        drv_path: &StorePath,
+        drv: &Derivation,
+    ) -> Result<BTreeMap<String, StorePath>, BuildError> {
+        let text = self.store_dir().display(drv_path);
+        let mut known = BTreeMap::new();
+        for (name, output) in &drv.outputs {
+            let path = match output {
+                DerivationOutput::InputAddressed(path) | DerivationOutput::Fixed { path, .. } => {
+                    Some(path.clone())
+                }
+                DerivationOutput::Floating { .. } | DerivationOutput::Deferred => {
+                    let id = self.realisation_id(drv_path, drv, name)?;
+                    self.store
+                        .query_realisation(&id)
+                        .map_err(environment(&text, "query the store"))?
+                        .map(|realisation| realisation.out_path)
+                }
+                DerivationOutput::Impure { .. } => None,
+            };
+            if let Some(path) = path
+                && self
+                    .store
+                    .is_valid(&path)
+                    .map_err(environment(&text, "query the store"))?
+            {
+                known.insert(name.clone(), path);
+            }
+        }
+        Ok(known)
+    }
+
+    fn fill_built_outputs(
+        &self,
+        drv_path: &StorePath,
+        drv: &Derivation,
+        made: &BTreeMap<String, StorePath>,
+        result: &mut BuildResult,
+    ) -> Result<(), BuildError> {
+        for (name, path) in made {
+            let realisation = self.realisation(drv_path, drv, name, path)?;
+            result.built_outputs.insert(name.clone(), realisation);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn realisation(
+        &self,
+        drv_path: &StorePath,
+        drv: &Derivation,
+        output: &str,
+        path: &StorePath,
+    ) -> Result<Realisation, BuildError> {
+        Ok(Realisation {
+            id: self.realisation_id(drv_path, drv, output)?,
+            out_path: path.clone(),
+            signatures: Vec::new(),
+            dependent_realisations: BTreeMap::new(),
+        })
+    }
+
+    fn register_realisations(
+        &self,
+        drv_path: &StorePath,
+        drv: &Derivation,
+        made: &BTreeMap<String, StorePath>,
+    ) -> Result<(), BuildError> {
+        let text = self.store_dir().display(drv_path);
+        if drv.kind().is_ok_and(|kind| kind == DerivationKind::Impure) {
+            return Ok(());
+        }
+        for (name, path) in made {
+            let realisation = self.realisation(drv_path, drv, name, path)?;
+            self.store
+                .register_realisation(&realisation)
+                .map_err(environment(
+                    &text,
+                    "register what its output turned out to be",
+                ))?;
+        }
+        Ok(())
+    }
+
+    /// The derivation with its inputs' outputs in place of its input derivations.
+    fn resolve(
+        self: &Arc<Self>,
+        drv_path: &StorePath,
+        name: &str,
+        drv: &Derivation,
+        monitor: &dyn Monitor,
+    ) -> Result<Derivation, BuildError> {
+        let text = self.store_dir().display(drv_path);
+        let mut built: BTreeMap<(StorePath, String), StorePath> = BTreeMap::new();
+        for (input, outputs) in &drv.input_drvs {
+            let loaded = self.load(input)?;
+            let mut known = self.known_outputs(input, &loaded)?;
+            if outputs.iter().any(|output| !known.contains_key(output)) {
+                // The plan took it for valid before this output was wanted, or it was
+                // collected since.
+                let wanted = OutputsSpec::Names(outputs.clone());
+                let outcome = self.realise(input, &wanted, BuildMode::Normal, monitor);
+                if outcome.error.is_some() {
+                    return Err(BuildError::InputFailed {
+                        drv: text,
+                        input: self.store_dir().display(input),
+                    });
+                }
+                known = outcome.outputs;
+            }
+            for output in outputs {
+                if let Some(path) = known.get(output) {
+                    built.insert((input.clone(), output.clone()), path.clone());
+                }
+            }
+        }
+        for input in &drv.input_srcs {
+            if !self
+                .store
+                .is_valid(input)
+                .map_err(environment(&text, "query the store"))?
+            {
+                return Err(BuildError::MissingInput {
+                    drv: text,
+                    input: self.store_dir().display(input),
+                });
+            }
+        }
+        drv.resolve(self.store_dir(), name, |input, output| {
+            built.get(&(input.clone(), output.to_owned())).cloned()
+        })
+        .map_err(|source| BuildError::Malformed {
+            drv: text,
+            source: source.into(),
+        })
+    }
+
+    /// Builds a derivation that has no input derivations left.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call site; the last two are where results go"
+    )]
+    fn build_resolved(
+        self: &Arc<Self>,
+        drv_path: &StorePath,
+        name: &str,
+        drv: &Derivation,
+        kind: DerivationKind,
+        mode: BuildMode,
+        monitor: &dyn Monitor,
+        result: &mut BuildResult,
+        children: &mut ChildCounts,
+    ) -> Result<BTreeMap<String, StorePath>, BuildError> {
+        let text = self.store_dir().display(drv_path);
+        self.check_buildable(&text, drv)?;
+        let locked: BTreeSet<StorePath> = match kind {
+            DerivationKind::InputAddressed | DerivationKind::Fixed => drv
+                .outputs
+                .values()
+                .filter_map(|output| output.path().cloned())
+                .collect(),
+            // The final path is not known: two builds of the same derivation wait for
+            // each other at the derivation.
+            _ => BTreeSet::from([drv_path.clone()]),
+        };
+        let _locks = self
+            .store
+            .lock_paths(&locked)
+            .map_err(environment(&text, "lock the output paths"))?;
+        if mode == BuildMode::Normal {
+            let known = self.known_outputs(drv_path, drv)?;
+            if drv.outputs.keys().all(|name| known.contains_key(name)) {
+                result.status = BuildStatus::AlreadyValid;
+                return Ok(known);
+            }
+        }
+        let scratch = self.scratch_paths(drv_path, name, drv, mode, &text)?;
+        let inputs = self
+            .closure(&drv.input_srcs)
+            .map_err(environment(&text, "query the input closure"))?;
+        let context = Arc::new(BuildContext::new(inputs));
+        monitor.started(drv_path);
+        let user = self.acquire_user(&text)?;
+        let mut dir = self.make_build_dir(&text, &user)?;
+        let ran = self.run(
+            &text, drv_path, drv, kind, &scratch, &context, &dir, &user, monitor,
+        );
+        *children = context.take_counts();
+        let produced = ran.and_then(|ran| {
+            result.times_built = 1;
+            let seconds = |time: SystemTime| {
+                time.duration_since(UNIX_EPOCH)
+                    .map_or(0, |since| since.as_secs() as i64)
+            };
+            result.start_time = seconds(ran.started);
+            result.stop_time = seconds(ran.ended);
+            result.cpu_user = Some(ran.status.user_time);
+            result.cpu_system = Some(ran.status.system_time);
+            if !ran.status.success() {
+                return Err(BuildError::BuilderFailed {
+                    drv: text.clone(),
+                    how: describe_exit(ran.status.exit),
+                    log: ran.log.for_error(),
+                });
+            }
+            self.take_outputs(&Produced {
+                text: &text,
+                drv_path,
+                name,
+                drv,
+                kind,
+                mode,
+                scratch: &scratch,
+                candidates: context.allowed(),
+                dir: &dir,
+                user: &user,
+                log: &ran.log,
+            })
+        });
+        if produced.is_err() && self.settings.keep_failed {
+            let kept = dir.keep().to_owned();
+            monitor.note(&format!("keeping build directory `{}`", kept.display()));
+        }
+        let made = produced?;
+        result.status = BuildStatus::Built;
+        Ok(made)
+    }
+
+    fn check_buildable(&self, text: &str, drv: &Derivation) -> Result<(), BuildError> {
+        let words = |name: &str| -> BTreeSet<String> {
+            let value = drv.env.get(name.as_bytes().as_bstr());
+            value.map_or(BTreeSet::new(), |value| {
+                crate::builder_env::words(value)
+                    .map(|word| word.to_str_lossy().into_owned())
+                    .collect()
+            })
+        };
+        let is_set = |name: &str| {
+            drv.env
+                .get(name.as_bytes().as_bstr())
+                .is_some_and(|value| value == "1")
+        };
+        for (variable, what) in [
+            ("__json", "structured attributes"),
+            ("exportReferencesGraph", "`exportReferencesGraph`"),
+        ] {
+            if drv.env.contains_key(variable.as_bytes().as_bstr()) {
+                return Err(BuildError::Unsupported {
+                    drv: text.to_owned(),
+                    what: what.to_owned(),
+                });
+            }
+        }
+        if is_set("__noChroot") {
+            return Err(BuildError::Rejected {
+                drv: text.to_owned(),
+                why: "it has `__noChroot` set, but builds run in the sandbox".into(),
+            });
+        }
+        if drv.system == "builtin" || drv.builder.starts_with(b"builtin:") {
+            return Err(BuildError::Unsupported {
+                drv: text.to_owned(),
+                what: format!("builder `{}`", drv.builder),
+            });
+        }
+        let required = words("requiredSystemFeatures");
+        let available = &self.settings.system_features;
+        if !self.settings.runs(&drv.system) || !required.is_subset(available) {
+            let list = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(", ");
+            return Err(BuildError::WrongSystem {
+                drv: text.to_owned(),
+                system: drv.system.to_string(),
+                required: list(&required),
+                ours: self.settings.system.clone(),
+                available: list(available),
+            });
+        }
+        Ok(())
+    }
+
+    /// Where the builder is to put each output: the final path where that is known,
+    /// else (and where the final path is taken) a path made up from it.
+    pub(crate) fn scratch_paths(
+        &self,
+        drv_path: &StorePath,
+        name: &str,
+        drv: &Derivation,
+        mode: BuildMode,
+        text: &str,
+    ) -> Result<BTreeMap<String, StorePath>, BuildError> {
+        let mut scratch = BTreeMap::new();
+        for (output, kind) in &drv.outputs {
+            let path = match kind.path() {
+                // In the sandbox the final path is free even while it is valid outside.
+                Some(path) if mode == BuildMode::Normal || mode == BuildMode::Check => path.clone(),
+                _ => {
+                    let kind = format!("rewrite:{}:name:{output}", drv_path.base_name());
+                    let zero = sha256(b"");
+                    self.store_dir()
+                        .make_path(&kind, &zero, &output_path_name(name, output))
+                        .map_err(|source| BuildError::Malformed {
+                            drv: text.to_owned(),
+                            source: source.into(),
+                        })?
+                }
+            };
+            scratch.insert(output.clone(), path);
+        }
+        Ok(scratch)
+    }
+
+    pub(crate) fn acquire_user(&self, text: &str) -> Result<BuildUser, BuildError> {
+        BuildUser::acquire(self.store.state_dir())
+            .map_err(environment(text, "get a user to build as"))?
+            .ok_or_else(|| BuildError::Environment {
+                drv: text.to_owned(),
+                action: "get a user to build as",
+                source: "all of them are in use".into(),
+            })
+    }
+
+    /// Makes the directory of one build: nobody else's, empty, and gone with us.
+    pub(crate) fn make_build_dir(
+        self: &Arc<Self>,
+        text: &str,
+        user: &BuildUser,
+    ) -> Result<BuildDir, BuildError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let make = || -> std::io::Result<BuildDir> {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = self.builds_dir.join(number.to_string());
+            let private = |path: &Path| std::fs::DirBuilder::new().mode(0o700).create(path);
+            private(&path)?;
+            let dir = BuildDir {
+                executor: self.clone(),
+                path,
+                keep: false,
+            };
+            self.spawner
+                .watch_scratch(&dir.path)
+                .map_err(std::io::Error::other)?;
+            private(&dir.own())?;
+            let open = |path: &Path, mode: u32| -> std::io::Result<()> {
+                std::fs::DirBuilder::new().recursive(true).create(path)?;
+                std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
+            };
+            open(&dir.root(), 0o755)?;
+            open(&dir.root().join("tmp"), 0o1777)?;
+            let store = dir.store(self.store_dir().as_str());
+            open(&store, 0o1775)?;
+            private(&dir.build())?;
+            if rustix::process::geteuid().is_root() {
+                // The store directory is the group's, as Nix has it; the root is closed to others.
+                std::os::unix::fs::chown(dir.root(), None, Some(user.gid))?;
+                std::os::unix::fs::chown(&store, None, Some(user.gid))?;
+                std::fs::set_permissions(&store, PermissionsExt::from_mode(0o1775))?;
+                std::os::unix::fs::chown(dir.build(), Some(user.uid), Some(user.gid))?;
+            }
+            std::fs::set_permissions(dir.root(), PermissionsExt::from_mode(0o750))?;
+            Ok(dir)
+        };
+        make().map_err(environment(text, "make the build directory"))
+    }
+
+    /// The parts of a sandbox that do not depend on the derivation's content.
+    pub(crate) fn base_request(
+        &self,
+        dir: &BuildDir,
+        user: &BuildUser,
+        drv: &Derivation,
+        network: Network,
+    ) -> Request {
+        let program = PathBuf::from(drv.builder.to_os_str_lossy().into_owned());
+        let mut request = Request::new(Root::Directory(dir.root()), program);
+        request.host_uid = user.uid;
+        request.host_gid = user.gid;
+        request.cwd = BUILD_DIR.into();
+        request.network = network;
+        if drv.system == "i686-linux" && self.settings.system == "x86_64-linux" {
+            request.personality = Personality::Linux32;
+        }
+        request.add(dev_nodes(self.settings.system_features.contains("kvm")));
+        request.add(proc_mount());
+        if network == Network::Host {
+            request.add(network_files());
+        }
+        request.add(etc_files(BUILD_DIR, network != Network::Host));
+        request
+    }
+
+    /// Binds store objects read-only at their place.
+    pub(crate) fn add_inputs<'a>(
+        &self,
+        request: &mut Request,
+        inputs: impl IntoIterator<Item = &'a StorePath>,
+    ) {
+        for input in inputs {
+            request.mounts.push(Mount::input(
+                self.store.physical_path(input),
+                self.store_dir().display(input),
+            ));
+        }
+    }
+
+    /// Runs a builder to its end.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the state of one build; one call site"
+    )]
+    fn run(
+        self: &Arc<Self>,
+        text: &str,
+        drv_path: &StorePath,
+        drv: &Derivation,
+        kind: DerivationKind,
+        scratch: &BTreeMap<String, StorePath>,
+        context: &Arc<BuildContext>,
+        dir: &BuildDir,
+        user: &BuildUser,
+        monitor: &dyn Monitor,
+    ) -> Result<Ran, BuildError> {
+        let network = if kind.is_sandboxed() {
+            Network::Isolated
+        } else {
+            Network::Host
+        };
+        let wants_socket = is_recursive(drv);
+        let socket = format!("unix://{BUILD_DIR}/.nix-socket");
+        let around = Surroundings {
+            store_dir: self.store_dir(),
+            cores: self.settings.cores,
+            scratch,
+            is_fixed: kind == DerivationKind::Fixed,
+            passes_impure: !kind.is_sandboxed(),
+            socket: wants_socket.then_some(&*socket),
+        };
+        let start = builder_start(drv, &around, |name| {
+            std::env::var_os(&*name.to_os_str_lossy()).map(|value| BString::from(os_bytes(value)))
+        });
+        let mut request = self.base_request(dir, user, drv, network);
+        request.args = start.args;
+        request.env = start.env.into_iter().collect();
+        for (name, contents) in start.files {
+            request.nodes.push(Node::File {
+                path: Path::new(BUILD_DIR).join(name),
+                mode: 0o644,
+                owner: droste_sandbox::Owner::Build,
+                contents,
+            });
+        }
+        if let Some(shell) = &self.settings.sandbox_shell {
+            request.mounts.push(Mount::input(shell, "/bin/sh"));
+        }
+        for (inside, outside) in &self.settings.sandbox_paths {
+            request.mounts.push(Mount::Bind {
+                source: droste_sandbox::Source::Path(outside.clone()),
+                target: inside.clone(),
+                read_only: true,
+                recursive: true,
+                devices: false,
+            });
+        }
+        let inputs = context.allowed();
+        self.add_inputs(&mut request, &inputs);
+        request.allow_new_mounts = wants_socket;
+        // A fixed output's builder has the network: its calls are nobody's children.
+        let shims = if self.settings.memo && kind.is_sandboxed() {
+            self.open_shims(text, &mut request, dir, context, self.settings.interpose)?
+        } else {
+            None
+        };
+        let recursive = if wants_socket {
+            Some(self.open_recursive(text, dir, user, context)?)
+        } else {
+            None
+        };
+        let (master, slave) =
+            Pty::open().map_err(environment(text, "open a terminal for the log"))?;
+        request.stdio = [Stdio::Null, Stdio::Fd(0), Stdio::Fd(0)];
+        let started = SystemTime::now();
+        let running = self
+            .spawner
+            .spawn(&request, &[slave.as_fd()])
+            .map_err(environment(text, "start the builder"))?;
+        drop(slave);
+        let running = Arc::new(running);
+        context
+            .set_running(self.clone(), running.clone())
+            .map_err(environment(text, "look into the sandbox"))?;
+        let mut file = self.open_log(drv_path);
+        let log = log::follow(
+            master,
+            file.as_mut(),
+            self.settings.log_lines,
+            |line| monitor.log_line(drv_path, line),
+            || {
+                if monitor.is_cancelled() {
+                    // If that fails, the sandbox has ended.
+                    let _ = running.kill();
+                }
+            },
+        );
+        let status = running
+            .wait()
+            .map_err(environment(text, "wait for the builder"))?;
+        let ended = SystemTime::now();
+        // Nobody is left who could ask; what still runs for it is of no use.
+        if let Some(shims) = shims {
+            shims.stop();
+        }
+        if let Some(recursive) = recursive {
+            recursive.stop();
+        }
+        if monitor.is_cancelled() {
+            return Err(BuildError::Cancelled {
+                drv: text.to_owned(),
+                why: "nobody waits for it any more",
+            });
+        }
+        Ok(Ran {
+            status,
+            log,
+            started,
+            ended,
+        })
+    }
+
+    fn open_log(&self, drv_path: &StorePath) -> Option<File> {
+        let path = log::log_file(self.store.log_dir(), drv_path);
+        std::fs::create_dir_all(path.parent()?).ok()?;
+        // A log that cannot be kept fails no build.
+        File::create(path).ok()
+    }
+}
+
+fn os_bytes(text: std::ffi::OsString) -> Vec<u8> {
+    std::os::unix::ffi::OsStringExt::into_vec(text)
+}
+
+/// How a builder ended, in Nix's words.
+pub(crate) fn describe_exit(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("failed with exit code {code}"),
+        Exit::Signal(signal) => {
+            let name = rustix::process::Signal::from_named_raw(signal)
+                .map(|signal| format!(" ({signal:?})"));
+            format!("failed due to signal {signal}{}", name.unwrap_or_default())
+        }
+    }
+}
