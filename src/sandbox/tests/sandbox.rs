@@ -115,6 +115,14 @@ const TESTS: &[Test] = &[
         the_owners_death_leaves_nothing,
     ),
     (
+        "no_moment_of_the_owners_death_leaves_anything",
+        no_moment_of_the_owners_death_leaves_anything,
+    ),
+    (
+        "without_user_namespaces_the_error_says_so",
+        without_user_namespaces_the_error_says_so,
+    ),
+    (
         "the_spawners_death_ends_its_sandboxes",
         the_spawners_death_ends_its_sandboxes,
     ),
@@ -133,6 +141,15 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some("owner") => own(Path::new(&arguments[1])),
+        Some("busy_owner") => own_busily(Path::new(&arguments[1])),
+        Some("try") => {
+            let context = Context::new(rustix::process::geteuid().is_root());
+            match context.spawner.spawn(&context.child(&["exit", "0"]), &[]) {
+                Ok(_) => println!("started"),
+                Err(error) => println!("{}", chain(&error)),
+            }
+            ExitCode::SUCCESS
+        }
         _ => {
             let mut names = arguments
                 .iter()
@@ -1049,6 +1066,105 @@ fn the_owners_death_leaves_nothing(context: &Context) {
     let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["forgotten"]);
     assert_eq!(mounts_of(directory), Vec::<String>::new());
+}
+
+/// Starts and drops sandboxes until it is killed.
+fn own_busily(directory: &Path) -> ExitCode {
+    let executable = directory.join("spawner");
+    std::fs::copy("/proc/self/exe", &executable).expect("copied");
+    let context = Context {
+        spawner: Spawner::start_from(&executable).expect("a spawner"),
+        directory: tempfile::tempdir_in(directory).expect("a temporary directory"),
+        root: rustix::process::geteuid().is_root(),
+    };
+    context
+        .spawner
+        .watch_scratch(context.directory.path())
+        .expect("watched");
+    println!("ready");
+    let mut running = std::collections::VecDeque::new();
+    loop {
+        let scratch = directory.join(format!("scratch-{}", running.len()));
+        let mut request = context.child(&["wait", directory.to_str().expect("UTF-8")]);
+        request.scratch_dirs = vec![scratch.clone()];
+        request.allow_new_mounts = true;
+        let sandbox = context.spawner.spawn(&request, &[]).expect("a sandbox");
+        std::fs::create_dir_all(scratch.join("a/b")).expect("created");
+        sandbox
+            .mount_into(&scratch, Path::new("/mnt"))
+            .expect("mounted");
+        running.push_back(sandbox);
+        if running.len() > 3 {
+            running.pop_front();
+        }
+    }
+}
+
+fn no_moment_of_the_owners_death_leaves_anything(context: &Context) {
+    let mut seed = u64::from(std::process::id());
+    for round in 0..25 {
+        let directory = context.path(&format!("round-{round}"));
+        std::fs::create_dir(&directory).expect("created");
+        let mut owner = Command::new("/proc/self/exe")
+            .arg("busy_owner")
+            .arg(&directory)
+            .stdout(ProcessStdio::piped())
+            .spawn()
+            .expect("an owner");
+        let stdout = owner.stdout.as_mut().expect("piped");
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let delay = Duration::from_micros(seed >> 49);
+        std::thread::sleep(delay);
+        owner.kill().expect("killed");
+        owner.wait().expect("dead");
+        eventually(&format!("nothing is left, killed after {delay:?}"), || {
+            processes_naming(&directory).is_empty()
+        });
+        let left = std::fs::read_dir(&directory).expect("readable").flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        assert_eq!(left, ["spawner"], "killed after {delay:?}");
+        assert_eq!(mounts_of(&directory), Vec::<String>::new());
+    }
+}
+
+/// Processes, other than this one, that were started from there or have it as an argument.
+fn processes_naming(directory: &Path) -> Vec<PathBuf> {
+    let name = directory.to_str().expect("UTF-8");
+    let mut found = Vec::new();
+    for process in std::fs::read_dir("/proc").expect("proc").flatten() {
+        let process = process.path();
+        let started_from = std::fs::read_link(process.join("exe")).unwrap_or_default();
+        let arguments = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        if started_from.starts_with(directory) || String::from_utf8_lossy(&arguments).contains(name)
+        {
+            found.push(process);
+        }
+    }
+    found
+}
+
+fn without_user_namespaces_the_error_says_so(context: &Context) {
+    // A user namespace of its own, in which the limit on further ones is 0.
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" try";
+    let executable = context.path("executable");
+    std::fs::copy("/proc/self/exe", &executable).expect("copied");
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+        .arg(&executable)
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) => return println!("skipped: there is no `unshare` ({error})"),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.starts_with(
+            "cannot make the sandbox's namespaces (are user namespaces allowed on this machine?): "
+        ),
+        "{output:?}"
+    );
 }
 
 fn the_spawners_death_ends_its_sandboxes(context: &Context) {

@@ -36,7 +36,7 @@ pub fn run(arguments: &[String]) {
             println!("left");
         }
         ["park"] => park(),
-        ["wait"] => {
+        ["wait"] | ["wait", _] => {
             println!("waiting");
             park();
         }
