@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bstr::{BString, ByteSlice};
 use store_types::{
-    Derivation, PlaceholderRewrites, StoreDir, StorePath, base32, output_placeholder, sha256,
+    Derivation, PlaceholderRewrites, StoreDir, StorePath, attribute_file_name, output_placeholder,
 };
 
 /// The build directory inside the sandbox.
@@ -49,11 +49,6 @@ pub fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|word| !word.is_empty())
 }
 
-/// The file that holds the value of an attribute passed as a file.
-fn attribute_file(name: &[u8]) -> String {
-    format!(".attr-{}", base32::encode(sha256(name).bytes()))
-}
-
 /// Computes what the builder of a resolved derivation gets. `impure` gives the
 /// value of one of the executor's own variables.
 pub fn builder_start(
@@ -83,7 +78,7 @@ pub fn builder_start(
     for (name, value) in &drv.env {
         let value = rewrites.apply(value);
         if as_file.contains(name) {
-            let file = attribute_file(name);
+            let file = attribute_file_name(name);
             let mut variable = name.clone();
             variable.extend_from_slice(b"Path");
             start
@@ -163,8 +158,8 @@ mod tests {
         let start = start(&drv, &BTreeMap::from([("out".into(), out)]));
         assert_eq!(start.env[b"out".as_bstr()], path);
         assert_eq!(start.args, [path.clone()]);
-        // The name of the file is that of Nix 2.34 for the same attribute.
-        let file = ".attr-0pf4axnsi6mvhzhy2g8bkdw8avsfgzmy6j6hy6rmgalmk8ljcsl8";
+        // `printf text | nix-hash --type sha256 --base32 --flat /dev/stdin`
+        let file = ".attr-1lf969yddshzhld7sr1vbagr07bnygg99lgl6gk5kxcnp4z9wbcq";
         assert_eq!(start.files, [(file.to_owned(), format!("<{path}>").into())]);
         assert_eq!(start.env[b"textPath".as_bstr()], format!("/build/{file}"));
         assert!(!start.env.contains_key(b"text".as_bstr()));
