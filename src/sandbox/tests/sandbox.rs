@@ -329,6 +329,13 @@ impl Context {
     }
 }
 
+/// A root has directories closed to writing, which a temporary directory cannot remove by itself.
+impl Drop for Context {
+    fn drop(&mut self) {
+        let _ = droste_sandbox::remove_tree(self.directory.path());
+    }
+}
+
 fn pipe() -> (OwnedFd, OwnedFd) {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe")
 }
