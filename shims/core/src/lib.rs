@@ -4,11 +4,13 @@
 //! - [`manifest`]: what a child derivation tells its runner, and what the runner leaves.
 //! - [`args`]: what a compiler's command line reads, writes and asks for.
 //! - [`scan`]: the files that a C or C++ source can make the compiler look for.
+//! - [`place`]: how a shim writes the files it was handed.
 //!
-//! Everything but [`protocol`]'s sending and receiving is free of I/O. The shim
+//! Everything but [`protocol`]'s sending and receiving and [`place`] is free of I/O. The shim
 //! and the runner use only what they need of it: link-time optimisation drops the rest.
 
 pub mod args;
 pub mod manifest;
+pub mod place;
 pub mod protocol;
 pub mod scan;
