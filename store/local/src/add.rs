@@ -1,14 +1,15 @@
 //! Adding objects: written beside their place, hashed, moved, registered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
+use std::sync::PoisonError;
 
 use store_nar::{Hasher, NarError, RestoreWriter, Tee, copy, dump, dump_and_hash, fs, remove_tree};
 use store_types::{
-    ContentAddress, ContentAddressMethod, Derivation, HashAlgorithm, PathInfo, References,
-    StorePath, sha256,
+    ContentAddress, ContentAddressMethod, Derivation, DerivationOutput, HashAlgorithm, PathInfo,
+    References, StorePath, sha256,
 };
 
 use crate::temp::TempDir;
@@ -142,9 +143,11 @@ impl LocalStore {
     }
 
     /// Adds texts in one transaction, in any order. Texts may refer to one
-    /// another. The outputs of derivations are registered with them.
+    /// another. The outputs of derivations are registered with them, and must have
+    /// the paths that follow.
     pub fn add_texts(&self, objects: &[TextObject<'_>]) -> Result<Vec<PathInfo>, LocalError> {
         let mut registrations = Vec::with_capacity(objects.len());
+        let mut texts = BTreeMap::new();
         for object in objects {
             let ca = ContentAddress {
                 method: ContentAddressMethod::Text,
@@ -153,10 +156,15 @@ impl LocalStore {
             let references = References::to_others(object.references.clone());
             let mut info = self.addressed(object.name, ca, references)?;
             (info.nar_hash, info.nar_size) = nar_of_file(object.bytes);
-            registrations.push(Registration {
-                derivation_outputs: self.derivation_outputs(&info.path, object.bytes)?,
-                info,
-            });
+            texts.insert(info.path.clone(), object.bytes);
+            registrations.push(Registration::new(info));
+        }
+        for Registration {
+            info,
+            derivation_outputs,
+        } in &mut registrations
+        {
+            *derivation_outputs = self.derivation_outputs(&info.path, &texts)?;
         }
         let paths: BTreeSet<StorePath> = registrations
             .iter()
@@ -329,11 +337,7 @@ impl LocalStore {
         }
         self.move_into_store(dir, node, &path)?;
         let register = || {
-            let derivation_outputs = if path.is_derivation() {
-                self.read_derivation_outputs(&path)?
-            } else {
-                Vec::new()
-            };
+            let derivation_outputs = self.derivation_outputs(&path, &BTreeMap::new())?;
             self.register(&[Registration {
                 info,
                 derivation_outputs,
@@ -349,37 +353,64 @@ impl LocalStore {
         })
     }
 
-    fn read_derivation_outputs(
+    /// The outputs whose paths a derivation names, which must follow from it; none
+    /// of what is no `.drv`. What is not in `texts` is read from the store.
+    fn derivation_outputs(
         &self,
         path: &StorePath,
+        texts: &BTreeMap<StorePath, &[u8]>,
     ) -> Result<Vec<(String, StorePath)>, LocalError> {
+        if !path.is_derivation() {
+            return Ok(Vec::new());
+        }
+        let derivation = match texts.get(path) {
+            Some(bytes) => self.parse_derivation(path, bytes)?,
+            None => self.read_derivation(path)?,
+        };
+        let known: Vec<(String, StorePath)> = derivation
+            .outputs
+            .iter()
+            .filter_map(|(name, output)| Some((name.clone(), output.path()?.clone())))
+            .collect();
+        // Nothing to check in one that only names how its outputs are hashed.
+        let names_no_path = derivation
+            .outputs
+            .values()
+            .all(|output| matches!(output, DerivationOutput::Floating { .. }));
+        if !names_no_path {
+            let mut modulo = self.modulo.lock().unwrap_or_else(PoisonError::into_inner);
+            let read = |input: &StorePath| match texts.get(input) {
+                Some(bytes) => self.parse_derivation(input, bytes),
+                // What is not valid may be anything.
+                None if !self.is_valid(input)? => Err(LocalError::NotValid {
+                    path: input.clone(),
+                }),
+                None => self.read_derivation(input),
+            };
+            derivation
+                .check_output_paths(path, &mut modulo, read)
+                .map_err(|source| LocalError::DerivationOutputs {
+                    path: path.clone(),
+                    source: Box::new(source),
+                })?;
+        }
+        Ok(known)
+    }
+
+    fn read_derivation(&self, path: &StorePath) -> Result<Derivation, LocalError> {
         let mut bytes = Vec::new();
         self.open_object(path)?
             .take(DRV_LEN_MAX)
             .read_to_end(&mut bytes)
             .map_err(LocalError::io("read", self.physical_path(path)))?;
-        self.derivation_outputs(path, &bytes)
+        self.parse_derivation(path, &bytes)
     }
 
-    /// The outputs whose paths a derivation names; none of what is no `.drv`.
-    fn derivation_outputs(
-        &self,
-        path: &StorePath,
-        bytes: &[u8],
-    ) -> Result<Vec<(String, StorePath)>, LocalError> {
-        if !path.is_derivation() {
-            return Ok(Vec::new());
-        }
-        let derivation =
-            Derivation::parse(&self.dir, bytes).map_err(|source| LocalError::Derivation {
-                path: path.clone(),
-                source,
-            })?;
-        let known = derivation.outputs.into_iter().filter_map(|(name, output)| {
-            let path = output.path()?.clone();
-            Some((name, path))
-        });
-        Ok(known.collect())
+    fn parse_derivation(&self, path: &StorePath, bytes: &[u8]) -> Result<Derivation, LocalError> {
+        Derivation::parse(&self.dir, bytes).map_err(|source| LocalError::Derivation {
+            path: path.clone(),
+            source,
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use store_nar::NarError;
-use store_types::{ContentAddressedPathError, Hash, StorePath};
+use store_types::{ContentAddressedPathError, Hash, OutputPathError, StorePath};
 
 /// Why the store on disk did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +154,14 @@ pub enum LocalError {
         path: StorePath,
         /// Why not.
         source: store_types::DerivationParseError,
+    },
+    /// A derivation with output paths that do not follow from it.
+    #[error("derivation `{path}` is wrong")]
+    DerivationOutputs {
+        /// The path.
+        path: StorePath,
+        /// Why not.
+        source: Box<OutputPathError<LocalError>>,
     },
     /// An object is to be addressed by the bytes of one file, and is no such file.
     #[error("`{name}` must be a regular file that is not executable, for its hash is to be flat")]

@@ -5,12 +5,14 @@ use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use store_nar::{fs, remove_tree};
-use store_types::{DrvOutput, HashAlgorithm, PathInfo, Realisation, StoreDir, StorePath};
+use store_types::{
+    DrvOutput, HashAlgorithm, HashModulo, PathInfo, Realisation, StoreDir, StorePath,
+};
 
 use crate::db::{Db, DbError};
 use crate::layout::Layout;
@@ -23,7 +25,8 @@ use crate::{LocalError, PathLocks};
 pub struct Registration {
     /// What is known of the path. A registration time of 0 means now.
     pub info: PathInfo,
-    /// Of a derivation: its outputs whose paths are known, by name.
+    /// Of a derivation: its outputs whose paths are known, by name. They are
+    /// believed; the methods that add objects find and check them.
     pub derivation_outputs: Vec<(String, StorePath)>,
 }
 
@@ -46,6 +49,8 @@ pub struct LocalStore {
     pub(crate) layout: Arc<Layout>,
     db: Db,
     temp_roots: Arc<TempRoots>,
+    /// For the output paths of derivations that are added.
+    pub(crate) modulo: Mutex<HashModulo>,
     /// Says that the store is open, so that no other process upgrades it.
     _big_lock: OwnedFd,
 }
@@ -70,8 +75,9 @@ impl LocalStore {
         let (db, big_lock) = layout.open_db()?;
         remove_leftovers(&layout)?;
         Ok(Self {
-            dir,
             temp_roots: TempRoots::of_process(&layout)?,
+            modulo: Mutex::new(HashModulo::new(dir.clone())),
+            dir,
             layout,
             db,
             _big_lock: big_lock,
@@ -371,6 +377,7 @@ impl LocalStore {
                         .execute(params![
                             row_id,
                             joined(&present.signatures, &realisation.signatures)
+                                .unwrap_or_default()
                         ])?;
                     row_id
                 }
@@ -389,7 +396,8 @@ impl LocalStore {
                         id.drv_hash.to_prefixed_hex(),
                         id.output_name,
                         path,
-                        joined(&[], &realisation.signatures)
+                        // Nix stops at a null here.
+                        joined(&[], &realisation.signatures).unwrap_or_default()
                     ])?;
                     tx.last_insert_rowid()
                 }

@@ -225,20 +225,24 @@ fn paths_are_registered_together_or_not_at_all() {
 fn derivations_are_registered_with_their_outputs() {
     let dir = Scratch::new();
     let store = open(&dir.join("root"));
-    let out = scratch_path("x");
-    let text = format!(
-        r#"Derive([("out","/nix/store/{out}","","")],[],[],"s","/b",[],[("out","/nix/store/{out}")])"#
-    );
-    let drv = store.add_text("x.drv", text.as_bytes(), &none()).unwrap();
+    let text = derivation(store.store_dir());
+    let drv = store.add_text("x.drv", &text, &none()).unwrap();
     let outputs = store.query_derivation_outputs(&drv.path).unwrap();
+    let out = &outputs["out"];
+    assert_eq!((outputs.len(), out.name()), (1, "x"));
     assert_eq!(
-        outputs.into_iter().collect::<Vec<_>>(),
-        [("out".to_owned(), out.clone())]
-    );
-    assert_eq!(
-        store.valid_derivers(&out).unwrap(),
+        store.valid_derivers(out).unwrap(),
         BTreeSet::from([drv.path])
     );
+
+    let wrong = String::from_utf8(text).unwrap();
+    let wrong = wrong.replace(out.hash_part(), scratch_path("x").hash_part());
+    let error = store.add_text("x.drv", wrong.as_bytes(), &none());
+    assert!(
+        matches!(error, Err(LocalError::DerivationOutputs { .. })),
+        "{error:?}"
+    );
+    assert_eq!(store.all_valid_paths().unwrap().len(), 1);
 }
 
 #[test]

@@ -11,7 +11,10 @@ use std::process::Command;
 
 use store_local::{LocalStore, OutputTree};
 use store_nar::{HashModuloVariant, remove_tree};
-use store_types::{ContentAddressMethod, HashAlgorithm, PathInfo, StoreDir, StorePath};
+use store_types::{
+    ContentAddressMethod, Derivation, DerivationOutput, HashAlgorithm, HashModulo, PathInfo,
+    StoreDir, StorePath,
+};
 
 /// A directory that goes away, read-only directories in it included.
 pub struct Scratch(PathBuf);
@@ -64,6 +67,26 @@ pub fn add_tree(store: &LocalStore, at: &Path, references: &BTreeSet<StorePath>)
     store
         .add_tree(name.to_str().unwrap(), parent.as_fd(), name, references)
         .unwrap()
+}
+
+/// A derivation of the name `x`, right in all but being of any use.
+pub fn derivation(dir: &StoreDir) -> Vec<u8> {
+    let mut drv = Derivation {
+        system: "s".into(),
+        builder: "/b".into(),
+        outputs: [("out".to_owned(), DerivationOutput::Deferred)].into(),
+        env: [("out".into(), "".into())].into(),
+        ..Derivation::default()
+    };
+    let read = |path: &StorePath| -> Result<Derivation, std::io::Error> { panic!("{path}") };
+    let hashes = HashModulo::new(dir.clone()).masked(&drv, read).unwrap();
+    let path = dir
+        .output_path("x", "out", &hashes.by_output["out"])
+        .unwrap();
+    drv.env.insert("out".into(), dir.display(&path).into());
+    drv.outputs
+        .insert("out".to_owned(), DerivationOutput::InputAddressed(path));
+    drv.to_aterm(dir)
 }
 
 /// A path that nothing is at.

@@ -1,0 +1,426 @@
+//! Real Nix as the judge: of what Droste wrote, and as the writer of stores that
+//! Droste goes on with.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use common::*;
+use store_local::LocalStore;
+use store_nar::HashModuloVariant;
+use store_types::{PathInfo, StorePath};
+
+/// Fills a store with objects of every kind; the last refers to all others.
+fn fill(store: &LocalStore, dir: &Path, variant: HashModuloVariant) -> Vec<PathInfo> {
+    write_tree(&dir.join("tree"), "hello");
+    let tree = add_tree(store, &dir.join("tree"), &none());
+    let text = store
+        .add_text("text", b"about it", &BTreeSet::from([tree.path.clone()]))
+        .unwrap();
+    let drv = derivation(store.store_dir());
+    let drv = store.add_text("x.drv", &drv, &none()).unwrap();
+    let scratch = scratch_path("own");
+    let at = dir.join("own");
+    write_tree(
+        &at,
+        &format!("{scratch} {} {} {}", tree.path, text.path, drv.path),
+    );
+    let candidates = [&tree, &text, &drv].map(|info| info.path.clone()).into();
+    let own = add_output(store, &at, &scratch, &candidates, variant).unwrap();
+    assert_eq!(own.references.len(), 4);
+    vec![tree, text, drv, own]
+}
+
+/// How a Nix hashes references of an object to itself.
+fn variant_of(version: &str) -> Option<HashModuloVariant> {
+    let number = version.rsplit(' ').next()?;
+    if number.starts_with("2.8.") {
+        Some(HashModuloVariant::WithOffsets)
+    } else if number.starts_with("2.34.") {
+        Some(HashModuloVariant::WithoutOffsets)
+    } else {
+        None
+    }
+}
+
+fn names(dir: &Path) -> (Scratch, String) {
+    let version = String::from_utf8(
+        std::process::Command::new(dir.join("nix"))
+            .arg("--version")
+            .output()
+            .unwrap()
+            .stdout,
+    )
+    .unwrap();
+    (Scratch::new(), version.trim().to_owned())
+}
+
+#[test]
+fn nix_accepts_lists_and_copies_what_was_written() {
+    for nix in nix_dirs() {
+        let (dir, version) = names(&nix);
+        let root = dir.join("root");
+        let store = open(&root);
+        // Nix checks content addresses of what it copies, each version by its variant.
+        let variant = variant_of(&version).unwrap_or(HashModuloVariant::WithoutOffsets);
+        let infos = fill(&store, dir.path(), variant);
+        let last = infos.last().unwrap();
+        let home = dir.path();
+
+        run_nix(
+            &nix,
+            home,
+            &root,
+            &["nix-store", "--verify", "--check-contents"],
+        );
+        let full = store.store_dir().display(&last.path);
+        let json = run_nix(
+            &nix,
+            home,
+            &root,
+            &["nix", "path-info", "-r", "--json", &full],
+        );
+        for info in &infos {
+            // Nix prints paths in full or as base names, and hashes in SRI form.
+            assert!(json.contains(info.path.base_name()), "{version}: {json}");
+            let hash = info.nar_hash.to_sri();
+            let legacy = info.nar_hash.to_prefixed_base32();
+            assert!(
+                json.contains(&hash) || json.contains(&legacy),
+                "{version}: {json}"
+            );
+            let ca = info.ca.unwrap();
+            assert!(
+                json.contains(&ca.to_string()) || json.contains(&ca.hash.to_sri()),
+                "{version}: {json}"
+            );
+        }
+        let deriver = run_nix(
+            &nix,
+            home,
+            &root,
+            &["nix-store", "--query", "--referrers", &full],
+        );
+        assert_eq!(deriver.trim(), full, "{version}");
+
+        let copied = dir.join("copy");
+        run_nix(&nix, home, &copied, &["nix-store", "--init"]);
+        let from = root.to_str().unwrap();
+        let to = copied.to_str().unwrap();
+        run_nix(
+            &nix,
+            home,
+            &root,
+            &[
+                "nix",
+                "copy",
+                "--no-check-sigs",
+                "--from",
+                from,
+                "--to",
+                to,
+                &full,
+            ],
+        );
+        let copy = open(&copied);
+        assert_sound(&copy);
+        assert_eq!(copy.all_valid_paths().unwrap().len(), infos.len());
+        for info in &infos {
+            let found = copy.path_info(&info.path).unwrap().unwrap();
+            assert_eq!(
+                (found.nar_hash, found.nar_size, &found.references, found.ca),
+                (info.nar_hash, info.nar_size, &info.references, info.ca),
+                "{version}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_store_that_nix_wrote_is_gone_on_with_and_back() {
+    for nix in nix_dirs() {
+        let (dir, version) = names(&nix);
+        let root = dir.join("root");
+        let home = dir.path();
+        write_tree(&dir.join("tree"), "by nix");
+        let tree_path = dir.join("tree");
+        let tree = run_nix(
+            &nix,
+            home,
+            &root,
+            &["nix-store", "--add", tree_path.to_str().unwrap()],
+        );
+        let expression = dir.join("x.nix");
+        fs::write(
+            &expression,
+            r#"derivation { name = "x"; system = "s"; builder = builtins.toFile "b" "b"; }"#,
+        )
+        .unwrap();
+        let drv = run_nix(
+            &nix,
+            home,
+            &root,
+            &["nix-instantiate", expression.to_str().unwrap()],
+        );
+
+        let store = open(&root);
+        assert_sound(&store);
+        let parse = |text: &str| store.store_dir().parse(text.trim()).unwrap();
+        let (tree, drv) = (parse(&tree), parse(&drv));
+        let info = store.path_info(&tree).unwrap().unwrap();
+        assert_eq!(add_tree(&store, &tree_path, &none()), info, "{version}");
+        let outputs = store.query_derivation_outputs(&drv).unwrap();
+        let out = run_nix(
+            &nix,
+            home,
+            &root,
+            &[
+                "nix-store",
+                "--query",
+                "--outputs",
+                &store.store_dir().display(&drv),
+            ],
+        );
+        assert_eq!(outputs["out"], parse(&out), "{version}");
+        let closure: BTreeSet<StorePath> = run_nix(
+            &nix,
+            home,
+            &root,
+            &[
+                "nix-store",
+                "--query",
+                "--requisites",
+                &store.store_dir().display(&drv),
+            ],
+        )
+        .lines()
+        .map(parse)
+        .collect();
+        assert_eq!(store.closure(std::slice::from_ref(&drv)).unwrap(), closure);
+
+        // The same derivation, added by Droste elsewhere, is the same object.
+        let other = open(&dir.join("other"));
+        let inputs: Vec<StorePath> = closure
+            .iter()
+            .filter(|path| **path != drv)
+            .cloned()
+            .collect();
+        for path in &inputs {
+            let mut nar = Vec::new();
+            store.dump(path, &mut nar).unwrap();
+            let info = store.path_info(path).unwrap().unwrap();
+            other.add_nar(&info, &mut &nar[..]).unwrap();
+        }
+        let text = fs::read(store.physical_path(&drv)).unwrap();
+        let again = other
+            .add_text("x.drv", &text, &inputs.into_iter().collect())
+            .unwrap();
+        assert_eq!(again.path, drv, "{version}");
+        assert_eq!(other.query_derivation_outputs(&drv).unwrap(), outputs);
+
+        fill(&store, &dir.join("more"), HashModuloVariant::WithoutOffsets);
+        drop(store);
+        run_nix(
+            &nix,
+            home,
+            &root,
+            &["nix-store", "--verify", "--check-contents"],
+        );
+        // Back in Nix's hands, and in every other Nix's.
+        for other in nix_dirs() {
+            run_nix(
+                &other,
+                home,
+                &root,
+                &["nix-store", "--add", expression.to_str().unwrap()],
+            );
+            assert_sound(&open(&root));
+        }
+    }
+}
+
+#[test]
+fn self_references_are_hashed_as_by_the_nix_of_each_variant() {
+    for nix in nix_dirs() {
+        let (dir, version) = names(&nix);
+        let Some(variant) = variant_of(&version) else {
+            eprintln!("skipped: the variant of {version} is not listed here");
+            continue;
+        };
+        let (root, home) = (dir.join("root"), dir.path());
+        let store = open(&root);
+        let scratch = scratch_path("self");
+        // An object at a path that does not follow from its content.
+        let at = dir.join("built");
+        write_tree(&at, &format!("{scratch} and {scratch}"));
+        let parent = fs::File::open(dir.path()).unwrap();
+        let name = std::ffi::OsStr::new("built");
+        use std::os::fd::AsFd;
+        store_local::canonicalise(parent.as_fd(), name, None).unwrap();
+        let (nar_hash, nar_size) = store_nar::dump_and_hash(parent.as_fd(), name).unwrap();
+        store
+            .move_into_store(parent.as_fd(), name, &scratch)
+            .unwrap();
+        store
+            .register(&[store_local::Registration::new(PathInfo {
+                path: scratch.clone(),
+                nar_hash,
+                nar_size,
+                references: BTreeSet::from([scratch.clone()]),
+                deriver: None,
+                registration_time: 0,
+                ultimate: false,
+                signatures: Vec::new(),
+                ca: None,
+            })])
+            .unwrap();
+        let full = store.store_dir().display(&scratch);
+        run_nix(
+            &nix,
+            home,
+            &root,
+            &[
+                "nix",
+                "store",
+                "make-content-addressed",
+                &full,
+                "--to",
+                root.to_str().unwrap(),
+            ],
+        );
+        let made: Vec<StorePath> = store
+            .all_valid_paths()
+            .unwrap()
+            .into_iter()
+            .filter(|path| *path != scratch)
+            .collect();
+
+        let mine = open(&dir.join("mine"));
+        write_tree(&at, &format!("{scratch} and {scratch}"));
+        let info = add_output(&mine, &at, &scratch, &none(), variant).unwrap();
+        assert_eq!(made, std::slice::from_ref(&info.path), "{version}");
+        let theirs = store.path_info(&info.path).unwrap().unwrap();
+        assert_eq!(
+            (theirs.nar_hash, theirs.ca),
+            (info.nar_hash, info.ca),
+            "{version}"
+        );
+    }
+}
+
+#[test]
+fn nix_collects_garbage_but_no_temporary_roots() {
+    for nix in nix_dirs() {
+        let (dir, version) = names(&nix);
+        let (root, home) = (dir.join("root"), dir.path());
+        let store = open(&root);
+        let kept = store.add_text("kept", b"kept", &none()).unwrap().path;
+        // A path whose process has ended.
+        let dead = {
+            let other = scratch_path("dead");
+            fs::write(store.physical_path(&other), "kept").unwrap();
+            let mut info = store.path_info(&kept).unwrap().unwrap();
+            info.path = other.clone();
+            info.ca = None;
+            store
+                .register(&[store_local::Registration::new(info)])
+                .unwrap();
+            other
+        };
+        run_nix(&nix, home, &root, &["nix-store", "--gc"]);
+        assert!(store.is_valid(&kept).unwrap(), "{version}");
+        assert!(store.physical_path(&kept).exists(), "{version}");
+        assert!(!store.is_valid(&dead).unwrap(), "{version}");
+        drop(store);
+        run_nix(&nix, home, &root, &["nix-store", "--gc"]);
+        let store = open(&root);
+        assert_eq!(store.all_valid_paths().unwrap(), none(), "{version}");
+        store.add_text("kept", b"kept", &none()).unwrap();
+        assert_sound(&store);
+    }
+}
+
+#[test]
+fn realisations_go_to_nix_and_come_from_it() {
+    if !Path::new("/bin/busybox").exists() {
+        eprintln!("skipped: no `/bin/busybox` for the sandbox");
+        return;
+    }
+    for nix in nix_dirs() {
+        let (dir, version) = names(&nix);
+        let (root, home) = (dir.join("root"), dir.path());
+        let expression = dir.join("ca.nix");
+        fs::write(
+            &expression,
+            r#"derivation {
+                name = "ca"; system = builtins.currentSystem; builder = "/bin/sh";
+                args = [ "-c" "echo hello > $out" ];
+                __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";
+            }"#,
+        )
+        .unwrap();
+        let file = expression.to_str().unwrap();
+        let drv = run_nix(&nix, home, &root, &["nix-instantiate", file]);
+        let output = nix_command_that_may_fail(&nix, home, &root, file);
+        if let Err(reason) = output {
+            eprintln!("skipped: {version} cannot build in a sandbox here: {reason}");
+            continue;
+        }
+        let store = open(&root);
+        let connection = rusqlite::Connection::open(root.join("nix/var/nix/db/db.sqlite")).unwrap();
+        let id: String = connection
+            .query_row(
+                "select drvPath || '!' || outputName from Realisations",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        let realisation = store
+            .query_realisation(&id.parse().unwrap())
+            .unwrap()
+            .unwrap();
+        assert_eq!(realisation.out_path.name(), "ca", "{version}");
+
+        // The other way: a store with the derivation, its output and what it
+        // realises, all from Droste, has nothing to build.
+        let mine_root = dir.join("mine");
+        let mine = open(&mine_root);
+        let drv = store.store_dir().parse(drv.trim()).unwrap();
+        for path in [&drv, &realisation.out_path] {
+            let mut nar = Vec::new();
+            store.dump(path, &mut nar).unwrap();
+            let info = store.path_info(path).unwrap().unwrap();
+            mine.add_nar(&info, &mut &nar[..]).unwrap();
+        }
+        mine.register_realisation(&realisation).unwrap();
+        drop(mine);
+        let out = run_nix(
+            &nix,
+            home,
+            &mine_root,
+            &["nix-build", "-j0", "--no-out-link", file],
+        );
+        assert_eq!(
+            out.trim(),
+            store.store_dir().display(&realisation.out_path),
+            "{version}"
+        );
+    }
+}
+
+fn nix_command_that_may_fail(
+    dir: &Path,
+    home: &Path,
+    root: &Path,
+    file: &str,
+) -> Result<(), String> {
+    let args = ["--no-out-link", file, "--store", root.to_str().unwrap()];
+    let args: Vec<&std::ffi::OsStr> = args.iter().map(std::ffi::OsStr::new).collect();
+    let output = nix(dir, "nix-build", home, &args).output().unwrap();
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+}
