@@ -1,2 +1,66 @@
-//! (to be written)
-fn main() {}
+//! The builder of every child derivation.
+//!
+//! It reads the manifest named by `manifestPath`, creates what the manifest lists below `/build`,
+//! runs the tool, and leaves what the tool did in `$out`; see `shim_core::manifest`. A tool that
+//! fails is a result, not a failure of the runner's.
+//!
+//! Its bytes are part of every child's identity: what it does not need is not in it.
+
+mod collect;
+mod error;
+mod layout;
+mod tool;
+
+use std::env::var_os;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use rustix::fs::Mode;
+use shim_core::manifest::{self, Manifest};
+
+use error::{Context, Error};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("droste-runner: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Error> {
+    let variable = |name: &str| {
+        var_os(name)
+            .map(PathBuf::from)
+            .ok_or(Error::Variable(name.into()))
+    };
+    let out = variable("out")?;
+    let manifest = read_manifest(&variable("manifestPath")?)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    std::fs::create_dir(&out).context(&out)?;
+    let laid_out = layout::create(&manifest.layout)?;
+    let before = collect::Elsewhere::look();
+    let outcome = tool::run(&manifest, &out)?;
+    let mut collected = laid_out.collect(&out.join(manifest::FILES))?;
+    collected.extend(before.what_is_new());
+    let status = out.join(manifest::STATUS);
+    std::fs::write(&status, outcome).context(&status)?;
+    if !collected.is_empty() {
+        let odd = out.join(manifest::ODD);
+        std::fs::write(&odd, collected.concat()).context(&odd)?;
+    }
+    Ok(())
+}
+
+fn read_manifest(path: &Path) -> Result<Manifest, Error> {
+    let limit = manifest::MANIFEST_BYTES_MAX as u64 + 1;
+    let mut text = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(limit).read_to_end(&mut text))
+        .context(path)?;
+    Manifest::parse(&text).map_err(Error::Manifest)
+}
