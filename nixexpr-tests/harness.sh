@@ -1,0 +1,126 @@
+# What every case's test.sh begins with: `. "$TESTS/harness.sh"`. Bash.
+#
+# From `run`:
+#   TESTS     this directory
+#   WORK      an empty directory of the case's own, removed afterwards
+#   CACHE     kept between runs: fetched sources, unpacked Nix, toolchains
+#   DROSTE    the program under test
+#   NIX34     the directory of Nix 2.34's programs, or empty; NIX34_WHY says why
+#   NIX28     the same for the machine's own Nix
+#   RESULTS   a file that gets one line a check
+#   SOAK      1 for longer runs of what is random
+#
+# A check is a sentence that says what holds. `check`, `equal`, `pass`, `fail`
+# and `skip` each count one.
+
+set -u
+# shellcheck source=lib.sh
+. "$TESTS/lib.sh"
+case_name=$(basename "$PWD")
+export DROSTE_DIR=$WORK/droste
+export NIX_CONF_DIR=$WORK/conf
+export HOME=$WORK/home XDG_CACHE_HOME=$WORK/home/.cache XDG_STATE_HOME=$WORK/home/.state
+unset NIX_REMOTE NIX_PATH NIX_CONFIG NIX_USER_CONF_FILES
+mkdir -p "$HOME"
+nix_conf "$NIX_CONF_DIR" ${NIX34:+"$NIX34_PREFIX"}
+
+_record() {
+    printf '%s\t%s\t%s\n' "$1" "$case_name" "$2" >> "$RESULTS"
+    [ "$1" = passed ] && [ "${VERBOSE:-0}" = 0 ] || printf '    %s: %s: %s\n' "$1" "$case_name" "$2"
+}
+pass() { _record passed "$1"; }
+# fail SENTENCE [DETAILS...]: each detail on lines of its own
+fail() {
+    _record FAILED "$1"
+    shift
+    printf '%s\n' "$@" | head -n 40 | sed 's/^/        /'
+}
+skip() { _record skipped "$1 ($2)"; }
+
+# check SENTENCE COMMAND...: the command succeeds
+check() {
+    local sentence=$1 output
+    shift
+    if output=$("$@" 2>&1); then pass "$sentence"; else fail "$sentence" "exit status $? of: $*" "$output"; fi
+}
+# refused SENTENCE STATUS TEXT COMMAND...: the command ends with that status and
+# its standard error has the text (an extended regular expression)
+refused() {
+    local sentence=$1 status=$2 text=$3 output got=0
+    shift 3
+    output=$("$@" 2>&1 > /dev/null) || got=$?
+    if [ "$got" != "$status" ]; then
+        fail "$sentence" "exit status $got, not $status, of: $*" "$output"
+    elif ! tr '\n' ' ' <<< "$output" | grep -qE -- "$text"; then
+        fail "$sentence" "not found: $text" "in standard error of: $*" "$output"
+    else
+        pass "$sentence"
+    fi
+}
+# equal SENTENCE EXPECTED GOT: two texts
+equal() {
+    if [ "$2" = "$3" ]; then
+        pass "$1"
+    else
+        fail "$1" "$(diff <(printf '%s\n' "$2") <(printf '%s\n' "$3") | sed 's/^</expected:/; s/^>/got:     /' | cut -c1-400)"
+    fi
+}
+# stop_without PROGRAM...: skips the rest of the case if a Nix is missing
+stop_without() {
+    local name why
+    for name; do
+        why=${name}_WHY
+        if [ -z "${!name}" ]; then
+            skip "everything here" "${!why}"
+            finish
+        fi
+    done
+}
+# The last command of a test.sh. A script that ends without it counts as failed.
+finish() {
+    echo finished >> "$RESULTS"
+    exit 0
+}
+
+# nix34 PROGRAM ARGS..., nix28 PROGRAM ARGS...: real Nix, quiet about itself.
+nix34() { _quiet "$NIX34/$1" "${@:2}"; }
+nix28() { _quiet "$NIX28/$1" "${@:2}"; }
+_quiet() { "$@" 2> >(grep -v -e "did not specify '--add-root'" -e 'unknown experimental feature' >&2); }
+droste() { "$DROSTE" "$@"; }
+
+# busybox_into STORE: adds the tree of static programs; prints its store path.
+# $BUSYBOX is its directory.
+busybox_into() { nix34 nix-store --store "$1" --add "$BUSYBOX"; }
+
+# copy_store FROM TO: a chroot store again, with the files shared: a store never
+# writes to a file that is valid.
+copy_store() {
+    mkdir -p "$2/nix"
+    cp -al "$1/nix/store" "$2/nix/store"
+    cp -a "$1/nix/var" "$2/nix/var"
+}
+
+# path_infos STORE: one line for every valid path, with what is known of it but
+# the time. As Nix 2.34 reads it.
+path_infos() {
+    nix34 nix path-info --store "$1" --all --json --json-format 1 |
+        sed 's/"registrationTime":[0-9]*,//g; s/,"\/nix\/store\/\([^"]*\)":{/\n\1: {/g; s/^{"\/nix\/store\/\([^"]*\)":{/\1: {/; s/}}$/}/' | sort
+}
+# path_info STORE PATH: that line for one path.
+path_info() { path_infos "$1" | grep -F "$(basename "$2"): "; }
+
+# leftovers STORE: what is in a chroot store and should not be when nothing runs.
+leftovers() {
+    local valid
+    valid=$(nix34 nix path-info --store "$1" --all | sed 's,.*/,,')
+    ls -A "$1/nix/store" | grep -vxF -e .links -e "$valid"
+    [ ! -d "$1/nix/var/nix/builds" ] || ls -A "$1/nix/var/nix/builds" | sed 's,^,builds/,'
+}
+# clean SENTENCE STORE
+clean() { equal "$1" "" "$(leftovers "$2")"; }
+# verified SENTENCE STORE: by each real Nix that is here
+verified() {
+    local store=$2
+    [ -z "$NIX34" ] || check "$1 (2.34)" nix34 nix-store --verify --check-contents --store "$store"
+    [ -z "$NIX28" ] || check "$1 (2.8)" nix28 nix-store --verify --check-contents --store "$store"
+}

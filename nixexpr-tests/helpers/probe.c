@@ -1,0 +1,70 @@
+/* What busybox has no applet for; static, for builders in a sandbox.
+ *
+ * probe socket PATH     leaves a Unix socket
+ * probe xattr FILE      tries every call that reads or writes extended
+ *                       attributes and prints what each answered
+ * probe abstract NAME   connects to an abstract Unix socket and prints the answer
+ * probe crash           is killed by SIGSEGV, as the first process, too
+ * probe setuid FILE     tries to set setuid and setgid bits by each call
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+static void tell(const char *call, long result)
+{
+    printf("%s: %s\n", call, result < 0 ? strerrorname_np(errno) : "allowed");
+}
+
+int main(int argc, char **argv)
+{
+    char buffer[64];
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd;
+    if (argc == 2 && !strcmp(argv[1], "crash"))
+        return *(volatile char *)8;
+    if (argc != 3)
+        return 2;
+    if (!strcmp(argv[1], "socket")) {
+        strncpy(address.sun_path, argv[2], sizeof address.sun_path - 1);
+        fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        return bind(fd, (struct sockaddr *)&address, sizeof address) != 0;
+    }
+    if (!strcmp(argv[1], "abstract")) {
+        strncpy(address.sun_path + 1, argv[2], sizeof address.sun_path - 2);
+        fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        tell("connect", connect(fd, (struct sockaddr *)&address,
+                                offsetof(struct sockaddr_un, sun_path) + 1 + strlen(argv[2])));
+        return 0;
+    }
+    fd = open(argv[2], O_RDWR);
+    if (fd < 0)
+        return 1;
+    if (!strcmp(argv[1], "setuid")) {
+        tell("chmod", chmod(argv[2], 04755));
+        tell("chmod of a group", chmod(argv[2], 02755));
+        tell("fchmod", fchmod(fd, 04755));
+        tell("fchmodat", fchmodat(AT_FDCWD, argv[2], 06755, 0));
+        tell("fchmodat2", syscall(452, AT_FDCWD, argv[2], 04755, 0));
+        return 0;
+    }
+    if (!strcmp(argv[1], "xattr")) {
+        tell("setxattr", setxattr(argv[2], "user.a", "1", 1, 0));
+        tell("lsetxattr", lsetxattr(argv[2], "user.a", "1", 1, 0));
+        tell("fsetxattr", fsetxattr(fd, "user.a", "1", 1, 0));
+        tell("getxattr", getxattr(argv[2], "user.a", buffer, sizeof buffer));
+        tell("lgetxattr", lgetxattr(argv[2], "user.a", buffer, sizeof buffer));
+        tell("fgetxattr", fgetxattr(fd, "user.a", buffer, sizeof buffer));
+        return 0;
+    }
+    return 2;
+}
