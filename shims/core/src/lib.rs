@@ -14,3 +14,5 @@ pub mod manifest;
 pub mod place;
 pub mod protocol;
 pub mod scan;
+#[cfg(feature = "testing")]
+pub mod testing;

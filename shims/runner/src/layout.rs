@@ -66,7 +66,7 @@ pub fn create(entries: &[Entry]) -> Result<LaidOut, Error> {
     }
     for entry in entries {
         let path = Path::new(OsStr::from_bytes(entry.path()));
-        create_one(entry, path).context(path)?;
+        create_one(entry, path)?;
     }
     let mut states = BTreeMap::new();
     for entry in entries {
@@ -80,24 +80,27 @@ pub fn create(entries: &[Entry]) -> Result<LaidOut, Error> {
     })
 }
 
-fn create_one(entry: &Entry, path: &Path) -> io::Result<()> {
+fn create_one(entry: &Entry, path: &Path) -> Result<(), Error> {
     match entry {
-        Entry::Directory { .. } => std::fs::create_dir(path),
-        Entry::Link { target, .. } => symlink(OsStr::from_bytes(target), path),
+        Entry::Directory { .. } => std::fs::create_dir(path).context(path),
+        Entry::Link { target, .. } => symlink(OsStr::from_bytes(target), path).context(path),
         Entry::File {
             mtime_seconds,
             source,
             executable,
             ..
         } => {
-            let mut source = File::open(OsStr::from_bytes(source))?;
+            let source = Path::new(OsStr::from_bytes(source));
+            let mut content = File::open(source).context(source)?;
             let mut target = OpenOptions::new()
                 .write(true)
                 .create_new(true)
                 .mode(if *executable { 0o755 } else { 0o644 })
-                .open(path)?;
-            io::copy(&mut source, &mut target)?;
-            target.set_modified(time(*mtime_seconds)?)
+                .open(path)
+                .context(path)?;
+            io::copy(&mut content, &mut target)
+                .and_then(|_| target.set_modified(time(*mtime_seconds)?))
+                .context(path)
         }
     }
 }
