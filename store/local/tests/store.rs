@@ -616,3 +616,37 @@ fn indirect_roots_have_nixs_name() {
     assert_eq!(fs::read_link(entries[0].path()).unwrap(), link);
     assert_eq!(entries[0].file_name().len(), 32);
 }
+
+#[test]
+fn a_collector_that_is_at_work_is_told_of_a_new_root() {
+    use std::io::{BufRead, BufReader, Write};
+
+    let dir = Scratch::new();
+    let store = open(dir.path());
+    let state = dir.join("nix/var/nix");
+    let gc_lock = fs::File::create(state.join("gc.lock")).unwrap();
+    gc_lock.lock().unwrap();
+    fs::create_dir(state.join("gc-socket")).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(state.join("gc-socket/socket")).unwrap();
+    let path = scratch_path("root");
+    std::thread::scope(|scope| {
+        let collector = scope.spawn(|| {
+            // The first collector ends without an answer, the second answers.
+            drop(listener.accept().unwrap());
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut line = String::new();
+            BufReader::new(stream.try_clone().unwrap())
+                .read_line(&mut line)
+                .unwrap();
+            stream.write_all(b"1").unwrap();
+            line
+        });
+        store.add_temp_root(&path).unwrap();
+        assert_eq!(collector.join().unwrap(), format!("/nix/store/{path}\n"));
+    });
+    let file = state.join(format!("temproots/{}", std::process::id()));
+    assert_eq!(
+        fs::read_to_string(file).unwrap(),
+        format!("/nix/store/{path}\0")
+    );
+}
