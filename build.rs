@@ -1,0 +1,120 @@
+//! Builds the shims and the runner, which the `droste` program carries in itself.
+//!
+//! They are static, since a build's root has no libraries for them, and the same bytes for the
+//! same source and compiler wherever the checkout is: the runner's store path is part of every
+//! child's identity. So they are built by a Cargo of their own, with flags and a profile of their
+//! own and none of the settings of the build around it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What the inner Cargo needs from the environment.
+const VARIABLES: &[&str] = &[
+    "CARGO_HOME",
+    "CARGO_MAKEFLAGS",
+    "HOME",
+    "LIBRARY_PATH",
+    "PATH",
+    "RUSTC",
+    "RUSTUP_HOME",
+    "RUSTUP_TOOLCHAIN",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TMPDIR",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+];
+
+/// Where it gets its packages, by the beginnings of the variables' names.
+const SOURCES: &[&str] = &[
+    "CARGO_HTTP_",
+    "CARGO_NET_",
+    "CARGO_REGISTR",
+    "CARGO_SOURCE_",
+];
+
+/// What the shims are made of.
+const INPUTS: &[&str] = &[
+    "Cargo.lock",
+    "Cargo.toml",
+    "build.rs",
+    "shims/cc/Cargo.toml",
+    "shims/cc/src",
+    "shims/core/Cargo.toml",
+    "shims/core/src",
+    "shims/runner/Cargo.toml",
+    "shims/runner/src",
+    "src/sys",
+];
+
+fn main() {
+    let root = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
+    let target_dir = PathBuf::from(variable("OUT_DIR")).join("shims");
+    let target = variable("TARGET");
+    for input in INPUTS {
+        println!("cargo::rerun-if-changed={input}");
+    }
+    let status = Command::new(variable("CARGO"))
+        .current_dir(&root)
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| is_passed_on(name)))
+        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&root))
+        // Set, so that a user's configuration does not name one.
+        .env("RUSTC_WRAPPER", "")
+        .env("RUSTC_WORKSPACE_WRAPPER", "")
+        .args(["build", "--quiet", "--locked", "--profile", "shim"])
+        .args(["--package", "shim-cc", "--package", "shim-runner"])
+        .arg("--target")
+        .arg(&target)
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .status()
+        .expect("Cargo can be run again");
+    assert!(status.success(), "the shims do not build");
+    let built = target_dir.join(target).join("shim");
+    for (name, program) in [
+        ("DROSTE_SHIM_CC", "shim-cc"),
+        ("DROSTE_RUNNER", "shim-runner"),
+    ] {
+        println!("cargo::rustc-env={name}={}", built.join(program).display());
+    }
+}
+
+fn variable(name: &str) -> OsString {
+    std::env::var_os(name).unwrap_or_else(|| panic!("Cargo sets `{name}`"))
+}
+
+fn is_passed_on(name: &OsString) -> bool {
+    let name = name.to_string_lossy();
+    VARIABLES.contains(&&*name) || SOURCES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn rust_flags(root: &Path) -> OsString {
+    let cargo_home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| {
+            let home = std::env::var_os("HOME")?;
+            Some(Path::new(&home).join(".cargo"))
+        });
+    let mut flags: Vec<OsString> = [
+        "-Ctarget-feature=+crt-static",
+        // Nothing to relocate at each start.
+        "-Crelocation-model=static",
+        "-Clink-arg=-Wl,--build-id=none",
+    ]
+    .map(OsString::from)
+    .into();
+    let places = [(Some(root.to_owned()), "/droste"), (cargo_home, "/cargo")];
+    for (place, name) in places {
+        if let Some(place) = place {
+            let mut flag = OsString::from("--remap-path-prefix=");
+            flag.push(place);
+            flag.push("=");
+            flag.push(name);
+            flags.push(flag);
+        }
+    }
+    flags.join("\u{1f}".as_ref())
+}
