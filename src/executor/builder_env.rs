@@ -157,7 +157,7 @@ mod tests {
         let path = StoreDir::default().display(&out);
         let start = start(&drv, &BTreeMap::from([("out".into(), out)]));
         assert_eq!(start.env[b"out".as_bstr()], path);
-        assert_eq!(start.args, [path.clone()]);
+        assert_eq!(start.args, [path.as_str()]);
         // `printf text | nix-hash --type sha256 --base32 --flat /dev/stdin`
         let file = ".attr-1lf969yddshzhld7sr1vbagr07bnygg99lgl6gk5kxcnp4z9wbcq";
         assert_eq!(start.files, [(file.to_owned(), format!("<{path}>").into())]);

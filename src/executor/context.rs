@@ -26,6 +26,12 @@ pub struct ChildCounts {
 }
 
 impl ChildCounts {
+    /// Counts one more for a reason to run in place.
+    pub fn count_in_place(&mut self, reason: &str) {
+        self.in_place += 1;
+        *self.in_place_reasons.entry(reason.to_owned()).or_default() += 1;
+    }
+
     /// Adds another build's counts.
     pub fn add(&mut self, other: &Self) {
         self.built += other.built;
@@ -132,13 +138,7 @@ impl BuildContext {
         match counted {
             Counted::Built => counts.built += 1,
             Counted::Reused => counts.reused += 1,
-            Counted::InPlace(reason) => {
-                counts.in_place += 1;
-                *counts
-                    .in_place_reasons
-                    .entry(reason.to_string())
-                    .or_default() += 1;
-            }
+            Counted::InPlace(reason) => counts.count_in_place(reason.as_str()),
         }
     }
 

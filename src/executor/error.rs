@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use store_api::{BoxError, BuildStatus};
-use store_types::{Hash, StorePath};
+use store_types::StorePath;
 
 /// One derivation's failure. Full store paths are given as text, since the store
 /// directory is part of what users look for in a message.
@@ -115,14 +115,16 @@ pub enum BuildError {
         source: BoxError,
     },
     /// A fixed output has another content.
-    #[error("hash mismatch in fixed-output derivation `{drv}`:\n         specified: {}\n            got:    {}", .specified.to_sri(), .got.to_sri())]
+    #[error(
+        "hash mismatch in fixed-output derivation `{drv}`:\n         specified: {specified}\n            got:    {got}"
+    )]
     HashMismatch {
         /// The derivation.
         drv: String,
-        /// The hash in the derivation.
-        specified: Hash,
+        /// The hash in the derivation, in SRI form.
+        specified: String,
         /// The hash of what was built.
-        got: Hash,
+        got: String,
     },
     /// An output refers to what it may not refer to.
     #[error(

@@ -50,6 +50,9 @@ pub enum OpenError {
     },
 }
 
+/// The directories that a compiler searches by itself; `None` if it did not say.
+pub(crate) type SearchDirs = Option<Arc<[Vec<u8>]>>;
+
 /// Builds derivations of one store.
 pub struct Executor {
     pub(crate) store: Arc<LocalStore>,
@@ -71,7 +74,7 @@ pub struct Executor {
     pub(crate) programs: Mutex<HashMap<&'static str, StorePath>>,
     /// The compilers' own search paths, by the hash of the question; `None` for one
     /// that gave no answer.
-    pub(crate) search_dirs: Mutex<HashMap<Hash, Option<Arc<[Vec<u8>]>>>>,
+    pub(crate) search_dirs: Mutex<HashMap<Hash, SearchDirs>>,
     modulo: Mutex<HashModulo>,
 }
 

@@ -176,8 +176,8 @@ impl Executor {
                 if got != ca.hash {
                     return Err(BuildError::HashMismatch {
                         drv: build.text.to_owned(),
-                        specified: ca.hash,
-                        got,
+                        specified: ca.hash.to_sri(),
+                        got: got.to_sri(),
                     });
                 }
                 if references.has_self || !references.others.is_empty() {

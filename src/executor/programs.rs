@@ -31,10 +31,7 @@ impl Executor {
             "droste-runner" => self.embedded.runner,
             _ => self.embedded.shim_cc,
         };
-        let path = self.add_object(name, |file| {
-            std::fs::write(file, bytes)?;
-            std::fs::set_permissions(file, PermissionsExt::from_mode(0o555))
-        })?;
+        let path = self.add_object(name, |file| write_program(file, bytes))?;
         self.programs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -48,8 +45,7 @@ impl Executor {
         let path = self.add_object(SHIMS_NAME, |dir| {
             let bin = dir.join("bin");
             std::fs::create_dir_all(&bin)?;
-            std::fs::write(bin.join("droste-shim"), self.embedded.shim_cc)?;
-            std::fs::set_permissions(bin.join("droste-shim"), PermissionsExt::from_mode(0o555))?;
+            write_program(&bin.join("droste-shim"), self.embedded.shim_cc)?;
             for name in SHIM_NAMES {
                 std::os::unix::fs::symlink("droste-shim", bin.join(name))?;
             }
@@ -154,6 +150,17 @@ impl Executor {
         self.remove_build_dir(&parent);
         Ok(info.path)
     }
+}
+
+/// Writes an executable file with the times of a store object.
+pub(crate) fn write_program(file: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
+    std::fs::write(file, bytes)?;
+    std::fs::set_permissions(file, PermissionsExt::from_mode(0o555))?;
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+    let times = std::fs::FileTimes::new()
+        .set_modified(time)
+        .set_accessed(time);
+    std::fs::File::open(file)?.set_times(times)
 }
 
 fn unique() -> u64 {

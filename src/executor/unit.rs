@@ -26,6 +26,7 @@ use store_types::{
 };
 
 use crate::builder_env::{BUILD_DIR, Surroundings, builder_start};
+use crate::child::service::Shims;
 use crate::context::{BuildContext, ChildCounts};
 use crate::error::{BuildError, environment};
 use crate::log::{self, LogTail};
@@ -55,6 +56,8 @@ pub struct UnitOutcome {
 pub(crate) struct Ran {
     pub(crate) status: ExitStatus,
     pub(crate) log: LogTail,
+    /// A compiler that a shim was laid over was opened for something else than execution.
+    pub(crate) compiler_was_read: bool,
     pub(crate) started: SystemTime,
     pub(crate) ended: SystemTime,
 }
@@ -451,14 +454,28 @@ impl Executor {
         let inputs = self
             .closure(&drv.input_srcs)
             .map_err(environment(&text, "query the input closure"))?;
-        let context = Arc::new(BuildContext::new(inputs));
         monitor.started(drv_path);
         let user = self.acquire_user(&text)?;
-        let mut dir = self.make_build_dir(&text, &user)?;
-        let ran = self.run(
-            &text, drv_path, drv, kind, &scratch, &context, &dir, &user, monitor,
-        );
-        *children = context.take_counts();
+        let mut interpose = self.settings.interpose;
+        let (ran, context, mut dir) = loop {
+            let context = Arc::new(BuildContext::new(inputs.clone()));
+            let dir = self.make_build_dir(&text, &user)?;
+            let ran = self.run(
+                &text, drv_path, drv, kind, &scratch, &context, &dir, &user, interpose, monitor,
+            );
+            children.add(&context.take_counts());
+            match &ran {
+                // Whatever came of it, the build has seen bytes that are not the compiler's.
+                Ok(ran) if ran.compiler_was_read && interpose => {
+                    let why =
+                        "its compiler was read, not run; building again without shims over it";
+                    monitor.note(&format!("{text}: {why}"));
+                    children.count_in_place("compiler-was-read");
+                    interpose = false;
+                }
+                _ => break (ran, context, dir),
+            }
+        };
         let produced = ran.and_then(|ran| {
             result.times_built = 1;
             let seconds = |time: SystemTime| {
@@ -690,6 +707,7 @@ impl Executor {
         context: &Arc<BuildContext>,
         dir: &BuildDir,
         user: &BuildUser,
+        interpose: bool,
         monitor: &dyn Monitor,
     ) -> Result<Ran, BuildError> {
         let network = if kind.is_sandboxed() {
@@ -738,7 +756,7 @@ impl Executor {
         request.allow_new_mounts = wants_socket;
         // A fixed output's builder has the network: its calls are nobody's children.
         let shims = if self.settings.memo && kind.is_sandboxed() {
-            self.open_shims(text, &mut request, dir, context, self.settings.interpose)?
+            self.open_shims(text, &mut request, dir, context, interpose)?
         } else {
             None
         };
@@ -778,9 +796,7 @@ impl Executor {
             .map_err(environment(text, "wait for the builder"))?;
         let ended = SystemTime::now();
         // Nobody is left who could ask; what still runs for it is of no use.
-        if let Some(shims) = shims {
-            shims.stop();
-        }
+        let compiler_was_read = shims.is_some_and(Shims::stop);
         if let Some(recursive) = recursive {
             recursive.stop();
         }
@@ -793,6 +809,7 @@ impl Executor {
         Ok(Ran {
             status,
             log,
+            compiler_was_read,
             started,
             ended,
         })

@@ -3,6 +3,7 @@
 //! What rustix has is used from there; here is what it lacks or keeps unsafe. The functions decide
 //! nothing: the order in which a sandbox calls them is `droste-sandbox`'s affair.
 
+mod fanotify;
 mod fork;
 mod inherited;
 mod landlock;
@@ -10,6 +11,7 @@ mod mount;
 mod process;
 mod seccomp;
 
+pub use fanotify::ReadWatch;
 pub use fork::{Fork, Namespaces, SingleThreaded, clone3, unshare};
 pub use inherited::execve_as_inherited;
 pub use landlock::{landlock_abi, landlock_scope_abstract_sockets};

@@ -1,14 +1,18 @@
 //! The shims' socket of one build: a call comes in, a result or "in place" goes out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use droste_sandbox::{Mount, Request, Source};
+use droste_sys::ReadWatch;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use shim_core::args::{self, Classification, Compile, Reason};
@@ -30,6 +34,7 @@ use super::tree::{BUILD_DIR, Found, Layout, Walker};
 use crate::Executor;
 use crate::context::{BuildContext, Counted};
 use crate::error::{BuildError, environment};
+use crate::programs::write_program;
 use crate::unit::BuildDir;
 
 pub use super::run::InFlight;
@@ -48,12 +53,20 @@ const SEARCH_TEXT_MAX: u64 = 1 << 20;
 pub(crate) struct Shims {
     stop: OwnedFd,
     thread: Option<std::thread::JoinHandle<()>>,
+    /// Watches the shims that were laid over compilers.
+    reads: Option<Arc<ReadWatch>>,
+    was_read: Arc<AtomicBool>,
 }
 
 impl Shims {
-    /// Closes the socket. Calls that are still served end by themselves.
-    pub(crate) fn stop(mut self) {
+    /// Closes the socket; calls that are still served end by themselves. To be called
+    /// when the build has ended. True if the build has read a shim, which to it was a
+    /// compiler.
+    pub(crate) fn stop(mut self) -> bool {
         self.end();
+        // What cannot be known is taken for the worse.
+        let last = |reads: Arc<ReadWatch>| reads.drain().unwrap_or(true);
+        self.reads.take().is_some_and(last) || self.was_read.load(Ordering::Acquire)
     }
 
     fn end(&mut self) {
@@ -82,56 +95,90 @@ impl Executor {
         interpose: bool,
     ) -> Result<Option<Shims>, BuildError> {
         let inputs = context.allowed();
-        let shim = self.program("droste-shim")?;
         let shims_package = self.shims_package_path();
         let by_path = shims_package
             .as_ref()
             .is_some_and(|path| inputs.contains(path));
-        let mut laid = false;
-        if interpose {
-            for input in inputs
-                .iter()
-                .filter(|path| Some(*path) != shims_package.as_ref())
-            {
-                let drivers = self.drivers_of(input);
-                if drivers.is_empty() {
-                    continue;
-                }
-                laid = true;
-                let inside = self.store_dir().display(input);
-                request.mounts.push(Mount::input(
-                    self.store.physical_path(input),
-                    format!("{}{inside}", protocol::PLAIN_DIR),
-                ));
-                for driver in drivers.iter() {
-                    let driver =
-                        <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(driver);
-                    request.mounts.push(Mount::Bind {
-                        source: Source::Path(self.store.physical_path(&shim)),
-                        target: std::path::Path::new(self.store_dir().as_str()).join(driver),
-                        read_only: true,
-                        recursive: false,
-                        devices: false,
-                    });
-                }
-            }
-        }
-        if !laid && !by_path {
+        let reads = if interpose {
+            self.lay_shims(text, request, dir, &inputs, shims_package.as_ref())?
+                .map(Arc::new)
+        } else {
+            None
+        };
+        if reads.is_none() && !by_path {
             return Ok(None);
         }
         let listener = listen(dir, protocol::SOCKET_PATH)
             .map_err(environment(text, "open the socket for shims"))?;
         let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(environment(text, "open the socket for shims"))?;
-        let (executor, context) = (self.clone(), context.clone());
+        let was_read = Arc::new(AtomicBool::new(false));
+        let accept = Accept {
+            executor: self.clone(),
+            context: context.clone(),
+            listener,
+            stopped,
+            reads: reads.clone(),
+            was_read: was_read.clone(),
+        };
         let thread = std::thread::Builder::new()
             .name("shims".into())
-            .spawn(move || accept(&executor, &context, &listener, &stopped))
+            .spawn(move || accept.run())
             .map_err(environment(text, "open the socket for shims"))?;
         Ok(Some(Shims {
             stop,
             thread: Some(thread),
+            reads,
+            was_read,
         }))
+    }
+
+    /// Has a shim mounted over each compiler driver among these store paths, and the
+    /// plain store objects beside, for calls that run in place. `None` if there is no
+    /// compiler, or if nobody would notice that the build reads the shim.
+    fn lay_shims(
+        &self,
+        text: &str,
+        request: &mut Request,
+        dir: &BuildDir,
+        inputs: &BTreeSet<StorePath>,
+        shims_package: Option<&StorePath>,
+    ) -> Result<Option<ReadWatch>, BuildError> {
+        let with_drivers: Vec<(&StorePath, Arc<[Vec<u8>]>)> = inputs
+            .iter()
+            .filter(|path| Some(*path) != shims_package)
+            .map(|path| (path, self.drivers_of(path)))
+            .filter(|(_, drivers)| !drivers.is_empty())
+            .collect();
+        if with_drivers.is_empty() {
+            return Ok(None);
+        }
+        let Ok(watch) = ReadWatch::new() else {
+            return Ok(None);
+        };
+        // A file of this build alone: who opens it is of this build.
+        let shim = dir.own().join("shim");
+        write_program(&shim, self.embedded.shim_cc)
+            .and_then(|()| watch.add(&shim))
+            .map_err(environment(text, "lay the shim out"))?;
+        for (path, drivers) in with_drivers {
+            let inside = self.store_dir().display(path);
+            request.mounts.push(Mount::input(
+                self.store.physical_path(path),
+                format!("{}{inside}", protocol::PLAIN_DIR),
+            ));
+            for driver in drivers.iter() {
+                let driver = OsStr::from_bytes(driver);
+                request.mounts.push(Mount::Bind {
+                    source: Source::Path(shim.clone()),
+                    target: Path::new(self.store_dir().as_str()).join(driver),
+                    read_only: true,
+                    recursive: false,
+                    devices: false,
+                });
+            }
+        }
+        Ok(Some(watch))
     }
 
     /// The compiler drivers in a store object, found once.
@@ -183,53 +230,81 @@ pub(crate) fn listen(dir: &BuildDir, inside: &str) -> std::io::Result<UnixListen
     Ok(listener)
 }
 
-fn accept(
-    executor: &Arc<Executor>,
-    context: &Arc<BuildContext>,
-    listener: &UnixListener,
-    stopped: &OwnedFd,
-) {
-    static SERVED: AtomicUsize = AtomicUsize::new(0);
-    if listener.set_nonblocking(true).is_err() {
-        return;
-    }
-    loop {
-        let mut fds = [
-            PollFd::new(listener, PollFlags::IN),
-            PollFd::new(stopped, PollFlags::IN),
-        ];
-        match rustix::event::poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return,
-        }
-        if !fds[1].revents().is_empty() {
+/// Accepts the calls of one build's shims.
+struct Accept {
+    executor: Arc<Executor>,
+    context: Arc<BuildContext>,
+    listener: UnixListener,
+    stopped: OwnedFd,
+    reads: Option<Arc<ReadWatch>>,
+    was_read: Arc<AtomicBool>,
+}
+
+impl Accept {
+    fn run(&self) {
+        if self.listener.set_nonblocking(true).is_err() {
             return;
         }
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
-            Err(_) => {
-                // Out of descriptors or memory: shims in the queue wait, and we do not spin.
-                std::thread::sleep(Duration::from_millis(20));
-                continue;
+        let served = Arc::new(AtomicUsize::new(0));
+        loop {
+            let mut fds = vec![
+                PollFd::new(&self.listener, PollFlags::IN),
+                PollFd::new(&self.stopped, PollFlags::IN),
+            ];
+            if let Some(reads) = &self.reads {
+                fds.push(PollFd::from_borrowed_fd(reads.as_fd(), PollFlags::IN));
             }
-        };
-        if SERVED.fetch_add(1, Ordering::Relaxed) >= CALLS_MAX {
-            SERVED.fetch_sub(1, Ordering::Relaxed);
-            continue;
+            match rustix::event::poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+            if !fds[1].revents().is_empty() {
+                return;
+            }
+            // Taken as they come, so that none is lost for lack of room.
+            if let Some(reads) = &self.reads
+                && reads.drain().unwrap_or(true)
+            {
+                self.was_read.store(true, Ordering::Release);
+            }
+            match self.listener.accept() {
+                Ok((stream, _)) => self.serve(stream, &served),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                // Out of descriptors or memory: shims in the queue wait, and we do not spin.
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
         }
-        let (executor, context) = (executor.clone(), context.clone());
-        let serve = move || {
-            serve_call(&executor, &context, &stream);
-            SERVED.fetch_sub(1, Ordering::Relaxed);
-        };
-        if std::thread::Builder::new()
+    }
+
+    fn serve(&self, stream: UnixStream, served: &Arc<AtomicUsize>) {
+        if served.load(Ordering::Relaxed) >= CALLS_MAX {
+            return;
+        }
+        let one = Served::new(served);
+        let (executor, context) = (self.executor.clone(), self.context.clone());
+        // If no thread can be had, the shim finds its connection closed.
+        let _ = std::thread::Builder::new()
             .name("call".into())
-            .spawn(serve)
-            .is_err()
-        {
-            SERVED.fetch_sub(1, Ordering::Relaxed);
-        }
+            .spawn(move || {
+                let _one = one;
+                serve_call(&executor, &context, &stream);
+            });
+    }
+}
+
+/// Counts one served call as long as it lives.
+struct Served(Arc<AtomicUsize>);
+
+impl Served {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -90,7 +90,7 @@ pub fn find_compiler(
     })
 }
 
-fn path_entries<'a>(env: &'a BTreeMap<Vec<u8>, Vec<u8>>) -> impl Iterator<Item = &'a [u8]> {
+fn path_entries(env: &BTreeMap<Vec<u8>, Vec<u8>>) -> impl Iterator<Item = &[u8]> {
     let path: &[u8] = env.get(&b"PATH"[..]).map_or(b"", Vec::as_slice);
     path.split(|byte| *byte == b':')
         .map(|entry| if entry.is_empty() { b"." } else { entry })
