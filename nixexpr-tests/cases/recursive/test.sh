@@ -1,0 +1,31 @@
+# Recursive Nix: Nix 2.34 runs inside the builds, as a client of Nix 2.34 and of
+# Droste; both must make the same paths of it.
+. "$TESTS/harness.sh"
+stop_without NIX34
+
+seed=$WORK/seed
+busybox=$(busybox_into "$seed")
+nix34 nix eval --store "$seed" --impure --raw --expr "
+    let all = import $PWD { busybox = \"$busybox\"; nix = \"$NIX34\"; };
+    in builtins.concatStringsSep \"\" (map (name:
+        \"\${name} \${builtins.unsafeDiscardStringContext all.\${name}.drvPath}\n\") (builtins.attrNames all))" > "$WORK/drvs"
+copy_store "$seed" "$WORK/34"
+copy_store "$seed" "$WORK/droste-store"
+while read -r name drv; do
+    nix34 nix-store -r --store "$WORK/34" "$drv" > "$WORK/$name.expected" 2> "$WORK/$name.expected-err" < /dev/null
+    expected=$?
+    droste build --store "$WORK/droste-store" --sandbox-path "$NIX34_PREFIX" "$drv" > "$WORK/$name.got" 2> "$WORK/$name.err" < /dev/null
+    got=$?
+    if [ "$expected" != "$got" ]; then
+        fail "$name ends like in Nix 2.34" "exit status $got, not $expected" "$(tail -n 25 "$WORK/$name.err")"
+    elif [ "$expected" = 0 ]; then
+        path=$(cat "$WORK/$name.expected")
+        equal "$name has the output that Nix 2.34 makes" "$(path_info "$WORK/34" "$path")" "$(path_info "$WORK/droste-store" "$path")"
+    else
+        pass "$name ends like in Nix 2.34"
+    fi
+done < "$WORK/drvs"
+equal "the same paths are valid as in Nix 2.34's store" "$(path_infos "$WORK/34")" "$(path_infos "$WORK/droste-store")"
+clean "nothing is left behind" "$WORK/droste-store"
+verified "the store verifies" "$WORK/droste-store"
+finish
