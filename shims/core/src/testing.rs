@@ -25,8 +25,14 @@ for entry in /*; do
 done
 mkdir "$root/build" "$root/nix" "$root/nix/store" "$root/tmp" "$root/t" "$root/.droste"
 mount --bind "$1" "$root/t"
-cd "$root/build"
-exec chroot "$root" /bin/sh -ec 'cd /build; eval "$1"' sh "$2"
+mkdir "$root/old"
+cd "$root"
+# No chroot: in one, no further user namespace can be made (user_namespaces(7)).
+pivot_root . old
+cd /build
+umount -l /old
+rmdir /old
+exec env -i PATH=/usr/bin:/bin LC_ALL=C /bin/sh -ec "$2"
 "#;
 
 /// Runs a shell script in a new root whose `/t` is `dir`; `None`, with the reason on standard

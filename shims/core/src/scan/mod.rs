@@ -6,8 +6,10 @@
 //! preprocessor puts together (`__DA##TE__`, an assembler directive from several strings).
 
 mod comments;
+mod macros;
 mod scanner;
 
+pub use macros::{Definition, definitions};
 pub use scanner::scan;
 
 /// What asks for a file.
@@ -39,13 +41,25 @@ pub struct Include {
     pub name: Vec<u8>,
 }
 
+/// A file that a source names by a macro: `#include FT_FREETYPE_H`. What the macro can stand
+/// for, [`definitions`] tells.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MacroInclude {
+    /// What asks for it.
+    pub directive: Directive,
+    /// The macro.
+    pub name: Vec<u8>,
+}
+
 /// What a source can ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
     /// The files it names, sorted, each once.
     pub includes: Vec<Include>,
-    /// `#include` (or `#import`, `#embed`) of something other than a literal name: ask the
-    /// compiler which files it opens.
+    /// The macros it includes by, sorted, each once.
+    pub macro_includes: Vec<MacroInclude>,
+    /// `#include` (or `#import`, `#embed`) of something other than a literal name or a macro's:
+    /// which files it opens cannot be told from the text.
     pub computed_include: bool,
     /// `__has_include` or `#line` with something other than a literal name: the compiler cannot
     /// be asked which files it looked for, so the call runs in place.

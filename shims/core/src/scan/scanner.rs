@@ -10,7 +10,7 @@ use memchr::memmem::{self, Finder};
 use memchr::{memchr, memchr_iter, memchr2, memchr2_iter};
 
 use super::comments::Comments;
-use super::{Directive, Include, Scan};
+use super::{Directive, Include, MacroInclude, Scan};
 
 /// Scans a source or header.
 pub fn scan(source: &[u8]) -> Scan {
@@ -26,6 +26,8 @@ pub fn scan(source: &[u8]) -> Scan {
     }
     found.includes.sort_unstable();
     found.includes.dedup();
+    found.macro_includes.sort_unstable();
+    found.macro_includes.dedup();
     found
 }
 
@@ -156,8 +158,27 @@ impl<'a> Scanner<'a> {
     fn header_name(&mut self, at: usize, directive: Directive) {
         match name(self.text, skip_space(self.text, at)) {
             Name::Literal { angled, name } => self.include(directive, angled, name),
-            Name::Other => self.found.computed_include |= self.is_code(at),
+            Name::Other => self.computed(skip_space(self.text, at), directive),
             Name::Nothing => {}
+        }
+    }
+
+    /// An include of something that is no literal name: of a macro, or of more.
+    fn computed(&mut self, at: usize, directive: Directive) {
+        if !self.is_code(at) {
+            return;
+        }
+        let text = self.text;
+        let end = word_end(text, at);
+        let next = skip_space(text, end);
+        let alone = matches!(text.get(next), None | Some(b'\n')) || text[next..].starts_with(b"//");
+        if end > at && !text[at].is_ascii_digit() && alone {
+            self.found.macro_includes.push(MacroInclude {
+                directive,
+                name: text[at..end].to_vec(),
+            });
+        } else {
+            self.found.computed_include = true;
         }
     }
 
@@ -273,7 +294,7 @@ pub(super) fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$'
 }
 
-fn word_end(text: &[u8], at: usize) -> usize {
+pub(super) fn word_end(text: &[u8], at: usize) -> usize {
     text[at..]
         .iter()
         .position(|&byte| !is_word(byte))
@@ -301,7 +322,7 @@ pub(super) fn continuation(text: &[u8], at: usize) -> usize {
 }
 
 /// Skips white space, comments and line continuations, but no newline.
-fn skip_space(text: &[u8], mut at: usize) -> usize {
+pub(super) fn skip_space(text: &[u8], mut at: usize) -> usize {
     loop {
         match text.get(at) {
             Some(&byte) if is_blank(byte) || byte >= 0x80 => at += 1,
@@ -396,7 +417,7 @@ fn is_module_line(text: &[u8], at: usize, length: usize) -> bool {
 /// A copy of the text without line continuations and with trigraphs replaced (translation phases
 /// 1 and 2), if it has trigraphs or continuations between two characters that are not white
 /// space.
-fn joined(text: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn joined(text: &[u8]) -> Option<Vec<u8>> {
     let trigraphs = contains(text, b"??/") || contains(text, b"??=");
     if !trigraphs && !joins_tokens(text) {
         return None;
@@ -536,6 +557,11 @@ mod tests {
 
     type Flag = fn(&Scan) -> bool;
     const COMPUTED: Flag = |scan| scan.computed_include;
+    const MACRO: Flag = |scan| {
+        scan.macro_includes
+            .iter()
+            .any(|include| include.name == b"HEADER")
+    };
     const COMPUTED_HAS: Flag = |scan| scan.computed_has_include;
     const INCBIN: Flag = |scan| scan.incbin;
     const DATE_TIME: Flag = |scan| scan.date_time;
@@ -546,7 +572,7 @@ mod tests {
     const MODULES: Flag = |scan| scan.modules;
 
     #[rstest]
-    #[case::macro_name(COMPUTED, "#include HEADER\n")]
+    #[case::macro_name(MACRO, "#include HEADER\n")]
     #[case::macro_call(COMPUTED, "#include H(x)\n")]
     #[case::unclosed(COMPUTED, "#include <a.h\n")]
     #[case::embedded(COMPUTED, "#embed FILE\n")]

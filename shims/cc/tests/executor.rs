@@ -1,0 +1,176 @@
+//! The shim with an executor at the other end of its socket.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Output;
+use std::thread;
+
+use shim_core::protocol::{Answer, Call, Done, NewFile, receive_call, send_answer};
+use shim_core::testing::in_new_root;
+use tempfile::TempDir;
+
+/// A compiler that is told from the executor by its output.
+const REAL: &str = "#!/bin/sh\necho real \"$@\"\nexit 9\n";
+
+fn content(text: &str) -> OwnedFd {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.into()
+}
+
+fn done(status: u8, files: &[(&str, &str)]) -> Answer {
+    let file = |&(path, text): &(&str, &str)| NewFile {
+        path: path.as_bytes().to_vec(),
+        executable: false,
+        content: content(text),
+    };
+    Answer::Done(Done {
+        status,
+        stdout: content("out\n"),
+        stderr: content("err\n"),
+        files: files.iter().map(file).collect(),
+    })
+}
+
+/// Runs `script`, where `cc` is the shim, with an executor that treats its first call by `serve`.
+fn run(
+    script: &str,
+    serve: impl FnOnce(&UnixStream, Call) + Send + 'static,
+) -> Option<(TempDir, Output)> {
+    let dir = tempfile::tempdir().unwrap();
+    for sub in ["droste", "shims", "real", "w"] {
+        fs::create_dir(dir.path().join(sub)).unwrap();
+    }
+    fs::copy(env!("CARGO_BIN_EXE_shim-cc"), dir.path().join("shims/cc")).unwrap();
+    fs::write(dir.path().join("real/cc"), REAL).unwrap();
+    let mode = fs::metadata(dir.path().join("shims/cc"))
+        .unwrap()
+        .permissions();
+    fs::set_permissions(dir.path().join("real/cc"), mode).unwrap();
+    let listener = UnixListener::bind(dir.path().join("droste/socket")).unwrap();
+    thread::spawn(move || {
+        let (socket, _) = listener.accept().unwrap();
+        let call = receive_call(&socket).unwrap().unwrap();
+        serve(&socket, call);
+    });
+    let script = format!(
+        "mount --bind /t/droste /.droste; cd /t/w; export PATH=/t/shims:/t/real:$PATH\n{script}"
+    );
+    let output = in_new_root(dir.path(), &script)?;
+    Some((dir, output))
+}
+
+fn is_real(output: &Output, arguments: &str) -> bool {
+    output.status.code() == Some(9) && output.stdout == format!("real {arguments}\n").as_bytes()
+}
+
+fn text(dir: &TempDir, path: &str) -> Option<String> {
+    fs::read_to_string(dir.path().join(path)).ok()
+}
+
+#[test]
+fn the_results_are_placed_and_told() {
+    let Some((dir, output)) = run("A=1 cc -c a.c", |socket, call| {
+        assert_eq!(call.argv, [b"cc".as_slice(), b"-c", b"a.c"]);
+        assert_eq!(call.cwd, b"/t/w");
+        assert_eq!(call.exe, b"/t/shims/cc");
+        assert_eq!(call.exec_path, b"/t/shims/cc");
+        assert!(call.env.contains(&b"A=1".to_vec()));
+        assert_eq!((call.stdout_tty, call.stderr_tty), (None, None));
+        let files = [("/t/w/a.o", "object"), ("/t/w/a.d", "")];
+        send_answer(socket, &done(3, &files)).unwrap();
+    }) else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert_eq!(output.stdout, b"out\n");
+    assert_eq!(output.stderr, b"err\n");
+    assert_eq!(text(&dir, "w/a.o").as_deref(), Some("object"));
+    assert_eq!(text(&dir, "w/a.d").as_deref(), Some(""));
+}
+
+#[test]
+fn a_refusal_runs_the_compiler_in_silence() {
+    let Some((_dir, output)) = run("cc -E a.c", |socket, _| {
+        let reason = b"preprocess-only".to_vec();
+        send_answer(socket, &Answer::InPlace { reason }).unwrap();
+    }) else {
+        return;
+    };
+    assert!(is_real(&output, "-E a.c"), "{output:?}");
+    assert_eq!(output.stderr, b"");
+}
+
+#[test]
+fn a_refusal_is_told_to_whoever_asks() {
+    let Some((_dir, output)) = run("DROSTE_VERBOSE=1 cc -E a.c", |socket, _| {
+        let reason = b"preprocess-only".to_vec();
+        send_answer(socket, &Answer::InPlace { reason }).unwrap();
+    }) else {
+        return;
+    };
+    assert_eq!(output.stderr, b"droste: in place: preprocess-only\n");
+}
+
+#[test]
+fn an_executor_that_dies_is_no_harm() {
+    let Some((_dir, output)) = run("cc -c a.c", |_, _| {}) else {
+        return;
+    };
+    assert!(is_real(&output, "-c a.c"), "{output:?}");
+    assert_eq!(output.stderr, b"");
+}
+
+#[test]
+fn an_executor_that_dies_in_the_middle_of_its_answer_is_no_harm() {
+    let Some((dir, output)) = run("cc -c a.c", |mut socket, _| {
+        socket.write_all(b"DRS1\x20\0\0\0\x02\0\x01").unwrap();
+    }) else {
+        return;
+    };
+    assert!(is_real(&output, "-c a.c"), "{output:?}");
+    assert!(is_empty(&dir.path().join("w")));
+}
+
+#[test]
+fn no_socket_is_no_harm() {
+    let Some((_dir, output)) = run("rm /.droste/socket; cc -c a.c", |_, _| {}) else {
+        return;
+    };
+    assert!(is_real(&output, "-c a.c"), "{output:?}");
+}
+
+#[test]
+fn a_place_that_is_odd_runs_the_compiler_before_anything_is_written() {
+    let Some((dir, output)) = run("ln -s x a.d; cc -c a.c", |socket, _| {
+        let files = [("/t/w/a.o", "object"), ("/t/w/a.d", "")];
+        send_answer(socket, &done(0, &files)).unwrap();
+    }) else {
+        return;
+    };
+    assert!(is_real(&output, "-c a.c"), "{output:?}");
+    assert_eq!(text(&dir, "w/a.o"), None);
+    assert_eq!(text(&dir, "w/x"), None);
+}
+
+#[test]
+fn a_terminal_is_told_with_its_size() {
+    let Some((_dir, output)) = run(
+        "script -qec 'stty rows 7 cols 99; cc -c a.c 2>/dev/null' /dev/null",
+        |socket, call| {
+            let window = call.stdout_tty.map(|window| (window.rows, window.columns));
+            let status = u8::from(window != Some((7, 99)) || call.stderr_tty.is_some());
+            send_answer(socket, &done(status, &[])).unwrap();
+        },
+    ) else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+fn is_empty(dir: &Path) -> bool {
+    dir.read_dir().unwrap().next().is_none()
+}
