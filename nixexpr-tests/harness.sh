@@ -3,6 +3,7 @@
 # From `run`:
 #   TESTS     this directory
 #   WORK      an empty directory of the case's own, removed afterwards
+#   SHARED    the same for all cases of a run
 #   CACHE     kept between runs: fetched sources, unpacked Nix, toolchains
 #   DROSTE    the program under test
 #   NIX34     the directory of Nix 2.34's programs, or empty; NIX34_WHY says why
@@ -19,6 +20,8 @@ set -u
 case_name=$(basename "$PWD")
 export DROSTE_DIR=$WORK/droste
 export NIX_CONF_DIR=$WORK/conf
+# cargo keeps what it needs in the home directory.
+export CARGO_HOME=${CARGO_HOME:-$HOME/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}
 export HOME=$WORK/home XDG_CACHE_HOME=$WORK/home/.cache XDG_STATE_HOME=$WORK/home/.state
 unset NIX_REMOTE NIX_PATH NIX_CONFIG NIX_USER_CONF_FILES
 mkdir -p "$HOME"
@@ -91,6 +94,45 @@ droste() { "$DROSTE" "$@"; }
 # busybox_into STORE: adds the tree of static programs; prints its store path.
 # $BUSYBOX is its directory.
 busybox_into() { nix34 nix-store --store "$1" --add "$BUSYBOX"; }
+
+# with_toolchain STORE: makes STORE one that has the toolchain, and prints the
+# toolchain's store path. Made once by `droste toolchain import`; what that
+# downloads is kept in the cache.
+with_toolchain() {
+    local shared=$SHARED/toolchain-store
+    if [ ! -e "$SHARED/toolchain" ]; then
+        mkdir -p "$CACHE/droste" "$SHARED/droste"
+        [ -e "$SHARED/droste/cache" ] || ln -s "$CACHE/droste" "$SHARED/droste/cache"
+        DROSTE_DIR=$SHARED/droste droste toolchain import --store "$shared" > "$SHARED/toolchain.new" 2> "$SHARED/toolchain.log" || {
+            cat "$SHARED/toolchain.log" >&2
+            return 1
+        }
+        mv "$SHARED/toolchain.new" "$SHARED/toolchain"
+    fi
+    copy_store "$shared" "$1" && cat "$SHARED/toolchain"
+}
+
+# sources PROJECT: the directory of a C project's sources, out of the crate that
+# ships them, unpacked by cargo into the cache. Nobody writes to it.
+sources() {
+    local crate version directory project
+    case $1 in
+    lua) crate=lua-src version=551.1.0 directory=lua-5.4.9 ;;
+    zlib) crate=libz-sys version=1.1.31 directory=src/zlib ;;
+    zstd) crate=zstd-sys version=2.1.3 directory=zstd/lib ;;
+    esac
+    if [ ! -d "$CACHE/crates/$crate-$version" ]; then
+        mkdir -p "$CACHE/crates"
+        project=$(mktemp -d "$CACHE/crates/new.XXXXXX")
+        printf '[package]\nname = "sources"\nversion = "0.0.0"\nedition = "2024"\n[lib]\npath = "lib.rs"\n[workspace]\n[dependencies]\n%s = "=%s"\n' \
+            "$crate" "$version" > "$project/Cargo.toml"
+        : > "$project/lib.rs"
+        (cd "$project" && { cargo vendor --quiet --offline vendor || cargo vendor --quiet vendor; }) > /dev/null 2>&1 &&
+            mv "$project/vendor/$crate" "$CACHE/crates/$crate-$version"
+        rm -rf "$project"
+    fi
+    echo "$CACHE/crates/$crate-$version/$directory"
+}
 
 # copy_store FROM TO: a chroot store again, with the files shared: a store never
 # writes to a file that is valid.
