@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FileType, OFlags};
-use shim_core::scan::{Scan, scan};
+use shim_core::scan::{Definition, Scan, definitions, scan};
 use store_types::{
     ContentAddress, ContentAddressMethod, Hash, References, Sha256Hasher, StoreDir, StorePath,
 };
@@ -56,12 +56,17 @@ pub struct LocalFile {
     pub inode: (u64, u64),
 }
 
+/// A file, by its NAR hash or its path in the store, and a macro's name.
+type MacroInFile = (Vec<u8>, Vec<u8>);
+
 /// The memory of contents, shared by all builds.
 #[derive(Default)]
 pub struct FileMemory {
     by_id: Mutex<HashMap<FileId, Arc<Facts>>>,
     scans: Mutex<HashMap<Hash, Arc<Scan>>>,
     store_scans: Mutex<HashMap<Box<[u8]>, Arc<Scan>>>,
+    /// The values of macros, by where and which: a NAR hash, or a path in the store.
+    definitions: Mutex<HashMap<MacroInFile, Arc<[Definition]>>>,
 }
 
 /// The NAR of a regular file: what goes before its contents, and after.
@@ -141,6 +146,28 @@ fn read_all(fd: impl AsFd, size: u64) -> Result<Vec<u8>, InPlace> {
         return Err(InPlace::new("changed-while-read"));
     }
     Ok(bytes)
+}
+
+/// A file of a store object; `path` is absolute and free of symlinks.
+fn read_store_file(
+    store: &StoreTree,
+    store_dir: &StoreDir,
+    path: &[u8],
+) -> Result<Vec<u8>, InPlace> {
+    let unreadable = |_| InPlace::new("unreadable-input");
+    let fd = rustix::fs::openat2(
+        store.store_fd(),
+        &path[store_dir.as_str().len() + 1..],
+        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        rustix::fs::Mode::empty(),
+        rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS,
+    )
+    .map_err(unreadable)?;
+    let size = rustix::fs::fstat(&fd).map_err(unreadable)?.st_size as u64;
+    if size > FILE_SIZE_MAX {
+        return Err(InPlace::new("large-input"));
+    }
+    read_all(&fd, size)
 }
 
 impl FileMemory {
@@ -253,6 +280,59 @@ impl FileMemory {
         }
     }
 
+    /// The values that a file of the build gives to a macro.
+    pub fn local_definitions(
+        &self,
+        tree: &BuildTree,
+        path: &[u8],
+        file: &LocalFile,
+        name: &[u8],
+    ) -> Result<Arc<[Definition]>, InPlace> {
+        let key = (file.facts.nar_hash.bytes().to_vec(), name.to_vec());
+        self.remembered(key, || {
+            Ok(definitions(&self.bytes(tree, path, file)?, name))
+        })
+    }
+
+    /// The values that a file of a store object gives to a macro.
+    pub fn store_definitions(
+        &self,
+        store: &StoreTree,
+        store_dir: &StoreDir,
+        path: &[u8],
+        name: &[u8],
+    ) -> Result<Arc<[Definition]>, InPlace> {
+        let key = (path.to_vec(), name.to_vec());
+        self.remembered(key, || {
+            Ok(definitions(&read_store_file(store, store_dir, path)?, name))
+        })
+    }
+
+    fn remembered(
+        &self,
+        key: MacroInFile,
+        find: impl FnOnce() -> Result<Vec<Definition>, InPlace>,
+    ) -> Result<Arc<[Definition]>, InPlace> {
+        if let Some(known) = self
+            .definitions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&key)
+        {
+            return Ok(known.clone());
+        }
+        let found: Arc<[Definition]> = find()?.into();
+        let mut all = self
+            .definitions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= FACTS_MAX {
+            all.clear();
+        }
+        all.insert(key, found.clone());
+        Ok(found)
+    }
+
     /// What the lexer found in a file of a store object; `path` is absolute and
     /// free of symlinks.
     pub fn store_scan(
@@ -269,20 +349,7 @@ impl FileMemory {
         {
             return Ok(scan.clone());
         }
-        let unreadable = |_| InPlace::new("unreadable-input");
-        let fd = rustix::fs::openat2(
-            store.store_fd(),
-            &path[store_dir.as_str().len() + 1..],
-            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-            rustix::fs::Mode::empty(),
-            rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS,
-        )
-        .map_err(unreadable)?;
-        let size = rustix::fs::fstat(&fd).map_err(unreadable)?.st_size as u64;
-        if size > FILE_SIZE_MAX {
-            return Err(InPlace::new("large-input"));
-        }
-        let scan = Arc::new(scan(&read_all(&fd, size)?));
+        let scan = Arc::new(scan(&read_store_file(store, store_dir, path)?));
         let mut scans = self
             .store_scans
             .lock()

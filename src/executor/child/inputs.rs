@@ -8,10 +8,10 @@
 //! path changes the inputs, and with them the child. There are no negative
 //! dependencies to record, and none to forget.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use shim_core::scan::{Directive, Scan};
+use shim_core::scan::{Definition, Directive, Scan, definitions};
 use store_types::StoreDir;
 
 use super::files::{FileMemory, LocalFile};
@@ -37,6 +37,10 @@ pub struct Search<'a> {
     pub forced: &'a [Vec<u8>],
     /// Directories of the search path, of all kinds, in any order.
     pub dirs: &'a [Vec<u8>],
+    /// The command line.
+    pub argv: &'a [Vec<u8>],
+    /// Whether the language is C++.
+    pub is_cxx: bool,
     /// Whether `__DATE__` and `__TIME__` follow from the environment.
     pub dates_are_fixed: bool,
 }
@@ -72,6 +76,22 @@ struct Collector<'a, 'w> {
     reached: HashSet<Node>,
     files: BTreeMap<Vec<u8>, LocalFile>,
     store_files: HashMap<Vec<u8>, Arc<Scan>>,
+    /// Macros by which files are included.
+    macros: Macros,
+}
+
+/// The directory of a file that includes by a macro, and for what.
+type Includer = (Arc<[u8]>, Use);
+
+/// The macros of computed includes, and how far they have been followed.
+#[derive(Default)]
+struct Macros {
+    /// Each macro, with the directories of the files that include by it, and for what.
+    included_by: BTreeMap<Vec<u8>, BTreeSet<Includer>>,
+    /// Words of angled names that macros stand for: they may not be macros themselves.
+    words: BTreeSet<Vec<u8>>,
+    /// What the command line defines, as directives.
+    command_line: Vec<u8>,
 }
 
 /// Collects the inputs of one compile.
@@ -92,6 +112,10 @@ pub fn collect<'a>(
         reached: HashSet::new(),
         files: BTreeMap::new(),
         store_files: HashMap::new(),
+        macros: Macros {
+            command_line: command_line_defines(search.argv),
+            ..Macros::default()
+        },
     };
     for dir in search.dirs {
         if let Found::Dir(real) = collector.walker.find(search.cwd, dir)? {
@@ -108,34 +132,24 @@ pub fn collect<'a>(
     for name in search.forced {
         collector.probe(Some(search.cwd), name, Use::Text)?;
     }
-    while let Some(((dir, _), scan)) = collector.queue.pop() {
-        check_scan(&scan, search.dates_are_fixed)?;
-        for include in &scan.includes {
-            let from = (!include.angled).then_some(&*dir);
-            match include.directive {
-                Directive::Include | Directive::IncludeNext | Directive::Import => {
-                    collector.probe(from, &include.name, Use::Text)?;
-                }
-                Directive::Embed | Directive::Has => {
-                    collector.probe(from, &include.name, Use::Bytes)?
-                }
-                // Named for the reader of a message, who is shown its lines.
-                Directive::Line => {
-                    collector.candidate(search.cwd, &include.name, Use::Bytes)?;
-                }
-            }
+    loop {
+        collector.follow_names(search)?;
+        if !collector.follow_macros()? {
+            break;
         }
     }
+    collector.check_words()?;
     collector.finish()
 }
 
 /// What in a file's text makes its compile depend on more than files.
-fn check_scan(scan: &Scan, dates_are_fixed: bool) -> Result<(), InPlace> {
+fn check_scan(scan: &Scan, dates_are_fixed: bool, is_cxx: bool) -> Result<(), InPlace> {
     let reasons = [
         (
             scan.computed_include || scan.computed_has_include,
             "computed-include",
         ),
+        (scan.modules && is_cxx, "modules"),
         (scan.date_time && !dates_are_fixed, "time-macro"),
         (
             scan.timestamp || scan.dependency_pragma,
@@ -150,8 +164,17 @@ fn check_scan(scan: &Scan, dates_are_fixed: bool) -> Result<(), InPlace> {
     }
 }
 
+/// What a file is needed for by a directive; `None` if it is not searched.
+fn purpose(directive: Directive) -> Option<Use> {
+    match directive {
+        Directive::Include | Directive::IncludeNext | Directive::Import => Some(Use::Text),
+        Directive::Embed | Directive::Has => Some(Use::Bytes),
+        Directive::Line => None,
+    }
+}
+
 /// What a file is needed for.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Use {
     /// Its directives are followed.
     Text,
@@ -159,7 +182,145 @@ enum Use {
     Bytes,
 }
 
+/// What the compiler defines by itself cannot be told from a name, but all such names
+/// look like these.
+fn may_be_predefined(name: &[u8]) -> bool {
+    name.starts_with(b"_") || matches!(name, b"linux" | b"unix" | b"i386")
+}
+
+/// The `-D` flags of a call as `#define` directives.
+fn command_line_defines(argv: &[Vec<u8>]) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut define = |definition: &[u8]| {
+        let equals = definition.iter().position(|byte| *byte == b'=');
+        let (name, value) = definition.split_at(equals.unwrap_or(definition.len()));
+        text.extend_from_slice(b"#define ");
+        text.extend_from_slice(name);
+        text.push(b' ');
+        text.extend_from_slice(value.strip_prefix(b"=").unwrap_or(b"1"));
+        text.push(b'\n');
+    };
+    let mut args = argv.iter().skip(1);
+    while let Some(arg) = args.next() {
+        if let Some(passed) = arg.strip_prefix(b"-Wp,") {
+            let mut parts = passed.split(|byte| *byte == b',');
+            while let Some(part) = parts.next() {
+                match part.strip_prefix(b"-D") {
+                    Some(b"") => define(parts.next().unwrap_or_default()),
+                    Some(definition) => define(definition),
+                    None => {}
+                }
+            }
+        }
+        match arg.strip_prefix(b"-D") {
+            Some(b"") => define(args.next().map_or(b"", Vec::as_slice)),
+            Some(definition) => define(definition),
+            None => {}
+        }
+    }
+    text
+}
+
 impl Collector<'_, '_> {
+    /// Follows all names until no file is new.
+    fn follow_names(&mut self, search: &Search<'_>) -> Result<(), InPlace> {
+        while let Some(((dir, _), scan)) = self.queue.pop() {
+            check_scan(&scan, search.dates_are_fixed, search.is_cxx)?;
+            for include in &scan.includes {
+                let from = (!include.angled).then_some(&*dir);
+                match purpose(include.directive) {
+                    Some(purpose) => self.probe(from, &include.name, purpose)?,
+                    // Named for the reader of a message, who is shown its lines.
+                    None => {
+                        self.candidate(search.cwd, &include.name, Use::Bytes)?;
+                    }
+                }
+            }
+            for include in &scan.macro_includes {
+                let purpose = purpose(include.directive).unwrap_or(Use::Bytes);
+                let by = self
+                    .macros
+                    .included_by
+                    .entry(include.name.clone())
+                    .or_default();
+                by.insert((dir.clone(), purpose));
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows what the macros can stand for, by every definition in the files so far;
+    /// true if that reached new files or macros.
+    fn follow_macros(&mut self) -> Result<bool, InPlace> {
+        let before = (
+            self.reached.len(),
+            self.files.len(),
+            self.macros.included_by.clone(),
+        );
+        for (name, included_by) in &before.2 {
+            if may_be_predefined(name) && self.definitions(name)?.is_empty() {
+                return Err(InPlace::new("computed-include"));
+            }
+            for definition in self.definitions(name)? {
+                match definition {
+                    Definition::Nothing => {}
+                    Definition::Other => return Err(InPlace::new("computed-include")),
+                    Definition::Alias(alias) => {
+                        let by = self.macros.included_by.entry(alias).or_default();
+                        by.extend(included_by.iter().cloned());
+                    }
+                    Definition::Header {
+                        angled,
+                        name,
+                        words,
+                    } => {
+                        self.macros.words.extend(words);
+                        for (dir, purpose) in included_by {
+                            self.probe((!angled).then_some(&**dir), &name, *purpose)?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(
+            (self.reached.len(), self.files.len()) != (before.0, before.1)
+                || self.macros.included_by != before.2,
+        )
+    }
+
+    /// The words of the names that macros stand for must be no macros: else the names
+    /// are others.
+    fn check_words(&mut self) -> Result<(), InPlace> {
+        for word in std::mem::take(&mut self.macros.words) {
+            if may_be_predefined(&word) || !self.definitions(&word)?.is_empty() {
+                return Err(InPlace::new("computed-include"));
+            }
+        }
+        Ok(())
+    }
+
+    /// All values that the files so far, and the command line, give to a macro.
+    fn definitions(&self, name: &[u8]) -> Result<Vec<Definition>, InPlace> {
+        let mut found = definitions(&self.macros.command_line, name);
+        for (path, file) in &self.files {
+            found.extend(
+                self.memory
+                    .local_definitions(self.walker.tree(), path, file, name)?
+                    .iter()
+                    .cloned(),
+            );
+        }
+        for path in self.store_files.keys() {
+            found.extend(
+                self.memory
+                    .store_definitions(self.store, self.store_dir, path, name)?
+                    .iter()
+                    .cloned(),
+            );
+        }
+        Ok(found)
+    }
+
     /// Takes every match of an included name.
     fn probe(&mut self, from: Option<&[u8]>, name: &[u8], purpose: Use) -> Result<(), InPlace> {
         if name.starts_with(b"/") {

@@ -15,7 +15,7 @@ use droste_sandbox::{Mount, Request, Source};
 use droste_sys::ReadWatch;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
-use shim_core::args::{self, Classification, Compile, Reason};
+use shim_core::args::{self, Classification, Compile, Language, Reason};
 use shim_core::manifest::{self, Entry, Manifest};
 use shim_core::protocol::{self, Answer, Call, Done, NewFile};
 use store_types::{StorePath, sha256};
@@ -366,7 +366,8 @@ fn answer(
         call,
         &env,
     )?;
-    let compile = classify(call, &compiler)?;
+    let effective = effective_argv(call, &compiler)?;
+    let compile = classify(&effective)?;
     let outer = args::environment(&call.env, compile.language, store_dir.as_str().as_bytes())
         .map_err(|reason| in_place(&reason))?;
     let kept = child_environment(&mut walker, &compiler, &cwd, &env)?;
@@ -394,6 +395,8 @@ fn answer(
             source: &compile.source,
             forced: &forced,
             dirs: &dirs,
+            argv: &effective,
+            is_cxx: matches!(compile.language, Language::Cxx | Language::PreprocessedCxx),
             dates_are_fixed: kept.contains_key(&b"SOURCE_DATE_EPOCH"[..]),
         },
     )?;
@@ -445,16 +448,20 @@ fn answer(
     }
 }
 
-/// The call as the compiler behind a wrapper gets it.
-fn classify(call: &Call, compiler: &Compiler) -> Result<Compile, InPlace> {
-    let mut argv = call.argv.clone();
-    if argv.is_empty() {
+/// The arguments as the compiler behind a wrapper gets them.
+fn effective_argv(call: &Call, compiler: &Compiler) -> Result<Vec<Vec<u8>>, InPlace> {
+    if call.argv.is_empty() {
         return Err(InPlace::new("no-arguments"));
     }
+    let mut argv = call.argv.clone();
     if compiler.words.is_some() {
         argv.extend(args::wrapper_flags(&call.env));
     }
-    match args::classify(&argv) {
+    Ok(argv)
+}
+
+fn classify(argv: &[Vec<u8>]) -> Result<Compile, InPlace> {
+    match args::classify(argv) {
         Classification::Compile(compile) => Ok(*compile),
         Classification::InPlace(reason) => Err(in_place(&reason)),
     }

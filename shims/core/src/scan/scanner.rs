@@ -575,7 +575,7 @@ mod tests {
     #[case::macro_name(MACRO, "#include HEADER\n")]
     #[case::macro_call(COMPUTED, "#include H(x)\n")]
     #[case::unclosed(COMPUTED, "#include <a.h\n")]
-    #[case::embedded(COMPUTED, "#embed FILE\n")]
+    #[case::embedded(MACRO, "#embed HEADER\n")]
     #[case::aliased(COMPUTED, "#pragma include_alias(\"a\", \"b\")\n")]
     #[case::has_macro(COMPUTED_HAS, "#if __has_include(HEADER)\n")]
     #[case::has_alias(COMPUTED_HAS, "#define HAS(x) __has_include(x)\n")]
