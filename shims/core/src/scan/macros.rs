@@ -74,7 +74,9 @@ fn value(text: &[u8], at: usize) -> Definition {
         b'<' => (true, b'>'),
         _ => {
             let end = word_end(text, at);
-            let is_name = end > at && !text[at].is_ascii_digit() && ends_line(text, end);
+            // A name goes on with what is not ASCII.
+            let ascii = text.get(end).is_none_or(u8::is_ascii);
+            let is_name = end > at && !text[at].is_ascii_digit() && ascii && ends_line(text, end);
             return if is_name {
                 Definition::Alias(text[at..end].to_vec())
             } else {
@@ -136,6 +138,7 @@ mod tests {
     #[case::two_tokens("#define H \"a\" \"b\"\n", Definition::Other)]
     #[case::spaces_in_angles("#define H < a.h >\n", Definition::Other)]
     #[case::unclosed("#define H <a.h\n", Definition::Other)]
+    #[case::name_beyond_ascii("#define H OTHER\u{e9}\n", Definition::Other)]
     #[case::number("#define H 7\n", Definition::Other)]
     fn the_value_is(#[case] source: &str, #[case] expected: Definition) {
         assert_eq!(definitions(source.as_bytes(), b"H"), [expected]);

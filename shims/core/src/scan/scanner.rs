@@ -172,7 +172,9 @@ impl<'a> Scanner<'a> {
         let end = word_end(text, at);
         let next = skip_space(text, end);
         let alone = matches!(text.get(next), None | Some(b'\n')) || text[next..].starts_with(b"//");
-        if end > at && !text[at].is_ascii_digit() && alone {
+        // A name goes on with what is not ASCII.
+        let ascii = text.get(end).is_none_or(u8::is_ascii) && text[at].is_ascii();
+        if end > at && !text[at].is_ascii_digit() && ascii && alone {
             self.found.macro_includes.push(MacroInclude {
                 directive,
                 name: text[at..end].to_vec(),
@@ -575,6 +577,7 @@ mod tests {
     #[case::macro_name(MACRO, "#include HEADER\n")]
     #[case::macro_call(COMPUTED, "#include H(x)\n")]
     #[case::unclosed(COMPUTED, "#include <a.h\n")]
+    #[case::name_beyond_ascii(COMPUTED, "#include HEADER\u{e9}\n")]
     #[case::embedded(MACRO, "#embed HEADER\n")]
     #[case::aliased(COMPUTED, "#pragma include_alias(\"a\", \"b\")\n")]
     #[case::has_macro(COMPUTED_HAS, "#if __has_include(HEADER)\n")]
