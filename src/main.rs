@@ -1,2 +1,14 @@
 //! The `droste` command.
-fn main() {}
+
+mod cli;
+mod embedded;
+mod open_store;
+mod wiring;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // The sandboxes' helper process is this executable, too.
+    droste_sandbox::run_if_spawner();
+    cli::main()
+}

@@ -1,0 +1,473 @@
+//! `droste build`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use droste_executor::{BuildError, ChildCounts, Settings, UnitOutcome};
+use serde::Serialize;
+use store_api::{BuildMode, BuildStatus};
+use store_local::LocalStore;
+use store_types::{DerivedPath, OutputsSpec, StoreDir, StorePath};
+
+use super::error::{CommandError, Hint, describe};
+use super::expressions::{EvalError, Expressions};
+use super::interrupt::{self, Interrupted};
+use super::report::{Reporter, Status};
+use super::store_arg::{StoreArgError, StorePlace};
+use super::{Context, exit_code, print, print_line};
+use crate::wiring;
+
+/// Build derivations, and make every compile a derivation of its own
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    /// Derivations, with their outputs if not all are wanted: a path in the store, as it is
+    /// inside builds (/nix/store/….drv) or on this machine
+    #[arg(value_name = "PATH.drv[^OUTPUTS]", required_unless_present = "file")]
+    paths: Vec<String>,
+    #[command(flatten)]
+    expressions: Expressions,
+    /// Print what became of each derivation as JSON
+    #[arg(long)]
+    json: bool,
+    /// Run builders whose outputs are valid already, too, and compare the outputs
+    #[arg(long)]
+    rebuild: bool,
+    /// After a failure, go on with what does not depend on it
+    #[arg(short, long)]
+    keep_going: bool,
+    /// How many of the log's last lines the error of a failed build repeats
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    log_lines: usize,
+    /// Show the builders' logs
+    #[arg(short = 'L', long)]
+    print_build_logs: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// How an executor is to build.
+#[derive(Debug, Args)]
+pub struct SettingsArgs {
+    /// Make compiler calls children, or run them as if Droste were not there
+    #[arg(
+        long,
+        value_name = "on|off",
+        default_value = "on",
+        hide_default_value = true
+    )]
+    memo: Switch,
+    /// Lay the shims over the compilers of builds, or have only those that the PATH names
+    #[arg(
+        long,
+        value_name = "on|off",
+        default_value = "on",
+        hide_default_value = true
+    )]
+    interpose: Switch,
+    /// The same as --interpose off
+    #[arg(long, conflicts_with = "interpose")]
+    no_interpose: bool,
+    /// How many builders may run at once [default: as many as there are processors]
+    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    max_jobs: Option<u16>,
+    /// How many processes each builder should run at once, 0 for as many as there are
+    /// processors
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    cores: u16,
+    /// Keep the build directories of builds that failed
+    #[arg(short = 'K', long)]
+    keep_failed: bool,
+    /// Show builds a file or directory of this machine
+    #[arg(long, value_name = "INSIDE=OUTSIDE")]
+    sandbox_path: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+/// A path for the sandbox that cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum SandboxPathError {
+    #[error("`{0}` cannot be shown to builds: the path inside must be absolute")]
+    Relative(String),
+    #[error("`{}` cannot be shown to builds: there is no such file", .0.display())]
+    NoSuchFile(PathBuf),
+}
+
+impl SettingsArgs {
+    /// What was meant.
+    pub fn to_settings(&self, context: &Context) -> Result<Settings, CommandError> {
+        let mut settings = Settings::new(context.droste_dir.clone());
+        settings.memo = self.memo == Switch::On;
+        settings.interpose = self.interpose == Switch::On && !self.no_interpose;
+        if let Some(jobs) = self.max_jobs {
+            settings.max_jobs = jobs.into();
+        }
+        if self.cores > 0 {
+            settings.cores = self.cores.into();
+        }
+        settings.keep_failed = self.keep_failed;
+        for text in &self.sandbox_path {
+            let (inside, outside) = text.split_once('=').unwrap_or((text, text));
+            let (inside, outside) = (PathBuf::from(inside), PathBuf::from(outside));
+            if !inside.is_absolute() {
+                return Err(SandboxPathError::Relative(text.clone()).into());
+            }
+            let outside = match outside.canonicalize() {
+                Ok(outside) => outside,
+                Err(_) => return Err(SandboxPathError::NoSuchFile(outside).into()),
+            };
+            if inside == std::path::Path::new("/bin/sh") {
+                settings.sandbox_shell = Some(outside);
+            } else {
+                settings.sandbox_paths.push((inside, outside));
+            }
+        }
+        Ok(settings)
+    }
+}
+
+pub fn run(context: &Context, args: &BuildArgs) -> Result<u8, CommandError> {
+    let status = context.status();
+    let mut settings = args.settings.to_settings(context)?;
+    settings.keep_going = args.keep_going;
+    settings.log_lines = args.log_lines;
+    // Only an expression can be built in a store that is not there yet.
+    let store = match args.expressions.0.is_empty() {
+        true => super::store::open_existing(context)?,
+        false => wiring::open_store(&context.store_root)?,
+    };
+    let requested = requested(context, args, &store, &status)?;
+    let executor = wiring::open_executor(store.clone(), settings, wiring::start_spawner()?)?;
+    let is_cancelled = interrupt::watch()?;
+    let reporter = Reporter::new(&status, args.print_build_logs, is_cancelled.clone());
+    let mode = match args.rebuild {
+        true => BuildMode::Check,
+        false => BuildMode::Normal,
+    };
+    let wanted: Vec<DerivedPath> = requested.iter().map(Requested::to_derived_path).collect();
+    let outcomes = reporter.during(|| executor.build(&wanted, mode, &reporter))?;
+    drop(executor);
+    let results: Vec<BuildJson> = requested
+        .iter()
+        .map(|request| BuildJson::new(store.store_dir(), request, &outcomes))
+        .collect();
+    if args.json {
+        print(&to_json(&results))?;
+    } else {
+        for path in results.iter().flat_map(|result| result.outputs.values()) {
+            print_line(path)?;
+        }
+        if results.iter().any(|result| !result.outputs.is_empty()) {
+            status.line(&format!(
+                "note: `{}` is `{}` on this machine",
+                store.store_dir(),
+                store.physical_dir().display()
+            ));
+        }
+    }
+    if is_cancelled.load(std::sync::atomic::Ordering::Relaxed) {
+        return Err(Interrupted.into());
+    }
+    let failures: Vec<&BuildError> = outcomes
+        .iter()
+        .filter_map(|outcome| outcome.error.as_ref())
+        .collect();
+    if failures.is_empty() {
+        return Ok(exit_code::SUCCESS);
+    }
+    for error in &failures {
+        // Those are many, and the one failure that stopped them is told.
+        if !matches!(error, BuildError::Cancelled { .. }) {
+            status.always(describe(*error).trim_end().as_bytes());
+        }
+    }
+    if let Some(hint) = failures.iter().find_map(|error| hint_for(error)) {
+        status.always(format!("hint: {hint}").as_bytes());
+    }
+    Err(CommandError::told(exit_code::of_failures(failures)))
+}
+
+fn hint_for(error: &BuildError) -> Option<&'static str> {
+    match error {
+        BuildError::NothingToCheck { .. } => Some("build it without `--rebuild` first"),
+        BuildError::BuilderFailed { .. } => Some(
+            "`--print-build-logs` shows the whole log, `--keep-failed` keeps the build directory",
+        ),
+        BuildError::NoDerivation { .. } => Some("`--store DIR` says which store is meant"),
+        _ => None,
+    }
+}
+
+/// A derivation that was asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Requested {
+    drv: StorePath,
+    outputs: OutputsSpec,
+}
+
+impl Requested {
+    fn to_derived_path(&self) -> DerivedPath {
+        DerivedPath::Built {
+            drv: self.drv.clone(),
+            outputs: self.outputs.clone(),
+        }
+    }
+}
+
+/// All that was asked for, each derivation once.
+fn requested(
+    context: &Context,
+    args: &BuildArgs,
+    store: &LocalStore,
+    status: &Status,
+) -> Result<Vec<Requested>, CommandError> {
+    let place = StorePlace {
+        dir: store.store_dir(),
+        physical: store.physical_dir(),
+    };
+    let mut all = Vec::new();
+    for text in &args.paths {
+        let path = place.derived_path(text).map_err(|error| {
+            let hint = hint_for_argument(text, &error, context);
+            let error = CommandError::from(error);
+            match hint {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            }
+        })?;
+        add_request(&mut all, path);
+    }
+    for expression in &args.expressions.0 {
+        status.now("evaluating");
+        let texts = match expression.instantiate(&context.store_root, status) {
+            Err(error @ EvalError::Missing) => {
+                return Err(error).hint(|| {
+                    "install Nix (Debian: `apt-get install nix-bin`), or give `droste build` a `.drv` file"
+                });
+            }
+            result => result?,
+        };
+        for text in texts {
+            add_request(&mut all, place.derived_path(&text)?);
+        }
+    }
+    status.clear();
+    Ok(all)
+}
+
+fn hint_for_argument(text: &str, error: &StoreArgError, context: &Context) -> Option<String> {
+    match error {
+        StoreArgError::Outside { .. } if text.ends_with(".nix") => Some(format!(
+            "`droste build -f {text}` builds what a Nix expression evaluates to"
+        )),
+        StoreArgError::Outside { .. } => Some(format!(
+            "a derivation is built in the store that it and its inputs are in: copy them with \
+             `nix copy --to {}`, or name their store with `--store DIR`",
+            context.store_root.display()
+        )),
+        _ => None,
+    }
+}
+
+fn add_request(all: &mut Vec<Requested>, path: DerivedPath) {
+    let DerivedPath::Built { drv, outputs } = path else {
+        return;
+    };
+    let Some(known) = all.iter_mut().find(|known| known.drv == drv) else {
+        all.push(Requested { drv, outputs });
+        return;
+    };
+    known.outputs = match (
+        std::mem::replace(&mut known.outputs, OutputsSpec::All),
+        outputs,
+    ) {
+        (OutputsSpec::Names(names), OutputsSpec::Names(more)) => {
+            OutputsSpec::Names(names.union(&more).cloned().collect::<BTreeSet<_>>())
+        }
+        _ => OutputsSpec::All,
+    };
+}
+
+/// What became of one derivation.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BuildJson {
+    drv_path: String,
+    outputs: BTreeMap<String, String>,
+    status: &'static str,
+    children: ChildrenJson,
+    in_place_reasons: BTreeMap<String, u64>,
+    wall_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// What became of its compiler calls.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ChildrenJson {
+    built: u64,
+    reused: u64,
+    substituted: u64,
+    in_place: u64,
+}
+
+impl BuildJson {
+    fn new(dir: &StoreDir, request: &Requested, outcomes: &[UnitOutcome]) -> Self {
+        let nothing = ChildCounts::default();
+        let outcome = outcomes.iter().find(|outcome| outcome.drv == request.drv);
+        let children = outcome.map_or(&nothing, |outcome| &outcome.children);
+        let outputs = outcome.into_iter().flat_map(|outcome| &outcome.outputs);
+        let error = match outcome {
+            Some(outcome) => outcome.error.as_ref().map(BuildError::chain),
+            None => Some("it was not built".to_owned()),
+        };
+        Self {
+            drv_path: dir.display(&request.drv),
+            outputs: outputs
+                .filter(|(name, _)| request.outputs.contains(name))
+                .map(|(name, path)| (name.clone(), dir.display(path)))
+                .collect(),
+            status: match outcome {
+                Some(outcome) if outcome.error.is_none() => status_name(outcome.result.status),
+                _ => "failed",
+            },
+            children: ChildrenJson {
+                built: children.built,
+                reused: children.reused,
+                substituted: children.substituted,
+                in_place: children.in_place,
+            },
+            in_place_reasons: children.in_place_reasons.clone(),
+            wall_seconds: outcome.map_or(0.0, |outcome| {
+                (outcome.wall.as_secs_f64() * 1000.0).round() / 1000.0
+            }),
+            error,
+        }
+    }
+}
+
+fn status_name(status: BuildStatus) -> &'static str {
+    match status {
+        BuildStatus::Built => "built",
+        BuildStatus::Substituted => "substituted",
+        BuildStatus::AlreadyValid => "alreadyValid",
+        BuildStatus::ResolvesToAlreadyValid => "resolvesToAlreadyValid",
+        _ => "failed",
+    }
+}
+
+fn to_json(results: &[BuildJson]) -> String {
+    // Text keys and finite numbers always have a form in JSON.
+    let text = serde_json::to_string_pretty(results).unwrap_or_default();
+    text + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use store_api::BuildResult;
+
+    fn drv() -> StorePath {
+        StorePath::from_base_name("0mdqa9w1p6cmli6976v4wi0sw9r4p5pr-x.drv").unwrap()
+    }
+
+    fn output(letter: char) -> StorePath {
+        StorePath::from_base_name(&format!("{letter}mdqa9w1p6cmli6976v4wi0sw9r4p5pr-x")).unwrap()
+    }
+
+    fn request(outputs: OutputsSpec) -> Requested {
+        Requested {
+            drv: drv(),
+            outputs,
+        }
+    }
+
+    fn names(names: &[&str]) -> OutputsSpec {
+        OutputsSpec::Names(names.iter().map(|name| name.to_string()).collect())
+    }
+
+    fn outcome(status: BuildStatus, error: Option<BuildError>) -> UnitOutcome {
+        UnitOutcome {
+            drv: drv(),
+            result: BuildResult::new(status, ""),
+            outputs: match error {
+                None => BTreeMap::from([
+                    ("out".to_owned(), output('1')),
+                    ("dev".to_owned(), output('2')),
+                ]),
+                Some(_) => BTreeMap::new(),
+            },
+            error,
+            children: ChildCounts {
+                built: 3,
+                reused: 1,
+                substituted: 0,
+                in_place: 2,
+                in_place_reasons: BTreeMap::from([("link".to_owned(), 2)]),
+            },
+            wall: std::time::Duration::from_micros(1_234_567),
+        }
+    }
+
+    #[test]
+    fn json_has_the_documented_form() {
+        let outcomes = [outcome(BuildStatus::Built, None)];
+        let result = BuildJson::new(&StoreDir::default(), &request(names(&["out"])), &outcomes);
+        assert_eq!(
+            to_json(&[result]),
+            r#"[
+  {
+    "drvPath": "/nix/store/0mdqa9w1p6cmli6976v4wi0sw9r4p5pr-x.drv",
+    "outputs": {
+      "out": "/nix/store/1mdqa9w1p6cmli6976v4wi0sw9r4p5pr-x"
+    },
+    "status": "built",
+    "children": {
+      "built": 3,
+      "reused": 1,
+      "substituted": 0,
+      "inPlace": 2
+    },
+    "inPlaceReasons": {
+      "link": 2
+    },
+    "wallSeconds": 1.235
+  }
+]
+"#
+        );
+    }
+
+    #[test]
+    fn json_of_a_failure_has_its_error_and_no_outputs() {
+        let error = BuildError::NoSuchOutput {
+            drv: "x.drv".into(),
+            output: "doc".into(),
+        };
+        let outcomes = [outcome(BuildStatus::MiscFailure, Some(error))];
+        let result = BuildJson::new(&StoreDir::default(), &request(OutputsSpec::All), &outcomes);
+        assert_eq!(result.status, "failed");
+        assert!(result.outputs.is_empty());
+        assert_eq!(
+            result.error.as_deref(),
+            Some("derivation `x.drv` does not have output `doc`")
+        );
+    }
+
+    #[test]
+    fn a_derivation_that_is_asked_for_twice_is_reported_once() {
+        let mut all = Vec::new();
+        for outputs in [names(&["out"]), names(&["dev"])] {
+            add_request(&mut all, request(outputs).to_derived_path());
+        }
+        assert_eq!(all, [request(names(&["dev", "out"]))]);
+        add_request(&mut all, request(OutputsSpec::All).to_derived_path());
+        assert_eq!(all, [request(OutputsSpec::All)]);
+    }
+}

@@ -1,0 +1,255 @@
+//! The command line: what was typed, what it means, and how it ends.
+//!
+//! Results go to standard output, everything else to standard error.
+
+mod build;
+mod child;
+mod daemon;
+mod demo;
+mod error;
+mod exit_code;
+mod expressions;
+mod interrupt;
+mod report;
+mod shims;
+mod store;
+mod store_arg;
+mod toolchain;
+mod workshop;
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use error::{CommandError, Hint};
+use report::{Status, Verbosity};
+
+/// A Nix store-compatible executor that looks inside the build
+#[derive(Debug, Parser)]
+#[command(
+    name = "droste",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct GlobalArgs {
+    /// The directory that the store lies in [default: $DROSTE_DIR/store]
+    #[arg(long, value_name = "DIR", global = true)]
+    store: Option<PathBuf>,
+    /// Tell more, such as why compiler calls ran in place
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+    /// Tell nothing but errors
+    #[arg(long, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Build(build::BuildArgs),
+    Store(store::StoreArgs),
+    Child(child::ChildArgs),
+    Toolchain(toolchain::ToolchainArgs),
+    Shims(shims::ShimsArgs),
+    Daemon(daemon::DaemonArgs),
+    Demo(demo::DemoArgs),
+}
+
+/// What was meant by the options that every command takes.
+#[derive(Debug)]
+struct Context {
+    /// Where everything of Droste's lives.
+    droste_dir: PathBuf,
+    /// The directory that the store lies in, absolute.
+    store_root: PathBuf,
+    /// Whether the store's directory was named on the command line.
+    is_store_given: bool,
+    verbosity: Verbosity,
+}
+
+/// A directory that has no default on this machine.
+#[derive(Debug, thiserror::Error)]
+enum DirectoryError {
+    #[error(
+        "there is no place for Droste's files: `DROSTE_DIR`, `XDG_STATE_HOME` and `HOME` are not set"
+    )]
+    None,
+    #[error("cannot find out the current directory")]
+    Current(#[source] std::io::Error),
+}
+
+impl Context {
+    fn new(global: &GlobalArgs) -> Result<Self, CommandError> {
+        let variable = |name: &str| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        let is_root = rustix::process::geteuid().is_root();
+        let droste_dir = droste_dir(variable, is_root)
+            .ok_or(DirectoryError::None)
+            .hint(|| "set `DROSTE_DIR` to a directory of yours")?;
+        let absolute = |path: &Path| std::path::absolute(path).map_err(DirectoryError::Current);
+        let droste_dir = absolute(&droste_dir)?;
+        let store_root = match &global.store {
+            Some(dir) => absolute(dir)?,
+            None => droste_dir.join("store"),
+        };
+        Ok(Self {
+            droste_dir,
+            store_root,
+            is_store_given: global.store.is_some(),
+            verbosity: match (global.quiet, global.verbose) {
+                (true, _) => Verbosity::Quiet,
+                (false, false) => Verbosity::Normal,
+                (false, true) => Verbosity::Verbose,
+            },
+        })
+    }
+
+    /// Where packages and crates that were fetched are kept.
+    fn cache_dir(&self) -> PathBuf {
+        self.droste_dir.join("cache")
+    }
+
+    /// Where progress is told.
+    fn status(&self) -> Status {
+        Status::new(self.verbosity)
+    }
+}
+
+/// `DROSTE_DIR`, or its default. Relative paths in `XDG_STATE_HOME` do not count.
+///
+/// Source: XDG Base Directory Specification.
+fn droste_dir(variable: impl Fn(&str) -> Option<PathBuf>, is_root: bool) -> Option<PathBuf> {
+    if let Some(dir) = variable("DROSTE_DIR") {
+        return Some(dir);
+    }
+    if is_root {
+        return Some("/var/lib/droste".into());
+    }
+    let state = variable("XDG_STATE_HOME")
+        .filter(|dir| dir.is_absolute())
+        .or_else(|| variable("HOME").map(|home| home.join(".local/state")))?;
+    Some(state.join("droste"))
+}
+
+/// Parses the command line, does what it says, and tells how that went.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to standard output and is no failure.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() {
+                exit_code::FAILURE
+            } else {
+                exit_code::SUCCESS
+            });
+        }
+    };
+    let code = match Context::new(&cli.global).and_then(|context| run(&context, &cli.command)) {
+        Ok(code) => code,
+        Err(error) => {
+            error.print();
+            error.code()
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn run(context: &Context, command: &Command) -> Result<u8, CommandError> {
+    match command {
+        Command::Build(args) => build::run(context, args),
+        Command::Store(args) => store::run(context, args),
+        Command::Child(args) => child::run(context, args),
+        Command::Toolchain(args) => toolchain::run(context, args),
+        Command::Shims(args) => shims::run(context, args),
+        Command::Daemon(args) => daemon::run(context, args),
+        Command::Demo(args) => demo::run(context, args),
+    }
+}
+
+/// Standard output cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+struct OutputError(#[source] std::io::Error);
+
+/// Writes a result.
+fn print(text: &str) -> Result<(), OutputError> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(OutputError)
+}
+
+/// Writes a result, and ends the line.
+fn print_line(text: &str) -> Result<(), OutputError> {
+    print(&format!("{text}\n"))
+}
+
+/// Whether results go to somebody who looks at them.
+fn is_stdout_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn droste_dir_is_found_as_documented() {
+        let with = |set: &[(&str, &str)], is_root: bool| {
+            let set: Vec<(String, String)> = set
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect();
+            let dir = droste_dir(
+                |name| {
+                    set.iter()
+                        .find(|(known, _)| known == name)
+                        .map(|(_, value)| value.into())
+                },
+                is_root,
+            );
+            dir.map(|dir| dir.display().to_string())
+        };
+        let home = ("HOME", "/home/me");
+        assert_eq!(
+            with(&[home], false).as_deref(),
+            Some("/home/me/.local/state/droste")
+        );
+        assert_eq!(with(&[home], true).as_deref(), Some("/var/lib/droste"));
+        let state = ("XDG_STATE_HOME", "/state");
+        assert_eq!(
+            with(&[home, state], false).as_deref(),
+            Some("/state/droste")
+        );
+        assert_eq!(
+            with(&[home, ("XDG_STATE_HOME", "state")], false).as_deref(),
+            Some("/home/me/.local/state/droste")
+        );
+        assert_eq!(
+            with(&[home, state, ("DROSTE_DIR", "/d")], true).as_deref(),
+            Some("/d")
+        );
+        assert_eq!(with(&[], false), None);
+    }
+}

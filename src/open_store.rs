@@ -1,0 +1,324 @@
+//! The whole store, as the daemon's clients see it.
+//!
+//! Who may connect may do all of this: the socket is its owner's. Collecting
+//! garbage, mending and finding roots are left to Nix.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufReader, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use droste_executor::Executor;
+use store_api::{
+    BoxError, BuildMode, BuildObserver, BuildResult, BuildStatus, GcRequest, GcResult,
+    KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
+};
+use store_local::LocalStore;
+use store_types::{
+    ContentAddressMethod, Derivation, DerivationKind, DerivedPath, DrvOutput, HashAlgorithm,
+    HashModulo, OutputsSpec, PathInfo, Realisation, StoreDir, StorePath,
+};
+
+/// Read ahead of what is added, in bytes.
+const BUFFER_LEN: usize = 64 << 10;
+
+/// A store without restrictions, and the executor that builds in it.
+pub struct OpenStore {
+    executor: Arc<Executor>,
+}
+
+/// An error with what was being done.
+fn failed<E: Into<BoxError>>(action: &str) -> impl FnOnce(E) -> StoreError {
+    StoreError::failed(action.to_owned())
+}
+
+impl OpenStore {
+    /// The store that this executor builds in.
+    pub fn new(executor: Arc<Executor>) -> Self {
+        Self { executor }
+    }
+
+    fn store(&self) -> &LocalStore {
+        self.executor.store()
+    }
+
+    fn refuse<T>(&self, operation: &'static str) -> Result<T, StoreError> {
+        Err(StoreError::Refused { operation })
+    }
+
+    fn check_valid(&self, path: &StorePath) -> Result<(), StoreError> {
+        match self.is_valid_path(path)? {
+            true => Ok(()),
+            false => Err(StoreError::NotValid { path: path.clone() }),
+        }
+    }
+
+    fn load(&self, drv: &StorePath) -> Result<Derivation, StoreError> {
+        self.check_valid(drv)?;
+        let bytes = std::fs::read(self.store().physical_path(drv))
+            .map_err(StoreError::io(format!("read `{drv}`")))?;
+        Derivation::parse(self.store_dir(), &bytes)
+            .map_err(failed(&format!("read derivation `{drv}`")))
+    }
+
+    /// The path of a derivation in the store with these outputs: the one that the
+    /// client names, or one that is made of what it sent.
+    fn in_store(
+        &self,
+        drv_path: &StorePath,
+        derivation: &Derivation,
+    ) -> Result<StorePath, StoreError> {
+        if self.is_valid_path(drv_path)? && self.load(drv_path)?.outputs == derivation.outputs {
+            return Ok(drv_path.clone());
+        }
+        let bad = |what: String| StoreError::BadRequest { what };
+        let name = drv_path
+            .derivation_name()
+            .ok_or_else(|| bad(format!("`{drv_path}` is no path of a derivation")))?;
+        match derivation.kind() {
+            Ok(DerivationKind::Fixed | DerivationKind::Floating) => {}
+            Ok(_) => {
+                return Err(StoreError::PathRefused {
+                    operation: "BuildDerivation of an input-addressed derivation that is not in the store",
+                    path: drv_path.clone(),
+                });
+            }
+            Err(error) => {
+                return Err(bad(format!(
+                    "derivation `{drv_path}` is malformed: {error}"
+                )));
+            }
+        }
+        let text = derivation.to_aterm(self.store_dir());
+        let info = self
+            .store()
+            .add_text(&format!("{name}.drv"), &text, &derivation.references())
+            .map_err(failed("add a derivation"))?;
+        Ok(info.path)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Store for OpenStore {
+    fn store_dir(&self) -> &StoreDir {
+        self.executor.store_dir()
+    }
+
+    fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError> {
+        self.store().is_valid(path).map_err(failed("query a path"))
+    }
+
+    fn query_path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, StoreError> {
+        self.store().path_info(path).map_err(failed("query a path"))
+    }
+
+    fn query_valid_paths(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        _substitute: bool,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        self.store()
+            .valid_among(paths)
+            .map_err(failed("query paths"))
+    }
+
+    fn query_all_valid_paths(&self) -> Result<BTreeSet<StorePath>, StoreError> {
+        self.store()
+            .all_valid_paths()
+            .map_err(failed("query all paths"))
+    }
+
+    fn query_substitutable_paths(
+        &self,
+        _paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        Ok(BTreeSet::new())
+    }
+
+    fn query_referrers(&self, path: &StorePath) -> Result<BTreeSet<StorePath>, StoreError> {
+        self.store()
+            .referrers(path)
+            .map_err(failed("query referrers"))
+    }
+
+    fn query_path_from_hash_part(&self, hash_part: &str) -> Result<Option<StorePath>, StoreError> {
+        self.store()
+            .path_from_hash_part(hash_part)
+            .map_err(failed("query a hash part"))
+    }
+
+    fn query_valid_derivers(&self, path: &StorePath) -> Result<BTreeSet<StorePath>, StoreError> {
+        self.store()
+            .valid_derivers(path)
+            .map_err(failed("query derivers"))
+    }
+
+    fn query_derivation_output_map(
+        &self,
+        drv: &StorePath,
+    ) -> Result<BTreeMap<String, Option<StorePath>>, StoreError> {
+        let loaded = self.load(drv)?;
+        let mut modulo = HashModulo::new(self.store_dir().clone());
+        let mut outputs = BTreeMap::new();
+        for (name, output) in &loaded.outputs {
+            let path = match output.path() {
+                Some(path) => Some(path.clone()),
+                None => {
+                    let id = modulo
+                        .realisation_id(&loaded, name, |input| self.load(input))
+                        .map_err(failed("hash a derivation"))?;
+                    let realisation = id.map(|id| self.query_realisation(&id)).transpose()?;
+                    realisation
+                        .flatten()
+                        .map(|realisation| realisation.out_path)
+                }
+            };
+            outputs.insert(name.clone(), path);
+        }
+        Ok(outputs)
+    }
+
+    fn query_realisation(&self, id: &DrvOutput) -> Result<Option<Realisation>, StoreError> {
+        self.store()
+            .query_realisation(id)
+            .map_err(failed("query a realisation"))
+    }
+
+    fn register_realisation(&self, realisation: &Realisation) -> Result<(), StoreError> {
+        self.store()
+            .register_realisation(realisation)
+            .map_err(failed("register a realisation"))
+    }
+
+    fn nar_from_path(&self, path: &StorePath, mut out: &mut dyn Write) -> Result<(), StoreError> {
+        self.check_valid(path)?;
+        self.store()
+            .dump(path, &mut out)
+            .map_err(failed("read an object"))
+    }
+
+    fn add_content_addressed(
+        &self,
+        name: &str,
+        method: ContentAddressMethod,
+        algorithm: HashAlgorithm,
+        references: &BTreeSet<StorePath>,
+        repair: bool,
+        dump: &mut dyn Read,
+    ) -> Result<PathInfo, StoreError> {
+        if repair {
+            return self.refuse("AddToStore with repair");
+        }
+        let mut dump = BufReader::with_capacity(BUFFER_LEN, dump);
+        let info = self
+            .store()
+            .add_content_addressed(name, method, algorithm, references, &mut dump)
+            .map_err(failed("add an object"))?;
+        std::io::copy(&mut dump, &mut std::io::sink())
+            .map_err(StoreError::io("read an object to its end"))?;
+        Ok(info)
+    }
+
+    fn add_nar(
+        &self,
+        info: &PathInfo,
+        repair: bool,
+        check_signatures: bool,
+        nar: &mut dyn Read,
+    ) -> Result<(), StoreError> {
+        if repair {
+            return self.refuse("AddToStoreNar with repair");
+        }
+        // No key is trusted here: what is not content-addressed needs a client that says it
+        // has checked it.
+        if check_signatures && info.ca.is_none() && !self.is_valid_path(&info.path)? {
+            return Err(StoreError::Untrusted {
+                path: info.path.clone(),
+            });
+        }
+        self.store()
+            .add_nar(info, nar)
+            .map_err(failed("add an object"))
+    }
+
+    fn add_signatures(&self, path: &StorePath, signatures: &[String]) -> Result<(), StoreError> {
+        self.store()
+            .add_signatures(path, signatures)
+            .map_err(failed("add signatures"))
+    }
+
+    fn ensure_path(&self, path: &StorePath) -> Result<(), StoreError> {
+        self.check_valid(path)
+    }
+
+    fn add_temp_root(&self, path: &StorePath) -> Result<(), StoreError> {
+        self.store()
+            .add_temp_root(path)
+            .map_err(failed("add a temporary root"))
+    }
+
+    fn add_indirect_root(&self, link: &Path) -> Result<(), StoreError> {
+        self.store()
+            .add_indirect_root(link)
+            .map_err(failed("add a root"))
+    }
+
+    fn find_roots(&self, _censor: bool) -> Result<Roots, StoreError> {
+        self.refuse("FindRoots")
+    }
+
+    fn build_paths(
+        &self,
+        paths: &[DerivedPath],
+        mode: BuildMode,
+        observer: &mut dyn BuildObserver,
+    ) -> Result<Vec<KeyedBuildResult>, StoreError> {
+        self.executor.build_for_client(paths, mode, observer)
+    }
+
+    fn build_derivation(
+        &self,
+        drv_path: &StorePath,
+        derivation: &Derivation,
+        mode: BuildMode,
+        observer: &mut dyn BuildObserver,
+    ) -> Result<BuildResult, StoreError> {
+        let wanted = [DerivedPath::Built {
+            drv: self.in_store(drv_path, derivation)?,
+            outputs: OutputsSpec::All,
+        }];
+        let results = self.executor.build_for_client(&wanted, mode, observer)?;
+        let lost = || BuildResult::new(BuildStatus::MiscFailure, "the build was lost");
+        Ok(results
+            .into_iter()
+            .next()
+            .map_or_else(lost, |keyed| keyed.result))
+    }
+
+    fn query_missing(&self, paths: &[DerivedPath]) -> Result<Missing, StoreError> {
+        self.executor.missing(paths)
+    }
+
+    fn add_build_log(&self, _drv: &StorePath, _log: &mut dyn Read) -> Result<(), StoreError> {
+        self.refuse("AddBuildLog")
+    }
+
+    fn collect_garbage(&self, _request: &GcRequest) -> Result<GcResult, StoreError> {
+        self.refuse("CollectGarbage")
+    }
+
+    fn optimise(&self) -> Result<(), StoreError> {
+        self.refuse("OptimiseStore")
+    }
+
+    fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError> {
+        if request.repair {
+            return self.refuse("VerifyStore with repair");
+        }
+        let report = self
+            .store()
+            .verify(request.check_contents)
+            .map_err(failed("verify the store"))?;
+        Ok(!report.problems.is_empty())
+    }
+}

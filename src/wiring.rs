@@ -1,0 +1,59 @@
+//! Where the parts meet: which store, which sandbox and which server an executor gets.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use droste_daemon::{ConnectionOptions, Limits, Server, Trust};
+use droste_executor::{Embedded, Executor, OpenError, ServeStore, Settings};
+use droste_sandbox::Spawner;
+use store_local::{LocalError, LocalStore};
+use store_types::StoreDir;
+
+use crate::embedded;
+
+/// The Nix that our servers behave like; clients show it.
+pub const NIX_VERSION: &str = "2.34.8";
+
+/// Opens the store in this directory, making it if need be.
+pub fn open_store(root: &Path) -> Result<Arc<LocalStore>, LocalError> {
+    LocalStore::open(root, StoreDir::default()).map(Arc::new)
+}
+
+/// Starts the process that makes sandboxes; better before threads and large memory.
+pub fn start_spawner() -> Result<Spawner, OpenError> {
+    Spawner::start().map_err(OpenError::Spawner)
+}
+
+/// An executor of this store.
+pub fn open_executor(
+    store: Arc<LocalStore>,
+    settings: Settings,
+    spawner: Spawner,
+) -> Result<Arc<Executor>, OpenError> {
+    let embedded = Embedded {
+        shim_cc: embedded::SHIM_CC,
+        runner: embedded::RUNNER,
+    };
+    Executor::open(store, settings, spawner, embedded, serve_store())
+}
+
+/// Serves a build's view of the store to whatever runs in the build.
+fn serve_store() -> Box<ServeStore> {
+    Box::new(|listener, store| {
+        let server = Server::start(
+            listener,
+            Arc::new(move || store.clone()),
+            connection_options(Trust::NotTrusted),
+            Limits::default(),
+        )?;
+        Ok(Box::new(server))
+    })
+}
+
+/// What clients are told, and what they may do.
+pub fn connection_options(trust: Trust) -> ConnectionOptions {
+    ConnectionOptions {
+        trust,
+        nix_version: NIX_VERSION.to_owned(),
+    }
+}
