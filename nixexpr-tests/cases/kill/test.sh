@@ -41,7 +41,7 @@ wait_gone() {
 
 # rounds_as NAME COMMAND...: COMMAND runs its arguments as that user
 rounds_as() {
-    local name=$1 mark=killed-$1-$$ dir store drv round pid killed=0 finished=0 sort delay expected output left status took
+    local name=$1 mark=killed-$1-$$ dir store drv round pid killed=0 finished=0 sort delay expected output left status=0 took
     shift
     dir=$WORK/$mark
     store=$dir/store
@@ -81,13 +81,12 @@ rounds_as() {
 
     local bad_process='' bad_store='' bad_next='' bad_left=''
     for ((round = 1; round <= rounds; round++)); do
-        # Every fourth time all is new; else children are there from before, and all
-        # is over sooner.
-        [ $((round % 4)) != 1 ] || drv=$(instantiate "$round")
+        # What was killed is begun again twice: some children are there then. After
+        # that, and if it was not killed in time, all is new.
+        if [ $status = 0 ] || [ $((round % 4)) = 1 ]; then drv=$(instantiate "$round"); fi
         delay=$((RANDOM * took / 32768 + 1))
         set -m
-        # Rounds of an unbuilt derivation build, the others build again.
-        run $([ $((round % 4)) != 0 ] || echo --rebuild) "$drv" > "$dir/json" 2> "$dir/err" &
+        run "$drv" > "$dir/json" 2> "$dir/err" &
         pid=$!
         set +m
         sleep "$((delay / 1000)).$(printf '%03d' $((delay % 1000)))"
@@ -114,6 +113,7 @@ round $round, after $delay ms: $output"
         if [ $((round % 4)) = 0 ]; then
             run "$drv" > "$dir/json" 2> "$dir/err" || bad_next="$bad_next
 round $round: $(tail -n 5 "$dir/err")"
+            status=0
             own
             left=$(leftovers "$store")
             own
