@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
-use shim_core::scan::{Directive, scan};
+use shim_core::scan::{Definition, Directive, definitions, scan};
 
 const HEADERS: usize = 5;
 
@@ -89,6 +89,8 @@ fn opened(dir: &Path, standard: &str, language: &str) -> Vec<PathBuf> {
     let output = Command::new("gcc")
         .args([
             "-H",
+            // A guard that lies in a comment guards nothing.
+            "-fmax-include-depth=5",
             "-E",
             "-P",
             "-o",
@@ -134,10 +136,14 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let mut named = Vec::new();
         let mut computed = false;
+        let mut texts = Vec::new();
+        let mut macros = Vec::new();
         let mut write = |path: String, text: &str| {
             std::fs::write(dir.path().join(path), text).unwrap();
             let scan = scan(text.as_bytes());
             computed |= scan.computed_include;
+            texts.push(text.to_owned());
+            macros.extend(scan.macro_includes.into_iter().map(|include| include.name));
             named.extend(
                 scan.includes
                     .into_iter()
@@ -154,6 +160,19 @@ proptest! {
             // Guarded: what they include may be themselves.
             let guarded = format!("#ifndef G{index}\n#define G{index}\n{text}\n#endif\n");
             write(format!("{sub}/h{}.h", index % HEADERS), &guarded);
+        }
+        let mut seen = 0;
+        while seen < macros.len() {
+            let name = macros[seen].clone();
+            seen += 1;
+            for definition in texts.iter().flat_map(|text| definitions(text.as_bytes(), &name)) {
+                match definition {
+                    Definition::Header { name, .. } => named.push(String::from_utf8(name).unwrap()),
+                    Definition::Alias(alias) if !macros.contains(&alias) => macros.push(alias),
+                    Definition::Alias(_) | Definition::Nothing => {}
+                    Definition::Other => computed = true,
+                }
+            }
         }
         for path in opened(dir.path(), standard.0, standard.1) {
             let name = path.file_name().unwrap().to_str().unwrap();
