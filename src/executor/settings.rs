@@ -32,8 +32,8 @@ pub struct Settings {
     pub sandbox_shell: Option<PathBuf>,
     /// Further host paths that builds see: path inside, path on this machine.
     pub sandbox_paths: Vec<(PathBuf, PathBuf)>,
-    /// Say on standard error what else is nobody's failure: why a child could not run.
-    pub verbose: bool,
+    /// Is told what is nobody's failure, such as why a child could not run.
+    pub diagnose: fn(&str),
     /// How many lines of a failed build's log its error repeats.
     pub log_lines: usize,
 }
@@ -85,7 +85,7 @@ impl Settings {
             keep_failed: false,
             sandbox_shell: find_static_shell(),
             sandbox_paths: Vec::new(),
-            verbose: false,
+            diagnose: |_| {},
             log_lines: 25,
         }
     }

@@ -3,15 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use droste_sandbox::{Network, Node, Owner, Stdio};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use shim_core::manifest;
 use store_api::BuildMode;
-use store_types::{
-    ContentAddressMethod, Derivation, DerivationKind, HashAlgorithm, StorePath, output_path_name,
-};
+use store_types::{ContentAddressMethod, Derivation, DerivationKind, HashAlgorithm, StorePath};
 
 use super::index::Child;
 use super::outcome::{ChildFile, ChildResult, InPlace};
@@ -161,7 +158,8 @@ impl Executor {
     ) -> Result<(Arc<Child>, Origin), InPlace> {
         let _token = self.child_tokens.take();
         let failed = |error: BuildError| {
-            self.note_child_failure(&request.drv_path, &error);
+            let drv = &request.drv_path;
+            (self.settings.diagnose)(&format!("child `{drv}` did not run: {}", error.chain()));
             InPlace::new("child-not-run")
         };
         self.add_child_inputs(request).map_err(failed)?;
@@ -181,13 +179,6 @@ impl Executor {
             .put(&request.drv_path, child.clone())
             .map_err(|_| InPlace::new("index-failed"))?;
         Ok((child, origin))
-    }
-
-    /// Says once for each child why it could not be run at all.
-    fn note_child_failure(&self, drv_path: &StorePath, error: &BuildError) {
-        if self.settings.verbose {
-            eprintln!("droste: child `{drv_path}`: {}", error.chain());
-        }
     }
 
     fn add_child_inputs(&self, request: &ChildRequest) -> Result<(), BuildError> {
@@ -241,7 +232,6 @@ impl Executor {
             .closure(&drv.input_srcs)
             .map_err(environment(&text, "query the input closure"))?;
         let scratch = self.scratch_paths(drv_path, name, drv, BuildMode::Normal, &text)?;
-        debug_assert_eq!(output_path_name(name, "out"), name);
         let user = self.acquire_user(&text)?;
         let dir = self.make_build_dir(&text, &user)?;
         let around = Surroundings {
@@ -273,12 +263,10 @@ impl Executor {
             .spawn(&sandbox, &[write.as_fd()])
             .map_err(environment(&text, "start the child"))?;
         drop(write);
-        let started = SystemTime::now();
         let log = log::follow(read, None, self.settings.log_lines, |_| {}, || {});
         let status = running
             .wait()
             .map_err(environment(&text, "wait for the child"))?;
-        let _ = started;
         if !status.success() {
             return Err(BuildError::BuilderFailed {
                 drv: text,

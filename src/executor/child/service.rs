@@ -370,6 +370,15 @@ fn answer(
     let compile = classify(&effective)?;
     let outer = args::environment(&call.env, compile.language, store_dir.as_str().as_bytes())
         .map_err(|reason| in_place(&reason))?;
+    // Where the compiler finds its own parts must be what it is for ever.
+    for dir in compile.tool_dirs.iter().chain(&compile.sysroots) {
+        match walker.find(&cwd, dir)? {
+            Found::Dir(real) if real.starts_with(store_dir.as_str().as_bytes()) => {}
+            // Any file that begins like it would count.
+            Found::Missing if dir.starts_with(b"/") && !dir.starts_with(BUILD_DIR) => {}
+            _ => return Err(InPlace::new("tools-in-build")),
+        }
+    }
     let kept = child_environment(&mut walker, &compiler, &cwd, &env)?;
     let builtin = search_dirs(executor, context, &compiler, &compile, &kept)?;
     let mut dirs: Vec<Vec<u8>> = compile.include_dirs().map(<[u8]>::to_vec).collect();

@@ -106,7 +106,7 @@ fn next_in_path(
 ) -> Result<Option<Vec<u8>>, InPlace> {
     for entry in path_entries(env) {
         let file = join(&absolute(cwd, entry), name);
-        let Ok(Found::StoreFile(real)) = walker.find(b"/", &file) else {
+        let Ok(Found::StoreFile(real)) = walker.look(b"/", &file) else {
             continue;
         };
         let inside = str::from_utf8(&real)
@@ -226,13 +226,11 @@ pub fn child_path(
 ) -> Result<Vec<u8>, InPlace> {
     let mut kept: Vec<&[u8]> = Vec::new();
     for entry in path_entries(env) {
-        let Ok(Found::Dir(real)) = walker.find(b"/", &absolute(cwd, entry)) else {
-            // Not there, or not to be seen by the child: nothing is found in it if it is
-            // not there.
-            if walker.find(b"/", &absolute(cwd, entry)).is_err() {
-                return Err(InPlace::new("path-outside-of-build"));
-            }
-            continue;
+        let path = absolute(cwd, entry);
+        let real = match walker.look(b"/", &path) {
+            Ok(Found::Dir(real)) => real,
+            Ok(_) => continue,
+            Err(_) => return Err(InPlace::new("programs-outside-of-build")),
         };
         let Some(listing) = walker.listing(&real)? else {
             continue;
@@ -241,10 +239,12 @@ pub fn child_path(
             .iter()
             .any(|name| listing.contains_key(name.as_bytes()));
         let is_local = real.starts_with(super::tree::BUILD_DIR);
-        if is_local && (has_subprogram || (compiler.words.is_some() && !listing.is_empty())) {
+        let counts = has_subprogram || (compiler.words.is_some() && !listing.is_empty());
+        if counts && is_local {
             return Err(InPlace::new("programs-in-build"));
         }
-        if !is_local && (has_subprogram || compiler.words.is_some()) {
+        if counts {
+            walker.find(b"/", &path)?;
             kept.push(entry);
         }
     }

@@ -422,7 +422,16 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Walks `path` from the directory `base` (absolute, free of symlinks).
+    /// Like [`find`](Self::find), for a place that the child need not have.
+    pub fn look(&mut self, base: &[u8], path: &[u8]) -> Result<Found, InPlace> {
+        let layout = std::mem::take(&mut self.layout);
+        let found = self.find(base, path);
+        self.layout = layout;
+        found
+    }
+
+    /// Walks `path` from the directory `base` (absolute, free of symlinks), and records
+    /// what it meets.
     pub fn find(&mut self, base: &[u8], path: &[u8]) -> Result<Found, InPlace> {
         let mut here = if path.starts_with(b"/") {
             b"/".to_vec()
