@@ -25,7 +25,7 @@ export CARGO_HOME=${CARGO_HOME:-$HOME/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.
 export HOME=$WORK/home XDG_CACHE_HOME=$WORK/home/.cache XDG_STATE_HOME=$WORK/home/.state
 unset NIX_REMOTE NIX_PATH NIX_CONFIG NIX_USER_CONF_FILES
 mkdir -p "$HOME"
-nix_conf "$NIX_CONF_DIR" ${NIX34:+"$NIX34_PREFIX"}
+nix_conf "$NIX_CONF_DIR"
 
 _record() {
     printf '%s\t%s\t%s\n' "$1" "$case_name" "$2" >> "$RESULTS"

@@ -282,7 +282,7 @@ in
       { find . ! -path './pts/*' ! -path './fd/*' ! -name kvm | sort
         for link in fd stdin stdout stderr ptmx; do readlink $link; done
         stat -c '%n %F %a %t,%T' full null random tty urandom zero; } > $out'' { };
-  probe-root = drv "probe-root" "cd /; { ls -A; stat -c '%n %F %a %U %G' /tmp /dev /bin /build /nix /nix/store; ls -A /build /tmp /bin /nix; } > $out" { };
+  probe-root = drv "probe-root" "cd /; { ls -A; stat -c '%n %F %a' /tmp /dev /bin /build /nix /nix/store; stat -c '%n %U %G' /build; ls -A /build /tmp /bin /nix; } > $out" { };
   probe-store =
     drv "probe-store" ''cd /nix/store; ls -A | grep -v "$(basename $out)" | sed 's/-.*//' | wc -l > $out; ls -A | grep -c dep >> $out; : ${dep2}''
       { };
@@ -301,6 +301,7 @@ in
   probe-status =
     drv "probe-status" "grep -E '^(NoNewPrivs|Seccomp|CapEff|CapPrm|CapInh|CapAmb|Groups|Uid|Gid):' /proc/self/status > $out"
       { };
+  # Without build users, real Nix lets a builder change its inputs: only Droste's result counts.
   probe-read-only-inputs =
     drv "probe-read-only-inputs"
       ''

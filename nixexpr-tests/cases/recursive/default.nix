@@ -83,8 +83,7 @@ in
     nix-store --check-validity $bb && echo valid >> $out
   '' { };
   failure-inside = recursive "failure-inside" ''
-    if nix-build $inner -A failing --arg bb $bb --no-out-link 2> /build/log; then exit 5; else echo $? > $out; fi
-    grep -c 'I fail' /build/log >> $out || true
+    if nix-build $inner -A failing --arg bb $bb --no-out-link; then exit 5; else echo $? > $out; fi
   '' { };
   unknown-path = recursive "unknown-path" ''
     if nix-store -r /nix/store/00000000000000000000000000000000-nothing 2> /dev/null; then exit 5; fi

@@ -2,6 +2,7 @@
 # Droste; both must make the same paths of it.
 . "$TESTS/harness.sh"
 stop_without NIX34
+nix_conf "$NIX_CONF_DIR" "$NIX34_PREFIX"
 
 seed=$WORK/seed
 busybox=$(busybox_into "$seed")
