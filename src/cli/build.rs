@@ -48,6 +48,7 @@ pub struct BuildArgs {
 
 /// How an executor is to build.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "How to build")]
 pub struct SettingsArgs {
     /// Make compiler calls children, or run them as if Droste were not there
     #[arg(

@@ -187,11 +187,14 @@ fn describe(
         ("stdout", manifest.stdout_tty),
         ("stderr", manifest.stderr_tty),
     ] {
-        if let Some(window) = window {
-            line(
+        // A terminal without a size has 0 of both.
+        match window {
+            None => {}
+            Some(window) if window.rows == 0 && window.columns == 0 => line(name, &"a terminal"),
+            Some(window) => line(
                 name,
                 &format!("a terminal of {} × {}", window.columns, window.rows),
-            );
+            ),
         }
     }
     text.push_str("environment\n");

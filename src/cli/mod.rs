@@ -45,13 +45,24 @@ struct Cli {
 #[derive(Debug, Args)]
 struct GlobalArgs {
     /// The directory that the store lies in [default: $DROSTE_DIR/store]
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(
+        long,
+        value_name = "DIR",
+        global = true,
+        help_heading = "Options of every command"
+    )]
     store: Option<PathBuf>,
     /// Tell more, such as why compiler calls ran in place
-    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "quiet",
+        help_heading = "Options of every command"
+    )]
     verbose: bool,
     /// Tell nothing but errors
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Options of every command")]
     quiet: bool,
 }
 

@@ -170,9 +170,12 @@ impl Demo<'_> {
     fn rows(&self) -> Result<Vec<Row>, CommandError> {
         let original = self.project.derivation(self.store, Variant::Original)?;
         let mut rows = Vec::new();
+        self.status.line("memo off:");
         let off = self.build(&original, BuildMode::Normal, false)?;
         rows.push(Row::reference("memo off", &off));
         for name in ["cold", "warm"] {
+            self.status
+                .line(&format!("{name}, to be compared with memo off:"));
             let again = self.build(&original, BuildMode::Check, true)?;
             rows.push(Row::new(name, &again.outcome, again.is_same));
         }
@@ -181,7 +184,9 @@ impl Demo<'_> {
             ("a comment in one header changed", Variant::CommentEdit),
         ] {
             let drv = self.project.derivation(self.store, variant)?;
+            self.status.line(&format!("{name}:"));
             let memo = self.build(&drv, BuildMode::Normal, true)?;
+            self.status.line("the same with memo off, to compare:");
             let off = self.build(&drv, BuildMode::Check, false)?;
             rows.push(Row::new(name, &memo.outcome, off.is_same));
         }
