@@ -118,11 +118,16 @@ pub fn collect<'a>(
         },
     };
     for dir in search.dirs {
-        if let Found::Dir(real) = collector.walker.find(search.cwd, dir)? {
-            let real: Arc<[u8]> = real.into();
-            if !collector.dirs.contains(&real) {
-                collector.dirs.push(real);
+        match collector.walker.find(search.cwd, dir)? {
+            Found::Dir(real) => {
+                let real: Arc<[u8]> = real.into();
+                if !collector.dirs.contains(&real) {
+                    collector.dirs.push(real);
+                }
             }
+            Found::Missing => {}
+            // Clang reads a file on the search path as a header map.
+            Found::LocalFile(_) | Found::StoreFile(_) => return Err(InPlace::new("header-map")),
         }
     }
     if !collector.candidate(search.cwd, search.source, Use::Text)? {
