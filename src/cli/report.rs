@@ -196,7 +196,10 @@ impl Monitor for Reporter<'_> {
     fn log_line(&self, drv: &StorePath, line: &[u8]) {
         if self.shows_logs {
             let mut text = format!("{}> ", name(drv)).into_bytes();
-            text.extend_from_slice(line);
+            match self.status.is_terminal {
+                true => text.extend(without_controls(line)),
+                false => text.extend_from_slice(line),
+            }
             self.status.always(&text);
         }
     }
@@ -228,6 +231,24 @@ impl Monitor for Reporter<'_> {
 /// A derivation's name, without `.drv`.
 fn name(drv: &StorePath) -> &str {
     drv.derivation_name().unwrap_or(drv.name())
+}
+
+/// A line of a log without what would make a terminal do anything but print it: a
+/// builder is not to be believed. Source: ECMA-48, 5.4 (control sequences).
+fn without_controls(line: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(line.len());
+    let mut bytes = line.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\x1b' if bytes.next_if_eq(&b'[').is_some() => {
+                bytes.by_ref().find(|byte| (0x40..=0x7e).contains(byte));
+            }
+            b'\t' => text.push(byte),
+            0..0x20 | 0x7f => {}
+            _ => text.push(byte),
+        }
+    }
+    text
 }
 
 fn running_line(builds: &Builds) -> String {
@@ -313,6 +334,13 @@ mod tests {
             finished_line(&outcome(BuildStatus::OutputRejected)),
             "failed: lua-5.4 in 12.3 s"
         );
+    }
+
+    #[test]
+    fn a_log_cannot_command_the_terminal() {
+        let line = b"\x1b[1;31mred\x1b[0m\tbell\x07 \x1b]0;title\x07 \xc3\xa4";
+        assert_eq!(without_controls(line), "red\tbell ]0;title ä".as_bytes());
+        assert_eq!(without_controls(b"cut off\x1b[1"), b"cut off");
     }
 
     #[test]
