@@ -472,3 +472,348 @@ pub fn absolute(cwd: &[u8], path: &[u8]) -> Vec<u8> {
         join(cwd, path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    use rustix::fs::{Mode, OFlags};
+    use store_types::StorePath;
+
+    use super::super::tree::{BuildTree, StoreTree};
+    use super::*;
+
+    const TOOLS: &str = "0mdqa9w1p6cmli6976v4wi0sw9r4p5pr-tools";
+
+    /// A build's root with a build directory and one store object.
+    struct Root {
+        dir: tempfile::TempDir,
+        tree: BuildTree,
+        store: StoreTree,
+        memory: FileMemory,
+        store_dir: StoreDir,
+    }
+
+    fn open(path: &std::path::Path) -> std::os::fd::OwnedFd {
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()
+    }
+
+    impl Root {
+        fn new(files: &[(&str, &str)]) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = dir.path().join("nix/store");
+            std::fs::create_dir_all(store.join(TOOLS).join("include")).unwrap();
+            std::fs::create_dir_all(dir.path().join("build")).unwrap();
+            let root = Self {
+                tree: BuildTree::new(open(dir.path()), StoreDir::default()),
+                store: StoreTree::new(open(&store)),
+                memory: FileMemory::default(),
+                store_dir: StoreDir::default(),
+                dir,
+            };
+            for (path, text) in files {
+                root.write(path, text);
+            }
+            root
+        }
+
+        fn path(&self, path: &str) -> PathBuf {
+            self.dir.path().join(path.trim_start_matches('/'))
+        }
+
+        fn write(&self, path: &str, text: &str) {
+            let path = self.path(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+
+        /// The inputs of `/build/main.c`, compiled in `/build`.
+        fn inputs(&self, dirs: &[&str]) -> Result<(Vec<String>, Layout), String> {
+            self.inputs_of("main.c", dirs, &[])
+        }
+
+        fn inputs_of(
+            &self,
+            source: &str,
+            dirs: &[&str],
+            argv: &[&str],
+        ) -> Result<(Vec<String>, Layout), String> {
+            let is_input = |path: &StorePath| path.base_name() == TOOLS;
+            let mut walker = Walker::new(&self.tree, &self.store, &is_input);
+            let bytes = |texts: &[&str]| -> Vec<Vec<u8>> {
+                texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+            };
+            let files = collect(
+                &mut walker,
+                &self.store,
+                &self.memory,
+                &self.store_dir,
+                &Search {
+                    cwd: b"/build",
+                    source: source.as_bytes(),
+                    forced: &[],
+                    dirs: &bytes(dirs),
+                    argv: &bytes(&[&["cc"], argv].concat()),
+                    is_cxx: false,
+                    dates_are_fixed: false,
+                },
+            )
+            .map_err(|reason| reason.to_string())?;
+            let names = files
+                .keys()
+                .map(|path| String::from_utf8(path.clone()).unwrap())
+                .collect();
+            Ok((names, walker.layout))
+        }
+
+        fn names(&self, dirs: &[&str]) -> Vec<String> {
+            self.inputs(dirs).unwrap().0
+        }
+
+        fn reason(&self, dirs: &[&str]) -> String {
+            self.inputs(dirs).unwrap_err()
+        }
+    }
+
+    #[test]
+    fn every_match_on_the_path_is_an_input_and_not_only_the_first() {
+        let root = Root::new(&[
+            ("/build/main.c", "#include <a.h>\n"),
+            ("/build/x/a.h", ""),
+            ("/build/y/a.h", "#include \"b.h\"\n"),
+            ("/build/y/b.h", ""),
+        ]);
+        let expected = [
+            "/build/main.c",
+            "/build/x/a.h",
+            "/build/y/a.h",
+            "/build/y/b.h",
+        ];
+        assert_eq!(root.names(&["x", "y"]), expected);
+    }
+
+    #[test]
+    fn a_header_that_appears_or_vanishes_anywhere_on_the_path_changes_the_inputs() {
+        let root = Root::new(&[
+            ("/build/main.c", "#include \"a.h\"\n"),
+            ("/build/y/a.h", ""),
+        ]);
+        std::fs::create_dir(root.path("/build/x")).unwrap();
+        assert_eq!(root.names(&["x", "y"]), ["/build/main.c", "/build/y/a.h"]);
+        root.write("/build/x/a.h", "");
+        assert_eq!(
+            root.names(&["x", "y"]),
+            ["/build/main.c", "/build/x/a.h", "/build/y/a.h"]
+        );
+        root.write("/build/a.h", "");
+        assert_eq!(root.names(&["x", "y"]).len(), 4);
+        std::fs::remove_file(root.path("/build/x/a.h")).unwrap();
+        assert_eq!(
+            root.names(&["x", "y"]),
+            ["/build/a.h", "/build/main.c", "/build/y/a.h"]
+        );
+    }
+
+    #[test]
+    fn a_changed_content_is_seen_even_if_size_and_time_stay() {
+        let root = Root::new(&[("/build/main.c", "int a;")]);
+        let hash = || {
+            let file = root.memory.local(&root.tree, b"/build/main.c").unwrap();
+            file.facts.nar_hash
+        };
+        let time = std::fs::metadata(root.path("/build/main.c"))
+            .unwrap()
+            .modified()
+            .unwrap();
+        let before = hash();
+        root.write("/build/main.c", "int b;");
+        let file = std::fs::File::options()
+            .write(true)
+            .open(root.path("/build/main.c"))
+            .unwrap();
+        file.set_modified(time).unwrap();
+        assert_ne!(hash(), before);
+    }
+
+    #[test]
+    fn store_objects_are_searched_and_named_by_their_path_only() {
+        let include = format!("/nix/store/{TOOLS}/include");
+        let root = Root::new(&[
+            ("/build/main.c", "#include <sys.h>\n"),
+            (&format!("{include}/sys.h"), "#include <config.h>\n"),
+            ("/build/x/config.h", ""),
+        ]);
+        let (names, layout) = root.inputs(&["x", &include]).unwrap();
+        assert_eq!(names, ["/build/main.c", "/build/x/config.h"]);
+        assert_eq!(layout.store_paths.iter().next().unwrap().base_name(), TOOLS);
+    }
+
+    #[test]
+    fn symlinks_and_dots_are_walked_as_the_kernel_walks_them() {
+        let root = Root::new(&[
+            ("/build/main.c", "#include \"link/../up.h\"\n"),
+            ("/build/real/deep/x.h", ""),
+            ("/build/real/up.h", ""),
+            ("/build/up.h", ""),
+        ]);
+        symlink("real/deep", root.path("/build/link")).unwrap();
+        let (names, layout) = root.inputs(&[]).unwrap();
+        assert_eq!(names, ["/build/main.c", "/build/real/up.h"]);
+        assert_eq!(layout.links[&b"/build/link"[..]], b"real/deep");
+        assert!(layout.dirs.contains(&b"/build/real/deep"[..]));
+    }
+
+    #[test]
+    fn an_absolute_symlink_stays_within_the_builds_root() {
+        let root = Root::new(&[
+            ("/build/main.c", "#include \"l.h\"\n"),
+            ("/build/d/t.h", ""),
+        ]);
+        symlink("/build/d/t.h", root.path("/build/l.h")).unwrap();
+        assert_eq!(root.names(&[]), ["/build/d/t.h", "/build/main.c"]);
+    }
+
+    #[test]
+    fn what_lies_outside_runs_in_place_if_it_is_there() {
+        let root = Root::new(&[("/build/main.c", "#include \"/tmp/t.h\"\n#include \"a.h\"\n")]);
+        assert_eq!(root.names(&["/usr/include"]), ["/build/main.c"]);
+        root.write("/tmp/t.h", "");
+        assert_eq!(root.reason(&[]), "outside-of-build");
+        std::fs::remove_dir_all(root.path("/tmp")).unwrap();
+        symlink("/etc/a.h", root.path("/build/a.h")).unwrap();
+        assert_eq!(root.names(&[]), ["/build/main.c"]);
+        root.write("/etc/a.h", "");
+        assert_eq!(root.reason(&[]), "outside-of-build");
+    }
+
+    #[test]
+    fn a_store_path_that_is_no_input_runs_in_place_if_it_is_there() {
+        let own = "/nix/store/1mdqa9w1p6cmli6976v4wi0sw9r4p5pr-out/include";
+        let root = Root::new(&[("/build/main.c", "#include <a.h>\n")]);
+        assert_eq!(root.names(&[own]), ["/build/main.c"]);
+        root.write(&format!("{own}/a.h"), "");
+        assert_eq!(root.reason(&[own]), "outside-of-build");
+    }
+
+    #[test]
+    fn precompiled_headers_run_in_place_even_without_their_header() {
+        let root = Root::new(&[
+            ("/build/main.c", "#include \"a.h\"\n"),
+            ("/build/a.h.gch", ""),
+        ]);
+        assert_eq!(root.reason(&[]), "precompiled-header");
+    }
+
+    #[test]
+    fn includes_by_macro_follow_every_definition() {
+        let root = Root::new(&[
+            (
+                "/build/main.c",
+                "#include \"names.h\"\n#include FT_A_H\n#ifdef NEVER\n#include NEVER_H\n#endif\n",
+            ),
+            (
+                "/build/names.h",
+                "#define FT_A_H <ft/a.h>\n#define FT_A_H OTHER\n#define OTHER \"o.h\"\n",
+            ),
+            ("/build/inc/ft/a.h", "#include FT_B_H\n"),
+            ("/build/o.h", ""),
+            ("/build/inc/b.h", ""),
+        ]);
+        let names = |argv: &[&str]| root.inputs_of("main.c", &["inc"], argv);
+        let expected = [
+            "/build/inc/ft/a.h",
+            "/build/main.c",
+            "/build/names.h",
+            "/build/o.h",
+        ];
+        assert_eq!(names(&[]).unwrap().0, expected);
+        // The second macro is defined on the command line only.
+        assert_eq!(names(&["-DFT_B_H=\"b.h\""]).unwrap().0.len(), 5);
+        assert_eq!(names(&["-DFT_B_H=f(x)"]).unwrap_err(), "computed-include");
+        assert_eq!(names(&["-Dft=x"]).unwrap_err(), "computed-include");
+    }
+
+    #[test]
+    fn texts_that_depend_on_more_than_files_run_in_place() {
+        for (text, reason) in [
+            ("#include F(x)\n", "computed-include"),
+            ("const char *d = __DATE__;\n", "time-macro"),
+            ("const char *d = __TIMESTAMP__;\n", "modification-time"),
+            ("__asm__(\".incbin \\\"x\\\"\");\n", "incbin"),
+        ] {
+            let root = Root::new(&[("/build/main.c", text)]);
+            assert_eq!(root.reason(&[]), reason, "{text}");
+        }
+    }
+
+    #[test]
+    fn pipes_and_unreadable_files_run_in_place() {
+        let root = Root::new(&[("/build/main.c", "#include \"a.h\"\n")]);
+        rustix::fs::mknodat(
+            open(&root.path("/build")),
+            "a.h",
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        assert_eq!(root.reason(&[]), "special-file");
+        std::fs::remove_file(root.path("/build/a.h")).unwrap();
+        root.write("/build/a.h", "");
+        std::fs::set_permissions(
+            root.path("/build/a.h"),
+            std::os::unix::fs::PermissionsExt::from_mode(0o200),
+        )
+        .unwrap();
+        assert_eq!(root.reason(&[]), "unreadable-input");
+    }
+
+    #[test]
+    fn times_count_only_where_a_compiler_could_take_two_files_for_one() {
+        let times = |text: &str| {
+            let root = Root::new(&[
+                ("/build/main.c", "#include \"x/a.h\"\n#include \"y/a.h\"\n"),
+                ("/build/x/a.h", text),
+                ("/build/y/a.h", text),
+            ]);
+            let file = std::fs::File::options()
+                .write(true)
+                .open(root.path("/build/y/a.h"))
+                .unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000))
+                .unwrap();
+            let is_input = |_: &StorePath| false;
+            let mut walker = Walker::new(&root.tree, &root.store, &is_input);
+            let search = Search {
+                cwd: b"/build",
+                source: b"main.c",
+                forced: &[],
+                dirs: &[],
+                argv: &[b"cc".to_vec()],
+                is_cxx: false,
+                dates_are_fixed: false,
+            };
+            let files = collect(
+                &mut walker,
+                &root.store,
+                &root.memory,
+                &root.store_dir,
+                &search,
+            )
+            .unwrap();
+            let time = |path: &[u8]| files[path].mtime - INPUT_MTIME;
+            (time(b"/build/x/a.h"), time(b"/build/y/a.h"))
+        };
+        assert_eq!(times("int x;\n"), (0, 0));
+        assert_eq!(times("#pragma once\n"), (1, 0));
+    }
+
+    #[test]
+    fn a_loop_of_symlinks_ends() {
+        let root = Root::new(&[("/build/main.c", "#include \"a/x.h\"\n")]);
+        symlink("b", root.path("/build/a")).unwrap();
+        symlink("a", root.path("/build/b")).unwrap();
+        assert_eq!(root.names(&["a"]), ["/build/main.c"]);
+    }
+}
