@@ -45,7 +45,7 @@ mod temp;
 mod verify;
 
 pub use add::TextObject;
-pub use canonicalise::canonicalise;
+pub use canonicalise::{Canonicaliser, canonicalise};
 pub use error::LocalError;
 pub use locks::PathLocks;
 pub use output::OutputTree;
