@@ -77,6 +77,25 @@ pub enum BuildError {
         /// The contradiction.
         why: String,
     },
+    /// It wants more of the machine than a sandbox shows.
+    #[error("derivation `{drv}` has `{attribute}` set, but builds run in the sandbox")]
+    WantsOutside {
+        /// The derivation.
+        drv: String,
+        /// The attribute that asks for it.
+        attribute: &'static str,
+    },
+    /// The builder is no program that runs here.
+    #[error("builder `{builder}` of derivation `{drv}` cannot be executed")]
+    BuilderNotExecuted {
+        /// The derivation.
+        drv: String,
+        /// The program.
+        builder: String,
+        /// The kernel's error.
+        #[source]
+        source: BoxError,
+    },
     /// The builder ended in any way but success.
     #[error("builder for `{drv}` {how}{log}")]
     BuilderFailed {
@@ -195,13 +214,16 @@ impl BuildError {
     /// The status that Nix's clients are told.
     pub fn status(&self) -> BuildStatus {
         match self {
-            Self::BuilderFailed { .. } => BuildStatus::PermanentFailure,
+            Self::BuilderFailed { .. } | Self::BuilderNotExecuted { .. } => {
+                BuildStatus::PermanentFailure
+            }
             Self::NoDerivation { .. }
             | Self::NoSuchOutput { .. }
             | Self::Environment { .. }
             | Self::Cancelled { .. }
             | Self::NothingToCheck { .. }
             | Self::Malformed { .. }
+            | Self::WantsOutside { .. }
             | Self::MissingInput { .. } => BuildStatus::MiscFailure,
             Self::WrongSystem { .. } | Self::Unsupported { .. } | Self::Rejected { .. } => {
                 BuildStatus::InputRejected

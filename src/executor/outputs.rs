@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use bstr::{BString, ByteSlice};
 use rustix::fs::{Mode, OFlags};
 use store_api::{BoxError, BuildMode};
-use store_local::Registration;
+use store_local::{Canonicaliser, Registration};
 use store_nar::{HashModuloSink, HashModuloVariant, Hasher, RefScanner, hash_part};
 use store_types::{
     ContentAddress, ContentAddressMethod, Derivation, DerivationKind, DerivationOutput, Hash,
@@ -65,6 +65,7 @@ impl Executor {
             .map_err(environment(build.text, "open the outputs"))?;
         let own = open_dir(&build.dir.own())
             .map_err(environment(build.text, "open the build directory"))?;
+        let mut canonicaliser = Canonicaliser::new(Some(build.user.uid..=build.user.uid));
         let mut mentions = BTreeMap::new();
         for (output, scratch) in build.scratch {
             let name = OsStr::new(scratch.base_name());
@@ -76,20 +77,14 @@ impl Executor {
                     log: build.log.for_error(),
                 });
             }
-            let found = store_local::canonicalise(
-                made.as_fd(),
-                name,
-                Some(build.user.uid..=build.user.uid),
-            )
-            .map_err(|source| bad_output(build, output, source))
-            .and_then(|()| {
-                let mut scanner =
-                    RefScanner::new(build.candidates.iter().chain(build.scratch.values()));
-                store_nar::dump(made.as_fd(), name, &mut scanner)
-                    .map_err(|source| bad_output(build, output, source))?;
-                Ok(scanner.into_found())
-            })?;
-            mentions.insert(output.clone(), found);
+            canonicaliser
+                .tree(made.as_fd(), name)
+                .map_err(|source| bad_output(build, output, source))?;
+            let mut scanner =
+                RefScanner::new(build.candidates.iter().chain(build.scratch.values()));
+            store_nar::dump(made.as_fd(), name, &mut scanner)
+                .map_err(|source| bad_output(build, output, source))?;
+            mentions.insert(output.clone(), scanner.into_found());
         }
         let mut finals: BTreeMap<String, StorePath> = BTreeMap::new();
         let mut outputs: BTreeMap<String, Output> = BTreeMap::new();

@@ -16,8 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bstr::{BString, ByteSlice};
 use droste_sandbox::{
-    Exit, ExitStatus, Mount, Network, Node, Personality, Pty, Request, Root, Stdio, dev_nodes,
-    etc_files, network_files, proc_mount,
+    Exit, ExitStatus, Mount, Network, Node, Personality, Pty, Request, Root, Stdio, Step,
+    dev_nodes, etc_files, network_files, proc_mount,
 };
 use store_api::{BuildMode, BuildResult, BuildStatus};
 use store_types::{
@@ -542,9 +542,9 @@ impl Executor {
             }
         }
         if is_set("__noChroot") {
-            return Err(BuildError::Rejected {
+            return Err(BuildError::WantsOutside {
                 drv: text.to_owned(),
-                why: "it has `__noChroot` set, but builds run in the sandbox".into(),
+                attribute: "__noChroot",
             });
         }
         if drv.system == "builtin" || drv.builder.starts_with(b"builtin:") {
@@ -772,7 +772,7 @@ impl Executor {
         let running = self
             .spawner
             .spawn(&request, &[slave.as_fd()])
-            .map_err(environment(text, "start the builder"))?;
+            .map_err(|error| not_started(text, drv, error))?;
         drop(slave);
         let running = Arc::new(running);
         context
@@ -820,6 +820,20 @@ impl Executor {
         std::fs::create_dir_all(path.parent()?).ok()?;
         // A log that cannot be kept fails no build.
         File::create(path).ok()
+    }
+}
+
+/// Why there is no builder: it is none, or the machine gives no sandbox.
+fn not_started(text: &str, drv: &Derivation, error: droste_sandbox::Error) -> BuildError {
+    match error {
+        droste_sandbox::Error::Setup(setup) if setup.step == Step::Execute => {
+            BuildError::BuilderNotExecuted {
+                drv: text.to_owned(),
+                builder: drv.builder.to_string(),
+                source: setup.errno.into(),
+            }
+        }
+        error => environment(text, "start the builder")(error),
     }
 }
 
