@@ -184,6 +184,10 @@ impl Executor {
     fn add_child_inputs(&self, request: &ChildRequest) -> Result<(), BuildError> {
         let text = self.store_dir().display(&request.drv_path);
         for (path, bytes) in &request.files {
+            // Before it is asked whether it is valid, so that it stays so.
+            self.store
+                .add_temp_root(path)
+                .map_err(crate::error::environment(&text, "hold an input"))?;
             if self
                 .store
                 .is_valid(path)
