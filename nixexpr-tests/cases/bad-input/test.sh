@@ -36,8 +36,8 @@ refused "a missing output is named" 1 "no-output\.drv.*[\`'\"]?out\b.*I made not
 refused "a device node in an output is named" 1 'device\.drv.*the-device|the-device.*device\.drv' build "$(drv device)"
 refused "a socket in an output is named" 1 'socket\.drv.*sub/the-socket|sub/the-socket.*socket\.drv' build "$(drv socket)"
 refused "an output that others may write to is refused" 1 'writable\.drv.*writ' build "$(drv writable)"
-refused "another system is named" 100 'other-system\.drv.*riscv64-linux' build "$(drv other-system)"
-refused "a missing feature is named" 100 'missing-feature\.drv.*quantum' build "$(drv missing-feature)"
+refused "another system is named" 100 'other-system\.drv.*riscv64-linux|riscv64-linux.*other-system\.drv' build "$(drv other-system)"
+refused "a missing feature is named" 100 'missing-feature\.drv.*quantum|quantum.*missing-feature\.drv' build "$(drv missing-feature)"
 refused "a failed input is named with what needs it" 100 'needs-failing.*fails\.drv|fails\.drv.*needs-failing' build "$(drv needs-failing)"
 unchanged "builders that fail"
 refused "a wrong hash is told with both hashes" 102 'wrong-hash\.drv.*sha256-[A-Za-z0-9+/=]{44}.*sha256-[A-Za-z0-9+/=]{44}' build "$(drv wrong-hash)"
@@ -171,7 +171,8 @@ if unshare --mount true 2> /dev/null; then
         output=$(DROSTE_DIR=$WORK/full/droste TMPDIR=$WORK/full droste build --quiet --store "$store" "$(drv "$name")" 2>&1) || status=$?
         mount -o remount,size=200m "$WORK/full"
         if [ $status != 0 ]; then
-            grep -qiE 'no space|full' <<< "$output" || { echo "at $size: $output"; return 1; }
+            # busybox says no more than this of its own failure.
+            grep -qiE 'no space|full|I/O error' <<< "$output" || { echo "at $size: $output"; return 1; }
             [ "$(leftovers "$store")" = "" ] || { echo "left at $size: $(leftovers "$store")"; return 1; }
         fi
         nix34 nix-store --verify --check-contents --store "$store" || return 1
@@ -183,9 +184,9 @@ if unshare --mount true 2> /dev/null; then
     export seed
     used=$(du -sk "$seed/nix" | cut -f1) failed=0
     # From too small for the first write up to just too small for the output.
-    for extra in 8 40 100 300 600 1500 3000 5000 7000 7900 8100 8400; do
+    for extra in 0 8 24 40 64 100 150 300 600 1500 3000 5000 7000 7800 7830 7860 7900 8000 8400; do
         status=0
-        output=$(unshare --mount bash -c 'full "$@"' bash "$((used + extra))k" large 2>&1) || status=$?
+        output=$(unshare --mount timeout 120 bash -c 'full "$@"' bash "$((used + extra))k" large 2>&1) || status=$?
         case $status in
         0 | 2) failed=$((failed + (status == 0))) ;;
         3) ;;
