@@ -199,12 +199,9 @@ impl Executor {
         })?;
         // What the builder gets: a derivation without input derivations.
         let resolved = self.resolve(drv_path, name, drv, monitor)?;
-        let needs_file = drv
-            .is_resolution_needed()
-            .map_err(|source| BuildError::Malformed {
-                drv: text.clone(),
-                source: source.into(),
-            })?;
+        // Nix may resolve fixed derivations, too, and does so where it has content-addressed
+        // ones: then they are not built again for inputs that came out the same.
+        let needs_file = !drv.input_drvs.is_empty() && kind != DerivationKind::InputAddressed;
         let (resolved_path, resolved_text);
         let (path, resolved_kind) = if needs_file {
             // As Nix does: the resolved derivation has a file and realisations of its own.
