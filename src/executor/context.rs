@@ -102,11 +102,10 @@ impl BuildContext {
             if allowed.contains(path) {
                 continue;
             }
-            if let Some(live) = self.live.get() {
-                let inside = live.executor.store_dir().display(path);
-                live.running
-                    .mount_into(&live.executor.store.physical_path(path), inside.as_ref())?;
-            }
+            let live = self.live();
+            let inside = live.executor.store_dir().display(path);
+            live.running
+                .mount_into(&live.executor.store.physical_path(path), inside.as_ref())?;
             allowed.insert(path.clone());
         }
         Ok(())
@@ -128,9 +127,10 @@ impl BuildContext {
         Ok(())
     }
 
-    /// The build's sandbox; `None` until it runs.
-    pub(crate) fn live(&self) -> Option<&Live> {
-        self.live.get()
+    /// The build's sandbox. Its first processes may ask before we have heard that it
+    /// runs, so this waits until then.
+    pub(crate) fn live(&self) -> &Live {
+        self.live.wait()
     }
 
     pub(crate) fn count(&self, counted: &Counted) {

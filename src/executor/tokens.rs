@@ -1,19 +1,16 @@
-//! A counted permission, handed out first come, first served.
+//! A counted permission.
 
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How often one who waits asks whether it is still worth it.
+const POLL: Duration = Duration::from_millis(100);
 
 /// How many may work at once.
 #[derive(Debug)]
 pub struct Tokens {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug)]
-struct State {
-    free: usize,
-    next_ticket: u64,
-    serving: u64,
+    free: Mutex<usize>,
+    freed: Condvar,
 }
 
 /// One token; it is given back when dropped.
@@ -24,43 +21,32 @@ impl Tokens {
     /// `count` of them, at least one.
     pub fn new(count: usize) -> Self {
         Self {
-            state: Mutex::new(State {
-                free: count.max(1),
-                next_ticket: 0,
-                serving: 0,
-            }),
-            changed: Condvar::new(),
+            free: Mutex::new(count.max(1)),
+            freed: Condvar::new(),
         }
     }
 
-    /// Waits for a token.
-    pub fn take(&self) -> Token<'_> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let ticket = state.next_ticket;
-        state.next_ticket += 1;
-        while state.free == 0 || state.serving != ticket {
-            state = self
-                .changed
-                .wait(state)
+    /// Waits for a token; `None` if `is_given_up` said so meanwhile.
+    pub fn take(&self, is_given_up: impl Fn() -> bool) -> Option<Token<'_>> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free == 0 {
+            (free, _) = self
+                .freed
+                .wait_timeout(free, POLL)
                 .unwrap_or_else(PoisonError::into_inner);
+            if *free == 0 && is_given_up() {
+                return None;
+            }
         }
-        state.free -= 1;
-        state.serving += 1;
-        drop(state);
-        // The next in line may find a free token, too.
-        self.changed.notify_all();
-        Token(self)
+        *free -= 1;
+        Some(Token(self))
     }
 }
 
 impl Drop for Token<'_> {
     fn drop(&mut self) {
-        self.0
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .free += 1;
-        self.0.changed.notify_all();
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
     }
 }
 
@@ -77,7 +63,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..16 {
                 scope.spawn(|| {
-                    let _token = tokens.take();
+                    let _token = tokens.take(|| false).expect("nobody gives up");
                     assert!(working.fetch_add(1, Ordering::SeqCst) < 2);
                     std::thread::yield_now();
                     working.fetch_sub(1, Ordering::SeqCst);
@@ -86,5 +72,14 @@ mod tests {
             }
         });
         assert_eq!(done.into_inner(), 16);
+    }
+
+    #[test]
+    fn who_gives_up_gets_no_token_and_takes_none_away() {
+        let tokens = Tokens::new(1);
+        let held = tokens.take(|| false);
+        assert!(tokens.take(|| true).is_none());
+        drop(held);
+        assert!(tokens.take(|| true).is_some());
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use droste_sandbox::{Network, Node, Owner, Stdio};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -41,9 +43,12 @@ pub struct ChildRequest {
     pub drv: Derivation,
     /// The derivation's text.
     pub drv_text: Vec<u8>,
-    /// Inputs that may not be in the store yet: path, name and contents.
+    /// Inputs that may not be in the store yet: path and contents.
     pub files: Vec<(StorePath, Arc<[u8]>)>,
 }
+
+/// One who waits for a child: whether it still does.
+pub type IsGone<'a> = &'a dyn Fn() -> bool;
 
 type Answer = Result<Arc<Child>, InPlace>;
 
@@ -51,7 +56,34 @@ type Answer = Result<Arc<Child>, InPlace>;
 struct Waiting {
     answer: Mutex<Option<Answer>>,
     answered: Condvar,
+    /// How many wait for the answer, apart from the one who builds.
+    others: AtomicUsize,
 }
+
+impl Waiting {
+    /// Waits for the answer of the one who builds.
+    fn wait(&self, is_gone: IsGone<'_>) -> Answer {
+        self.others.fetch_add(1, Ordering::AcqRel);
+        let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = loop {
+            if let Some(answer) = &*answer {
+                break answer.clone();
+            }
+            if is_gone() {
+                break Err(InPlace::new("caller-gone"));
+            }
+            (answer, _) = self
+                .answered
+                .wait_timeout(answer, POLL)
+                .unwrap_or_else(PoisonError::into_inner);
+        };
+        self.others.fetch_sub(1, Ordering::AcqRel);
+        result
+    }
+}
+
+/// How often one who waits is asked whether it still does.
+const POLL: Duration = Duration::from_millis(100);
 
 /// The children that run right now, by derivation.
 #[derive(Default)]
@@ -87,10 +119,13 @@ impl Drop for Building<'_> {
 
 impl Executor {
     /// What this child left: from memory, from another call that runs it now, or by
-    /// running it. `request` is only called in the last case.
+    /// running it. `request` is only called in the last case. A child that nobody
+    /// waits for any more is killed: its caller may have been, and what it holds is
+    /// needed by others.
     pub(crate) fn child(
         self: &Arc<Self>,
         drv_path: &StorePath,
+        is_gone: IsGone<'_>,
         request: impl FnOnce() -> Result<ChildRequest, InPlace>,
     ) -> Result<(Arc<Child>, Origin), InPlace> {
         match self.index.get(drv_path) {
@@ -107,24 +142,15 @@ impl Executor {
                 .unwrap_or_else(PoisonError::into_inner);
             if let Some(waiting) = in_flight.get(drv_path).cloned() {
                 drop(in_flight);
-                let mut answer = waiting
-                    .answer
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                while answer.is_none() {
-                    answer = waiting
-                        .answered
-                        .wait(answer)
-                        .unwrap_or_else(PoisonError::into_inner);
-                }
-                return match &*answer {
-                    Some(answer) => answer.clone().map(|child| (child, Origin::Reused)),
-                    None => Err(InPlace::new("child-lost")),
-                };
+                return waiting.wait(is_gone).map(|child| (child, Origin::Reused));
             }
             let waiting = Arc::new(Waiting::default());
             in_flight.insert(drv_path.clone(), waiting.clone());
             waiting
+        };
+        let is_unwanted = {
+            let waiting = waiting.clone();
+            move || is_gone() && waiting.others.load(Ordering::Acquire) == 0
         };
         let mut building = Building {
             in_flight: &self.in_flight,
@@ -140,7 +166,7 @@ impl Executor {
         let (answer, origin) = match known {
             Some(child) => (Ok(child), Origin::Reused),
             None => {
-                let ran = request().and_then(|request| self.run_child(&request));
+                let ran = request().and_then(|request| self.run_child(&request, &is_unwanted));
                 match ran {
                     Ok((child, origin)) => (Ok(child), origin),
                     Err(reason) => (Err(reason), Origin::Built),
@@ -155,8 +181,10 @@ impl Executor {
     fn run_child(
         self: &Arc<Self>,
         request: &ChildRequest,
+        is_unwanted: IsGone<'_>,
     ) -> Result<(Arc<Child>, Origin), InPlace> {
-        let _token = self.child_tokens.take();
+        let gone = || InPlace::new("caller-gone");
+        let _token = self.child_tokens.take(is_unwanted).ok_or_else(gone)?;
         let failed = |error: BuildError| {
             let drv = &request.drv_path;
             (self.settings.diagnose)(&format!("child `{drv}` did not run: {}", error.chain()));
@@ -169,7 +197,10 @@ impl Executor {
             .map_err(failed)?;
         let (output, origin) = match known.get("out") {
             Some(output) => (output.clone(), Origin::Reused),
-            None => (self.build_child(request).map_err(failed)?, Origin::Built),
+            None => (
+                self.build_child(request, is_unwanted).map_err(failed)?,
+                Origin::Built,
+            ),
         };
         let result = self
             .read_result(&output)
@@ -220,7 +251,11 @@ impl Executor {
 
     /// Runs the child's builder in a sandbox that shows it its inputs, and takes its
     /// output into the store.
-    fn build_child(self: &Arc<Self>, request: &ChildRequest) -> Result<StorePath, BuildError> {
+    fn build_child(
+        self: &Arc<Self>,
+        request: &ChildRequest,
+        is_unwanted: IsGone<'_>,
+    ) -> Result<StorePath, BuildError> {
         use crate::error::environment;
         let (drv_path, drv) = (&request.drv_path, &request.drv);
         let text = self.store_dir().display(drv_path);
@@ -267,7 +302,19 @@ impl Executor {
             .spawn(&sandbox, &[write.as_fd()])
             .map_err(environment(&text, "start the child"))?;
         drop(write);
-        let log = log::follow(read, None, self.settings.log_lines, |_| {}, || {});
+        let kill_if_unwanted = || {
+            if is_unwanted() {
+                // If that fails, the sandbox has ended.
+                let _ = running.kill();
+            }
+        };
+        let log = log::follow(
+            read,
+            None,
+            self.settings.log_lines,
+            |_| {},
+            kill_if_unwanted,
+        );
         let status = running
             .wait()
             .map_err(environment(&text, "wait for the child"))?;

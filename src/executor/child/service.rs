@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use droste_sandbox::{Mount, Request, Source};
 use droste_sys::ReadWatch;
-use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{Mode, OFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use shim_core::args::{self, Classification, Compile, Language, Reason};
 use shim_core::manifest::{self, Entry, Manifest};
 use shim_core::protocol::{self, Answer, Call, Done, NewFile};
@@ -26,7 +26,7 @@ use super::files::{input_path, object_name};
 use super::index::Child;
 use super::inputs::{InputFile, Search, absolute, base_name, collect};
 use super::outcome::InPlace;
-use super::run::{ChildRequest, Origin};
+use super::run::{ChildRequest, IsGone, Origin};
 use super::tools::{
     Compiler, child_path, environment_map, find_compiler, parse_search_dirs, store_paths_named,
 };
@@ -320,7 +320,17 @@ fn serve_call(executor: &Arc<Executor>, context: &Arc<BuildContext>, stream: &Un
     let Ok(Some(call)) = protocol::receive_call(stream) else {
         return;
     };
-    let (answer, counted) = match answer(executor, context, &call) {
+    // A caller that was killed has closed its end.
+    let is_gone = || {
+        let mut fds = [PollFd::new(stream, PollFlags::empty())];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        rustix::event::poll(&mut fds, Some(&now)).is_ok()
+            && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    };
+    let (answer, counted) = match answer(executor, context, &call, &is_gone) {
         Ok((done, Origin::Built)) => (Answer::Done(done), Counted::Built),
         Ok((done, Origin::Reused)) => (Answer::Done(done), Counted::Reused),
         Err(reason) => {
@@ -345,8 +355,9 @@ fn answer(
     executor: &Arc<Executor>,
     context: &Arc<BuildContext>,
     call: &Call,
+    is_gone: IsGone<'_>,
 ) -> Result<(Done, Origin), InPlace> {
-    let live = context.live().ok_or_else(|| InPlace::new("not-running"))?;
+    let live = context.live();
     let is_input = |path: &StorePath| context.is_allowed(path);
     let mut walker = Walker::new(&live.tree, &executor.store_tree, &is_input);
     let store_dir = executor.store_dir();
@@ -380,7 +391,7 @@ fn answer(
         }
     }
     let kept = child_environment(&mut walker, &compiler, &cwd, &env)?;
-    let builtin = search_dirs(executor, context, &compiler, &compile, &kept)?;
+    let builtin = search_dirs(executor, context, &compiler, &compile, &kept, is_gone)?;
     let mut dirs: Vec<Vec<u8>> = compile.include_dirs().map(<[u8]>::to_vec).collect();
     dirs.extend(outer.bracket_dirs);
     dirs.extend(outer.system_dirs);
@@ -437,7 +448,7 @@ fn answer(
             files: contents,
         })
     };
-    let (child, origin) = executor.child(&drv_path, request)?;
+    let (child, origin) = executor.child(&drv_path, is_gone, request)?;
     match reply(executor, &child) {
         Ok(done) => Ok((done, origin)),
         Err(Unusable::Reason(reason)) => Err(reason),
@@ -447,7 +458,7 @@ fn answer(
                 .index
                 .forget(&drv_path)
                 .map_err(|_| InPlace::new("index-failed"))?;
-            let (child, origin) = executor.child(&drv_path, request)?;
+            let (child, origin) = executor.child(&drv_path, is_gone, request)?;
             match reply(executor, &child) {
                 Ok(done) => Ok((done, origin)),
                 Err(Unusable::Reason(reason)) => Err(reason),
@@ -483,7 +494,7 @@ fn child_environment(
     cwd: &[u8],
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, InPlace> {
-    let mut kept = relevant(env, compiler.words.as_deref());
+    let mut kept = relevant(env, compiler.words.as_ref());
     if env.contains_key(&b"PATH"[..]) {
         kept.insert(b"PATH".to_vec(), child_path(walker, compiler, cwd, env)?);
     }
@@ -612,6 +623,7 @@ fn search_dirs(
     compiler: &Compiler,
     compile: &Compile,
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
+    is_gone: IsGone<'_>,
 ) -> Result<Vec<Vec<u8>>, InPlace> {
     if compile.language.is_preprocessed() {
         return Ok(Vec::new());
@@ -664,7 +676,7 @@ fn search_dirs(
             .ok_or_else(|| InPlace::new("no-search-path"));
     }
     let (drv, drv_text, drv_path) = make_child(executor, "search-path", &manifest, inputs)?;
-    let (child, _) = executor.child(&drv_path, || {
+    let (child, _) = executor.child(&drv_path, is_gone, || {
         Ok(ChildRequest {
             drv_path: drv_path.clone(),
             drv: drv.clone(),
@@ -697,6 +709,27 @@ fn read_stderr(executor: &Executor, child: &Child) -> Option<Vec<u8>> {
     Some(text)
 }
 
+/// A descriptor that the build may have for the content of a store's file.
+///
+/// A descriptor is also a way to the file's mode and, by `/proc/self/fd`, to the file
+/// itself. As root, the file is root's and the build's user can do nothing with it. As an
+/// ordinary user, the build's files and the store's have one owner, so the build gets
+/// a sealed copy in memory.
+fn to_give_away(file: OwnedFd) -> std::io::Result<OwnedFd> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(file);
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut copy = std::fs::File::from(rustix::fs::memfd_create("output", flags)?);
+    std::io::copy(&mut std::fs::File::from(file), &mut copy)?;
+    std::io::Seek::rewind(&mut copy)?;
+    rustix::fs::fcntl_add_seals(
+        &copy,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
+    Ok(copy.into())
+}
+
 /// Why a child's output does not answer a call.
 enum Unusable {
     /// It says so.
@@ -718,9 +751,10 @@ fn reply(executor: &Executor, child: &Child) -> Result<Done, Unusable> {
         return Err(reason("many-outputs"));
     }
     let open = |relative: &[u8]| {
-        executor
+        let file = executor
             .open_in_output(&child.output, relative)
-            .map_err(|_| Unusable::Gone)
+            .map_err(|_| Unusable::Gone)?;
+        to_give_away(file).map_err(|_| reason("copy-failed"))
     };
     let mut files = Vec::new();
     for file in &child.result.files {

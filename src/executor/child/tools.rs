@@ -11,12 +11,13 @@ use super::environment::words;
 use super::inputs::absolute;
 use super::outcome::InPlace;
 use super::tree::{Found, StoreTree, Walker, join, split_last};
+use crate::interpose::is_driver_name;
 
 /// A script longer than this is no compiler's wrapper.
-const SCRIPT_LEN_MAX: usize = 256 << 10;
+const SCRIPT_LEN_MAX: u64 = 256 << 10;
 
-/// How many scripts may lead from one to the next.
-const SCRIPTS_MAX: usize = 32;
+/// How many programs a wrapper may call.
+const PROGRAMS_MAX: usize = 1024;
 
 /// The programs that a compiler driver looks for in `PATH`, if it does not find
 /// them in its own directories. Source: gcc manual, "Environment Variables Affecting
@@ -31,6 +32,45 @@ const SUBPROGRAMS: &[&str] = &[
     "lto-wrapper",
 ];
 
+/// Strings that only the drivers of gcc and clang contain: a variable by which gcc tells
+/// its passes of the options, one by which clang is told of more, and the library that
+/// clang is in where its driver is but a start.
+const DRIVER_MARKS: &[&str] = &[
+    "COLLECT_GCC_OPTIONS",
+    "CCC_OVERRIDE_OPTIONS",
+    "libclang-cpp.so",
+];
+
+/// Interpreters whose scripts can be wrappers.
+const SHELLS: &[&str] = &["sh", "bash", "dash", "ash", "busybox"];
+
+/// Variables by which a shell runs or does other things than its script says.
+const READ_BY_SHELLS: &[&str] = &[
+    "BASHOPTS",
+    "BASH_COMPAT",
+    "BASH_ENV",
+    "BASH_XTRACEFD",
+    "CDPATH",
+    "ENV",
+    "GLOBIGNORE",
+    "POSIXLY_CORRECT",
+    "SHELLOPTS",
+];
+
+/// A larger file is no compiler driver.
+const PROGRAM_LEN_MAX: u64 = 512 << 20;
+
+/// What a file of the store is as a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The driver of gcc or clang, of which is known what it reads of the environment.
+    Driver,
+    /// A shell script, and its text.
+    Script(Arc<[u8]>),
+    /// Anything else.
+    Other,
+}
+
 /// The compiler of a call.
 #[derive(Clone)]
 pub struct Compiler {
@@ -38,8 +78,8 @@ pub struct Compiler {
     pub exec_path: Vec<u8>,
     /// The store object that it is in.
     pub store_path: StorePath,
-    /// The words of the script, if it is one.
-    pub words: Option<Arc<HashSet<Vec<u8>>>>,
+    /// The words of the script, and of those it calls, if it is one.
+    pub words: Option<HashSet<Vec<u8>>>,
 }
 
 /// The environment as a map; later entries win, as `getenv` would not have it, but
@@ -84,7 +124,7 @@ pub fn find_compiler(
     let text = str::from_utf8(&real).map_err(|_| unknown())?;
     let (store_path, _) = store_dir.split(text).ok_or_else(unknown)?;
     Ok(Compiler {
-        words: script_words(store, store_dir, &real)?,
+        words: wrapper_words(walker, store, store_dir, &real, &call.cwd, env)?,
         exec_path,
         store_path,
     })
@@ -119,68 +159,169 @@ fn next_in_path(
     Ok(None)
 }
 
-/// The words of a script and of the scripts in the store that it names; `None` for
-/// a program that is none.
-fn script_words(
+/// The words of a wrapper and of all scripts that it can call; `None` for a driver.
+///
+/// What a script reads of the environment it has to name, it or another script that it
+/// calls: by a path in the store, by a name that is found in `PATH` or beside it, or
+/// by a variable, whose value is then looked at in the same way. A program that is
+/// neither a script nor a driver, but called like one, may read anything.
+fn wrapper_words(
+    walker: &mut Walker<'_>,
     store: &StoreTree,
     store_dir: &StoreDir,
     real: &[u8],
-) -> Result<Option<Arc<HashSet<Vec<u8>>>>, InPlace> {
-    if let Some(known) = store.known_words(real) {
-        return Ok(known);
+    cwd: &[u8],
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Result<Option<HashSet<Vec<u8>>>, InPlace> {
+    match store.program(store_dir, real)? {
+        Program::Driver => return Ok(None),
+        Program::Other => return Err(InPlace::new("unknown-compiler")),
+        Program::Script(_) => {}
     }
-    let mut all = None;
-    let mut todo = vec![real.to_vec()];
-    let mut seen: HashSet<Vec<u8>> = todo.iter().cloned().collect();
-    while let Some(path) = todo.pop() {
-        let Some(script) = read_script(store, store_dir, &path)? else {
-            continue;
-        };
-        all.get_or_insert_with(HashSet::new).extend(words(&script));
-        for named in store_files_named(&script, store_dir) {
-            if seen.len() >= SCRIPTS_MAX {
+    let is_set = |name: &&str| {
+        env.get(name.as_bytes())
+            .is_some_and(|value| !value.is_empty())
+    };
+    if let Some(name) = READ_BY_SHELLS.iter().find(|name| is_set(name)) {
+        return Err(InPlace::with_detail("environment", name));
+    }
+    if env.keys().any(|name| name.starts_with(b"BASH_FUNC_")) {
+        return Err(InPlace::with_detail("environment", "BASH_FUNC_"));
+    }
+    let mut dirs = Vec::new();
+    for entry in path_entries(env) {
+        if let Found::Dir(dir) = walker.look(b"/", &absolute(cwd, entry))? {
+            dirs.push(dir);
+        }
+    }
+    let mut all = HashSet::new();
+    let mut programs = vec![real.to_vec()];
+    let mut seen: HashSet<Vec<u8>> = programs.iter().cloned().collect();
+    while let Some(path) = programs.pop() {
+        let script = match store.program(store_dir, &path)? {
+            Program::Script(script) => script,
+            Program::Driver => continue,
+            Program::Other if is_driver_name(split_last(&path).1) => {
                 return Err(InPlace::new("unknown-compiler"));
             }
-            if seen.insert(named.clone()) {
-                todo.push(named);
+            Program::Other => continue,
+        };
+        let mut texts = vec![script];
+        while let Some(text) = texts.pop() {
+            for word in words(&text) {
+                if all.insert(word.clone())
+                    && let Some(value) = env.get(&word)
+                    && word != b"PATH"
+                {
+                    texts.push(value.as_slice().into());
+                }
+            }
+            let mut called = store_files_named(&text, store_dir);
+            for name in command_names(&text) {
+                for dir in dirs.iter().map(Vec::as_slice).chain([split_last(&path).0]) {
+                    if walker
+                        .listing(dir)?
+                        .is_some_and(|listing| listing.contains_key(name))
+                    {
+                        called.push(join(dir, name));
+                    }
+                }
+            }
+            for file in called {
+                // A directory, or a file that is not there, is nothing to be called.
+                let Ok(Found::StoreFile(file)) = walker.look(b"/", &file) else {
+                    continue;
+                };
+                if seen.insert(file.clone()) {
+                    if seen.len() > PROGRAMS_MAX {
+                        return Err(InPlace::new("unknown-compiler"));
+                    }
+                    programs.push(file);
+                }
             }
         }
     }
-    let all = all.map(Arc::new);
-    store.remember_words(real, all.clone());
-    Ok(all)
+    Ok(Some(all))
 }
 
-/// The text of a file of the store, if it is one that an interpreter reads; of the
-/// first file it must have `#!`, of others it is enough that they are text.
-fn read_script(
-    store: &StoreTree,
-    store_dir: &StoreDir,
-    path: &[u8],
-) -> Result<Option<Vec<u8>>, InPlace> {
-    let relative = &path[store_dir.as_str().len() + 1..];
-    let Ok(fd) = rustix::fs::openat2(
-        store.store_fd(),
-        relative,
-        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-        Mode::empty(),
-        ResolveFlags::BENEATH,
-    ) else {
-        return Ok(None);
-    };
-    let mut bytes = Vec::with_capacity(4096);
-    loop {
-        match rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut bytes)) {
-            Ok(0) => break,
-            Ok(_) if bytes.len() > SCRIPT_LEN_MAX => return Ok(None),
-            // Binaries have zero bytes near their begin.
-            Ok(_) if bytes[..bytes.len().min(64)].contains(&0) => return Ok(None),
-            Ok(_) => bytes.reserve(4096),
-            // A directory.
-            Err(_) => return Ok(None),
+/// What in a script may be the name of a program, or the end of its path.
+fn command_names(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_name_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"_+.-".contains(byte);
+    text.split(move |byte| !is_name_byte(byte))
+        .filter(|name| !matches!(*name, b"" | b"." | b".."))
+}
+
+impl StoreTree {
+    /// What a file is as a program; `path` is absolute and free of symlinks. Found out
+    /// once.
+    pub fn program(&self, store_dir: &StoreDir, path: &[u8]) -> Result<Program, InPlace> {
+        if let Some(known) = self.known_program(path) {
+            return Ok(known);
         }
+        let program = self
+            .inspect(store_dir, path)
+            .map_err(|_| InPlace::new("unknown-compiler"))?;
+        self.remember_program(path, program.clone());
+        Ok(program)
     }
-    Ok(Some(bytes))
+
+    fn inspect(&self, store_dir: &StoreDir, path: &[u8]) -> std::io::Result<Program> {
+        use std::io::Read;
+        let fd = rustix::fs::openat2(
+            self.store_fd(),
+            &path[store_dir.as_str().len() + 1..],
+            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        )?;
+        let mut file = std::fs::File::from(fd);
+        let len = file.metadata()?.len();
+        let mut head = [0; 4];
+        let is_elf = len > 4 && {
+            file.read_exact(&mut head)?;
+            head == *b"\x7fELF"
+        };
+        if len
+            > if is_elf {
+                PROGRAM_LEN_MAX
+            } else {
+                SCRIPT_LEN_MAX
+            }
+        {
+            return Ok(Program::Other);
+        }
+        let mut bytes = if len > 4 { head.to_vec() } else { Vec::new() };
+        file.read_to_end(&mut bytes)?;
+        if is_elf {
+            let has = |mark: &&str| memchr::memmem::find(&bytes, mark.as_bytes()).is_some();
+            return Ok(if DRIVER_MARKS.iter().any(has) {
+                Program::Driver
+            } else {
+                Program::Other
+            });
+        }
+        let Some(line) = bytes.strip_prefix(b"#!") else {
+            // A text that a script may read commands from.
+            let is_text = !bytes[..bytes.len().min(64)].contains(&0);
+            return Ok(if is_text {
+                Program::Script(bytes.into())
+            } else {
+                Program::Other
+            });
+        };
+        let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let interpreter = line
+            .split(u8::is_ascii_whitespace)
+            .find(|word| !word.is_empty())
+            .unwrap_or_default();
+        let name = split_last(interpreter).1;
+        let is_shell = SHELLS.iter().any(|shell| shell.as_bytes() == name);
+        Ok(if is_shell {
+            Program::Script(bytes.into())
+        } else {
+            Program::Other
+        })
+    }
 }
 
 /// Paths below the store directory that occur in a text.

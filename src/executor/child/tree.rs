@@ -15,7 +15,7 @@
 //! sandbox's root without following symlinks, names never contain a slash, and
 //! listings have a limit.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,6 +23,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use store_types::{StoreDir, StorePath};
 
 use super::outcome::InPlace;
+use super::tools::Program;
 
 /// The build directory as the build sees it.
 pub const BUILD_DIR: &[u8] = b"/build";
@@ -129,11 +130,8 @@ pub struct StoreTree {
     /// The directory that holds the store objects on this machine.
     store: OwnedFd,
     listings: Mutex<HashMap<Box<[u8]>, Arc<Listing>>>,
-    words: Mutex<HashMap<Box<[u8]>, Words>>,
+    programs: Mutex<HashMap<Box<[u8]>, Program>>,
 }
-
-/// The words of a script, or `None` for a file that is none.
-pub type Words = Option<Arc<HashSet<Vec<u8>>>>;
 
 impl StoreTree {
     /// Over the directory that is `/nix/store` to builds.
@@ -141,7 +139,7 @@ impl StoreTree {
         Self {
             store,
             listings: Mutex::default(),
-            words: Mutex::default(),
+            programs: Mutex::default(),
         }
     }
 
@@ -150,21 +148,16 @@ impl StoreTree {
         &self.store
     }
 
-    /// What [`remember_words`](Self::remember_words) was told of a file.
-    pub fn known_words(&self, path: &[u8]) -> Option<Words> {
-        self.words
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(path)
-            .cloned()
+    /// What [`remember_program`](Self::remember_program) was told of a file.
+    pub(super) fn known_program(&self, path: &[u8]) -> Option<Program> {
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.get(path).cloned()
     }
 
-    /// Remembers the words of a file of the store.
-    pub fn remember_words(&self, path: &[u8], words: Words) {
-        self.words
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(path.into(), words);
+    /// Remembers what a file of the store is as a program.
+    pub(super) fn remember_program(&self, path: &[u8], program: Program) {
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.insert(path.into(), program);
     }
 
     /// What the store object of this base name is; `None` if there is none.
