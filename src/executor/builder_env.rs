@@ -4,11 +4,12 @@
 //! `src/libstore/build/derivation-env-desugar.cc`; checked against the
 //! environment that Nix 2.8 and 2.34 give.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bstr::{BString, ByteSlice};
 use store_types::{
-    Derivation, PlaceholderRewrites, StoreDir, StorePath, attribute_file_name, output_placeholder,
+    Derivation, PlaceholderRewrites, StoreDir, StorePath, StructuredAttrs, attribute_file_name,
+    output_placeholder,
 };
 
 /// The build directory inside the sandbox.
@@ -42,75 +43,122 @@ pub struct Surroundings<'a> {
     pub socket: Option<&'a str>,
 }
 
-/// The words of an attribute that is a list.
-pub fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value
-        .split(u8::is_ascii_whitespace)
-        .filter(|word| !word.is_empty())
-}
-
-/// Computes what the builder of a resolved derivation gets. `impure` gives the
-/// value of one of the executor's own variables.
+/// Computes what the builder of a resolved derivation without structured attributes
+/// gets. `impure` gives the value of one of the executor's own variables.
 pub fn builder_start(
     drv: &Derivation,
     around: &Surroundings<'_>,
     impure: impl Fn(&[u8]) -> Option<BString>,
 ) -> BuilderStart {
-    let mut rewrites = PlaceholderRewrites::new();
-    for (output, path) in around.scratch {
-        rewrites.insert(output_placeholder(output), around.store_dir.display(path));
-    }
-    let mut start = BuilderStart::default();
-    let mut set = |name: &str, value: &str| {
-        start.env.insert(name.into(), value.into());
-    };
-    set("PATH", "/path-not-set");
-    set("HOME", "/homeless-shelter");
-    set("NIX_STORE", around.store_dir.as_str());
-    set("NIX_BUILD_CORES", &around.cores.to_string());
-    let list = |name: &str| -> Vec<BString> {
-        let value = drv.env.get(name.as_bytes().as_bstr());
-        value.map_or(Vec::new(), |value| {
-            words(value).map(BString::from).collect()
-        })
-    };
-    let as_file = list("passAsFile");
+    let rewrites = around.rewrites();
+    let mut start = around.first_variables();
+    let as_file: BTreeSet<&[u8]> = words(drv, "passAsFile").collect();
     for (name, value) in &drv.env {
         let value = rewrites.apply(value);
-        if as_file.contains(name) {
-            let file = attribute_file_name(name);
+        if as_file.contains(&***name) {
             let mut variable = name.clone();
             variable.extend_from_slice(b"Path");
-            start
-                .env
-                .insert(variable, format!("{BUILD_DIR}/{file}").into());
-            start.files.push((file, value));
+            start.add_file(variable, attribute_file_name(name), value);
         } else {
             start.env.insert(rewrites.apply(name), value);
         }
     }
-    let mut set = |name: &str, value: &str| {
-        start.env.insert(name.into(), value.into());
-    };
-    for name in ["NIX_BUILD_TOP", "TMPDIR", "TEMPDIR", "TMP", "TEMP", "PWD"] {
-        set(name, BUILD_DIR);
-    }
-    if around.is_fixed {
-        set("NIX_OUTPUT_CHECKED", "1");
-    }
-    if let Some(socket) = around.socket {
-        set("NIX_REMOTE", socket);
-    }
-    set("NIX_LOG_FD", "2");
-    set("TERM", "xterm-256color");
-    if around.passes_impure {
-        for name in list("impureEnvVars") {
-            let value = impure(&name).unwrap_or_default();
-            start.env.insert(name, value);
-        }
-    }
+    around.add_last_variables(&mut start, words(drv, "impureEnvVars"), impure);
     start.args = drv.args.iter().map(|arg| rewrites.apply(arg)).collect();
     start
+}
+
+/// The same for a derivation with structured attributes: none of them is in the
+/// environment, but two variables that tell the files that hold them.
+/// `attributes` must have its outputs and graphs (see [`StructuredAttrs::for_builder`]).
+pub fn structured_builder_start(
+    drv: &Derivation,
+    attributes: &StructuredAttrs,
+    impure_names: &BTreeSet<String>,
+    around: &Surroundings<'_>,
+    impure: impl Fn(&[u8]) -> Option<BString>,
+) -> BuilderStart {
+    let rewrites = around.rewrites();
+    let mut start = around.first_variables();
+    for (variable, file, text) in [
+        ("NIX_ATTRS_SH_FILE", ".attrs.sh", attributes.to_shell()),
+        ("NIX_ATTRS_JSON_FILE", ".attrs.json", attributes.to_json()),
+    ] {
+        let text = rewrites.apply(text.as_bytes());
+        start.add_file(variable.into(), file.to_owned(), text);
+    }
+    let impure_names = impure_names.iter().map(String::as_bytes);
+    around.add_last_variables(&mut start, impure_names, impure);
+    start.args = drv.args.iter().map(|arg| rewrites.apply(arg)).collect();
+    start
+}
+
+/// The words of a plain attribute that is a list.
+fn words<'a>(drv: &'a Derivation, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let value = drv.env.get(name.as_bytes().as_bstr());
+    value
+        .into_iter()
+        .flat_map(|value| value.split(u8::is_ascii_whitespace))
+        .filter(|word| !word.is_empty())
+}
+
+impl BuilderStart {
+    fn set(&mut self, name: &str, value: &str) {
+        self.env.insert(name.into(), value.into());
+    }
+
+    /// A file in the build directory, and the variable that tells where it is.
+    fn add_file(&mut self, variable: BString, file: String, contents: BString) {
+        let path = format!("{BUILD_DIR}/{file}");
+        self.env.insert(variable, path.into());
+        self.files.push((file, contents));
+    }
+}
+
+impl Surroundings<'_> {
+    fn rewrites(&self) -> PlaceholderRewrites {
+        let mut rewrites = PlaceholderRewrites::new();
+        for (output, path) in self.scratch {
+            rewrites.insert(output_placeholder(output), self.store_dir.display(path));
+        }
+        rewrites
+    }
+
+    /// The variables that the derivation's own win over.
+    fn first_variables(&self) -> BuilderStart {
+        let mut start = BuilderStart::default();
+        start.set("PATH", "/path-not-set");
+        start.set("HOME", "/homeless-shelter");
+        start.set("NIX_STORE", self.store_dir.as_str());
+        start.set("NIX_BUILD_CORES", &self.cores.to_string());
+        start
+    }
+
+    /// The variables that win over the derivation's own.
+    fn add_last_variables<'a>(
+        &self,
+        start: &mut BuilderStart,
+        impure_names: impl Iterator<Item = &'a [u8]>,
+        impure: impl Fn(&[u8]) -> Option<BString>,
+    ) {
+        for name in ["NIX_BUILD_TOP", "TMPDIR", "TEMPDIR", "TMP", "TEMP", "PWD"] {
+            start.set(name, BUILD_DIR);
+        }
+        if self.is_fixed {
+            start.set("NIX_OUTPUT_CHECKED", "1");
+        }
+        if self.passes_impure {
+            for name in impure_names {
+                let value = impure(name).unwrap_or_default();
+                start.env.insert(name.into(), value);
+            }
+        }
+        if let Some(socket) = self.socket {
+            start.set("NIX_REMOTE", socket);
+        }
+        start.set("NIX_LOG_FD", "2");
+        start.set("TERM", "xterm-256color");
+    }
 }
 
 #[cfg(test)]
@@ -163,5 +211,54 @@ mod tests {
         assert_eq!(start.files, [(file.to_owned(), format!("<{path}>").into())]);
         assert_eq!(start.env[b"textPath".as_bstr()], format!("/build/{file}"));
         assert!(!start.env.contains_key(b"text".as_bstr()));
+    }
+    #[test]
+    fn structured_attributes_are_in_files_only() {
+        let out = StorePath::from_hash_and_name(&[7; 20], "x").unwrap();
+        let path = StoreDir::default().display(&out);
+        let json = format!(r#"{{"PATH":"{}/bin"}}"#, output_placeholder("out"));
+        let drv = Derivation {
+            env: BTreeMap::from([
+                ("__json".into(), json.into()),
+                ("passAsFile".into(), "PATH".into()),
+                ("out".into(), "/nix/store/x".into()),
+            ]),
+            ..Derivation::default()
+        };
+        let attributes = StructuredAttrs::of(&drv).unwrap().unwrap();
+        let scratch = BTreeMap::from([("out".to_owned(), out)]);
+        let around = Surroundings {
+            store_dir: &StoreDir::default(),
+            cores: 1,
+            scratch: &scratch,
+            is_fixed: true,
+            passes_impure: true,
+            socket: None,
+        };
+        let names = BTreeSet::from(["TERM".to_owned(), "proxy".to_owned()]);
+        let start =
+            structured_builder_start(&drv, &attributes, &names, &around, |_| Some("mine".into()));
+        assert_eq!(
+            start.files,
+            [
+                (
+                    ".attrs.sh".to_owned(),
+                    format!("declare PATH='{path}/bin'\n").into()
+                ),
+                (
+                    ".attrs.json".to_owned(),
+                    format!(r#"{{"PATH":"{path}/bin"}}"#).into()
+                ),
+            ]
+        );
+        assert_eq!(
+            start.env[b"NIX_ATTRS_SH_FILE".as_bstr()],
+            "/build/.attrs.sh"
+        );
+        assert_eq!(start.env[b"PATH".as_bstr()], "/path-not-set");
+        assert_eq!(start.env[b"proxy".as_bstr()], "mine");
+        assert_eq!(start.env[b"TERM".as_bstr()], "xterm-256color");
+        assert!(!start.env.contains_key(b"out".as_bstr()));
+        assert!(!start.env.contains_key(b"__json".as_bstr()));
     }
 }

@@ -157,6 +157,34 @@ pub enum BuildError {
         /// The forbidden paths, one a line.
         paths: String,
     },
+    /// An output, or its closure, is larger than the derivation allows.
+    #[error(
+        "output `{path}` of derivation `{drv}` is too large: {what} has {size_bytes} bytes, \
+         and {size_bytes_max} bytes are allowed"
+    )]
+    TooLarge {
+        /// The derivation.
+        drv: String,
+        /// The output's path.
+        path: String,
+        /// What of it is too large.
+        what: &'static str,
+        /// Its size, as NARs.
+        size_bytes: u64,
+        /// The limit.
+        size_bytes_max: u64,
+    },
+    /// A check of the outputs names what is neither a store path nor an output.
+    #[error(
+        "`{name}` in the output checks of derivation `{drv}` is neither a store path \
+         nor one of its outputs"
+    )]
+    BadCheck {
+        /// The derivation.
+        drv: String,
+        /// The name.
+        name: String,
+    },
     /// Outputs refer to each other in a circle.
     #[error("cycle detected in the references of the outputs of derivation `{drv}`: {outputs}")]
     OutputCycle {
@@ -232,6 +260,8 @@ impl BuildError {
             | Self::BadOutput { .. }
             | Self::HashMismatch { .. }
             | Self::ForbiddenReferences { .. }
+            | Self::TooLarge { .. }
+            | Self::BadCheck { .. }
             | Self::OutputCycle { .. } => BuildStatus::OutputRejected,
             Self::NotDeterministic { .. } => BuildStatus::NotDeterministic,
             Self::InputFailed { .. } => BuildStatus::DependencyFailed,

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use bstr::{BString, ByteSlice};
 use rustix::fs::{Mode, OFlags};
 use store_api::{BoxError, BuildMode};
 use store_local::{Canonicaliser, Registration};
@@ -21,7 +20,8 @@ use store_types::{
 use crate::Executor;
 use crate::error::{BuildError, environment, lines};
 use crate::log::LogTail;
-use crate::unit::BuildDir;
+use crate::output_checks::NewOutputs;
+use crate::unit::{BuildDir, options};
 use crate::users::BuildUser;
 
 /// A build that has ended well.
@@ -38,6 +38,37 @@ pub(crate) struct Produced<'a> {
     pub(crate) dir: &'a BuildDir,
     pub(crate) user: &'a BuildUser,
     pub(crate) log: &'a LogTail,
+}
+
+/// What an output mentions.
+struct Found {
+    mentions: BTreeSet<StorePath>,
+    /// Whether none of it counts as a reference.
+    is_discarded: bool,
+}
+
+impl Found {
+    /// The references among the mentions, with those to other outputs of the build by
+    /// their final paths.
+    fn references(
+        &self,
+        own: &StorePath,
+        to_final: &BTreeMap<&StorePath, &StorePath>,
+    ) -> References {
+        let mut references = References::default();
+        if self.is_discarded {
+            return references;
+        }
+        for path in &self.mentions {
+            if path == own {
+                references.has_self = true;
+            } else {
+                let path = *to_final.get(path).unwrap_or(&path);
+                references.others.insert(path.clone());
+            }
+        }
+        references
+    }
 }
 
 /// An output on its way into the store.
@@ -65,6 +96,8 @@ impl Executor {
             .map_err(environment(build.text, "open the outputs"))?;
         let own = open_dir(&build.dir.own())
             .map_err(environment(build.text, "open the build directory"))?;
+        let options = options(build.text, build.drv)?;
+        let discards = &options.unsafe_discard_references;
         let mut canonicaliser = Canonicaliser::new(Some(build.user.uid..=build.user.uid));
         let mut mentions = BTreeMap::new();
         for (output, scratch) in build.scratch {
@@ -88,13 +121,25 @@ impl Executor {
         }
         let mut finals: BTreeMap<String, StorePath> = BTreeMap::new();
         let mut outputs: BTreeMap<String, Output> = BTreeMap::new();
-        for output in order(build, &mentions)? {
-            let found = mentions.remove(&output).unwrap_or_default();
+        for output in order(build, &mentions, discards)? {
+            let mentions = mentions.remove(&output).unwrap_or_default();
+            let found = Found {
+                is_discarded: discards.contains(&output),
+                mentions,
+            };
             let done = self.finish_output(build, &made, &own, &output, found, &finals)?;
             finals.insert(output.clone(), done.info.path.clone());
             outputs.insert(output, done);
         }
-        self.check_references(build, &outputs)?;
+        NewOutputs {
+            executor: self,
+            text: build.text,
+            infos: outputs
+                .iter()
+                .map(|(name, output)| (&**name, &output.info))
+                .collect(),
+        }
+        .check(&options)?;
         if build.mode == BuildMode::Check {
             self.compare(build, &outputs)?;
             return Ok(finals);
@@ -110,7 +155,7 @@ impl Executor {
         made: &OwnedFd,
         own: &OwnedFd,
         output: &str,
-        mentions: BTreeSet<StorePath>,
+        found: Found,
         finals: &BTreeMap<String, StorePath>,
     ) -> Result<Output, BuildError> {
         let scratch = &build.scratch[output];
@@ -122,19 +167,10 @@ impl Executor {
             .filter(|(sibling, _)| *sibling != output)
             .filter_map(|(sibling, scratch)| Some((scratch, finals.get(sibling)?)))
             .collect();
-        let mut references = References::default();
-        for path in &mentions {
-            if path == scratch {
-                references.has_self = true;
-            } else {
-                references
-                    .others
-                    .insert((*to_final.get(path).unwrap_or(&path)).clone());
-            }
-        }
+        let references = found.references(scratch, &to_final);
         let mut rules: Vec<(Vec<u8>, Vec<u8>)> = to_final
             .iter()
-            .filter(|(from, to)| from != to && mentions.contains(**from))
+            .filter(|(from, to)| from != to && found.mentions.contains(**from))
             .map(|(from, to)| (hash_part(from).to_vec(), hash_part(to).to_vec()))
             .collect();
         let mut place = (
@@ -217,7 +253,7 @@ impl Executor {
                     .store_dir()
                     .content_addressed_path(&name, &ca, &references)
                     .map_err(|source| bad_output(build, output, source))?;
-                if references.has_self {
+                if found.mentions.contains(scratch) {
                     rules.push((hash_part(scratch).to_vec(), hash_part(&path).to_vec()));
                 }
                 (path, Some(ca))
@@ -321,108 +357,6 @@ impl Executor {
         }
     }
 
-    /// The checks that a derivation asks for by `allowedReferences` and its kin.
-    fn check_references(
-        &self,
-        build: &Produced<'_>,
-        outputs: &BTreeMap<String, Output>,
-    ) -> Result<(), BuildError> {
-        let list = |name: &str| -> Option<Vec<BString>> {
-            let value = build.drv.env.get(name.as_bytes().as_bstr())?;
-            Some(
-                crate::builder_env::words(value)
-                    .map(BString::from)
-                    .collect(),
-            )
-        };
-        // Words are store paths, or names of outputs.
-        let to_paths = |words: Vec<BString>| -> Result<BTreeSet<StorePath>, BuildError> {
-            words
-                .into_iter()
-                .map(|word| {
-                    let text = word.to_str_lossy();
-                    outputs
-                        .get(&*text)
-                        .map(|output| output.info.path.clone())
-                        .or_else(|| self.store_dir().split(&text).map(|(path, _)| path))
-                        .ok_or_else(|| BuildError::Rejected {
-                            drv: build.text.to_owned(),
-                            why: format!("`{text}` in its reference checks is neither a store path nor an output"),
-                        })
-                })
-                .collect()
-        };
-        let allowed = list("allowedReferences").map(to_paths).transpose()?;
-        let disallowed = list("disallowedReferences")
-            .map(to_paths)
-            .transpose()?
-            .unwrap_or_default();
-        let allowed_closure = list("allowedRequisites").map(to_paths).transpose()?;
-        let disallowed_closure = list("disallowedRequisites")
-            .map(to_paths)
-            .transpose()?
-            .unwrap_or_default();
-        for (name, output) in outputs {
-            let own = &output.info.path;
-            let references = &output.info.references;
-            let mut forbidden: BTreeSet<&StorePath> = references
-                .iter()
-                .filter(|path| disallowed.contains(path))
-                .collect();
-            if let Some(allowed) = &allowed {
-                forbidden.extend(references.iter().filter(|path| !allowed.contains(path)));
-            }
-            let closure = if allowed_closure.is_some() || !disallowed_closure.is_empty() {
-                self.closure_of_new(build, output, outputs)?
-            } else {
-                BTreeSet::new()
-            };
-            let closure = closure.iter().filter(|path| *path != own);
-            if let Some(allowed) = &allowed_closure {
-                forbidden.extend(closure.clone().filter(|path| !allowed.contains(path)));
-            }
-            forbidden.extend(closure.filter(|path| disallowed_closure.contains(path)));
-            if !forbidden.is_empty() {
-                return Err(BuildError::ForbiddenReferences {
-                    drv: build.text.to_owned(),
-                    output: name.clone(),
-                    paths: lines(self.store_dir(), forbidden.into_iter()),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// The closure of an output that is not registered yet.
-    fn closure_of_new(
-        &self,
-        build: &Produced<'_>,
-        output: &Output,
-        outputs: &BTreeMap<String, Output>,
-    ) -> Result<BTreeSet<StorePath>, BuildError> {
-        let new: BTreeMap<&StorePath, &Output> = outputs
-            .values()
-            .map(|output| (&output.info.path, output))
-            .collect();
-        let mut todo: Vec<&StorePath> = output.info.references.iter().collect();
-        let mut seen = BTreeSet::new();
-        let mut old = BTreeSet::new();
-        while let Some(path) = todo.pop() {
-            match new.get(path) {
-                Some(sibling) if seen.insert(path.clone()) => todo.extend(&sibling.info.references),
-                Some(_) => {}
-                None => {
-                    old.insert(path.clone());
-                }
-            }
-        }
-        seen.extend(
-            self.closure(&old)
-                .map_err(environment(build.text, "query the closure"))?,
-        );
-        Ok(seen)
-    }
-
     /// A second run's outputs against the registered ones.
     fn compare(
         &self,
@@ -521,6 +455,7 @@ impl Executor {
 fn order(
     build: &Produced<'_>,
     mentions: &BTreeMap<String, BTreeSet<StorePath>>,
+    discards: &BTreeSet<String>,
 ) -> Result<Vec<String>, BuildError> {
     let mut order: Vec<String> = Vec::new();
     while order.len() < mentions.len() {
@@ -528,7 +463,8 @@ fn order(
             let waits = |(sibling, scratch): (&String, &StorePath)| {
                 sibling != *output && !order.contains(sibling) && found.contains(scratch)
             };
-            !order.contains(output) && !build.scratch.iter().any(waits)
+            !order.contains(output)
+                && (discards.contains(*output) || !build.scratch.iter().any(waits))
         });
         match next {
             Some((output, _)) => order.push(output.clone()),

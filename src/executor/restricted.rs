@@ -13,7 +13,6 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bstr::ByteSlice;
 use store_api::{
     BoxError, BuildMode, BuildObserver, BuildResult, BuildStatus, GcRequest, GcResult,
     KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
@@ -603,12 +602,4 @@ impl Executor {
         }
         Ok(missing)
     }
-}
-
-/// Whether a derivation asks for the socket.
-pub(crate) fn is_recursive(drv: &Derivation) -> bool {
-    let features = drv.env.get(b"requiredSystemFeatures".as_bstr());
-    features.is_some_and(|features| {
-        crate::builder_env::words(features).any(|feature| feature == b"recursive-nix")
-    })
 }

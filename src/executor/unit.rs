@@ -21,17 +21,19 @@ use droste_sandbox::{
 };
 use store_api::{BuildMode, BuildResult, BuildStatus};
 use store_types::{
-    Derivation, DerivationKind, DerivationOutput, OutputsSpec, Realisation, StorePath,
-    output_path_name, sha256,
+    Derivation, DerivationKind, DerivationOptions, DerivationOutput, OutputsSpec, Realisation,
+    StorePath, output_path_name, sha256,
 };
 
-use crate::builder_env::{BUILD_DIR, Surroundings, builder_start};
+use crate::builder_env::{
+    BUILD_DIR, BuilderStart, Surroundings, builder_start, structured_builder_start,
+};
 use crate::child::service::Shims;
 use crate::context::{BuildContext, ChildCounts};
 use crate::error::{BuildError, environment};
+use crate::graphs::Graphs;
 use crate::log::{self, LogTail};
 use crate::outputs::Produced;
-use crate::restricted::is_recursive;
 use crate::users::BuildUser;
 use crate::{Executor, Monitor};
 
@@ -425,7 +427,8 @@ impl Executor {
         children: &mut ChildCounts,
     ) -> Result<BTreeMap<String, StorePath>, BuildError> {
         let text = self.store_dir().display(drv_path);
-        self.check_buildable(&text, drv)?;
+        let options = options(&text, drv)?;
+        self.check_buildable(&text, drv, &options)?;
         let locked: BTreeSet<StorePath> = match kind {
             DerivationKind::InputAddressed | DerivationKind::Fixed => drv
                 .outputs
@@ -458,7 +461,8 @@ impl Executor {
             let context = Arc::new(BuildContext::new(inputs.clone()));
             let dir = self.make_build_dir(&text, &user)?;
             let ran = self.run(
-                &text, drv_path, drv, kind, &scratch, &context, &dir, &user, interpose, monitor,
+                &text, drv_path, drv, &options, kind, &scratch, &context, &dir, &user, interpose,
+                monitor,
             );
             children.add(&context.take_counts());
             match &ran {
@@ -513,35 +517,20 @@ impl Executor {
         Ok(made)
     }
 
-    fn check_buildable(&self, text: &str, drv: &Derivation) -> Result<(), BuildError> {
-        let words = |name: &str| -> BTreeSet<String> {
-            let value = drv.env.get(name.as_bytes().as_bstr());
-            value.map_or(BTreeSet::new(), |value| {
-                crate::builder_env::words(value)
-                    .map(|word| word.to_str_lossy().into_owned())
-                    .collect()
-            })
-        };
-        let is_set = |name: &str| {
-            drv.env
-                .get(name.as_bytes().as_bstr())
-                .is_some_and(|value| value == "1")
-        };
-        for (variable, what) in [
-            ("__json", "structured attributes"),
-            ("exportReferencesGraph", "`exportReferencesGraph`"),
-        ] {
-            if drv.env.contains_key(variable.as_bytes().as_bstr()) {
-                return Err(BuildError::Unsupported {
-                    drv: text.to_owned(),
-                    what: what.to_owned(),
-                });
-            }
-        }
-        if is_set("__noChroot") {
+    fn check_buildable(
+        &self,
+        text: &str,
+        drv: &Derivation,
+        options: &DerivationOptions,
+    ) -> Result<(), BuildError> {
+        let outside = [
+            ("__noChroot", options.no_chroot),
+            ("__impureHostDeps", !options.impure_host_deps.is_empty()),
+        ];
+        if let Some((attribute, _)) = outside.into_iter().find(|(_, is_set)| *is_set) {
             return Err(BuildError::WantsOutside {
                 drv: text.to_owned(),
-                attribute: "__noChroot",
+                attribute,
             });
         }
         if drv.system == "builtin" || drv.builder.starts_with(b"builtin:") {
@@ -550,14 +539,14 @@ impl Executor {
                 what: format!("builder `{}`", drv.builder),
             });
         }
-        let required = words("requiredSystemFeatures");
+        let required = &options.required_system_features;
         let available = &self.settings.system_features;
         if !self.settings.runs(&drv.system) || !required.is_subset(available) {
             let list = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(", ");
             return Err(BuildError::WrongSystem {
                 drv: text.to_owned(),
                 system: drv.system.to_string(),
-                required: list(&required),
+                required: list(required),
                 ours: self.settings.system.clone(),
                 available: list(available),
             });
@@ -699,6 +688,7 @@ impl Executor {
         text: &str,
         drv_path: &StorePath,
         drv: &Derivation,
+        options: &DerivationOptions,
         kind: DerivationKind,
         scratch: &BTreeMap<String, StorePath>,
         context: &Arc<BuildContext>,
@@ -712,7 +702,7 @@ impl Executor {
         } else {
             Network::Host
         };
-        let wants_socket = is_recursive(drv);
+        let wants_socket = options.required_system_features.contains("recursive-nix");
         let socket = format!("unix://{BUILD_DIR}/.nix-socket");
         let around = Surroundings {
             store_dir: self.store_dir(),
@@ -722,9 +712,8 @@ impl Executor {
             passes_impure: !kind.is_sandboxed(),
             socket: wants_socket.then_some(&*socket),
         };
-        let start = builder_start(drv, &around, |name| {
-            std::env::var_os(&*name.to_os_str_lossy()).map(|value| BString::from(os_bytes(value)))
-        });
+        let inputs = context.allowed();
+        let start = self.start_of(text, drv, options, &around, &inputs)?;
         let mut request = self.base_request(dir, user, drv, network);
         request.args = start.args;
         request.env = start.env.into_iter().collect();
@@ -748,7 +737,6 @@ impl Executor {
                 devices: false,
             });
         }
-        let inputs = context.allowed();
         self.add_inputs(&mut request, &inputs);
         request.allow_new_mounts = wants_socket;
         // A fixed output's builder has the network: its calls are nobody's children.
@@ -812,12 +800,57 @@ impl Executor {
         })
     }
 
+    /// What the builder is started with.
+    fn start_of(
+        &self,
+        text: &str,
+        drv: &Derivation,
+        options: &DerivationOptions,
+        around: &Surroundings<'_>,
+        inputs: &BTreeSet<StorePath>,
+    ) -> Result<BuilderStart, BuildError> {
+        let impure = |name: &[u8]| {
+            std::env::var_os(&*name.to_os_str_lossy()).map(|value| BString::from(os_bytes(value)))
+        };
+        let graphs = Graphs::new(self, text, options, inputs);
+        let Some(attributes) = &options.structured_attrs else {
+            let mut start = builder_start(drv, around, impure);
+            let files = graphs.as_files()?.into_iter();
+            start
+                .files
+                .extend(files.map(|(name, contents)| (name, contents.into())));
+            return Ok(start);
+        };
+        let outputs = around
+            .scratch
+            .iter()
+            .map(|(output, path)| (output.clone(), self.store_dir().display(path)))
+            .collect();
+        let attributes = attributes.for_builder(&outputs, graphs.as_attributes()?);
+        let impure_names = &options.impure_env_vars;
+        Ok(structured_builder_start(
+            drv,
+            &attributes,
+            impure_names,
+            around,
+            impure,
+        ))
+    }
+
     fn open_log(&self, drv_path: &StorePath) -> Option<File> {
         let path = log::log_file(self.store.log_dir(), drv_path);
         std::fs::create_dir_all(path.parent()?).ok()?;
         // A log that cannot be kept fails no build.
         File::create(path).ok()
     }
+}
+
+/// What the attributes of a derivation ask for.
+pub(crate) fn options(text: &str, drv: &Derivation) -> Result<DerivationOptions, BuildError> {
+    DerivationOptions::of(drv).map_err(|source| BuildError::Malformed {
+        drv: text.to_owned(),
+        source: source.into(),
+    })
 }
 
 /// Why there is no builder: it is none, or the machine gives no sandbox.
