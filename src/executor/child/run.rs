@@ -166,7 +166,7 @@ impl Executor {
         let (answer, origin) = match known {
             Some(child) => (Ok(child), Origin::Reused),
             None => {
-                let ran = request().and_then(|request| self.run_child(&request, &is_unwanted));
+                let ran = self.run_child(drv_path, request, &is_unwanted);
                 match ran {
                     Ok((child, origin)) => (Ok(child), origin),
                     Err(reason) => (Err(reason), Origin::Built),
@@ -180,14 +180,18 @@ impl Executor {
 
     fn run_child(
         self: &Arc<Self>,
-        request: &ChildRequest,
+        drv_path: &StorePath,
+        request: impl FnOnce() -> Result<ChildRequest, InPlace>,
         is_unwanted: IsGone<'_>,
     ) -> Result<(Arc<Child>, Origin), InPlace> {
         let gone = || InPlace::new("caller-gone");
         let _token = self.child_tokens.take(is_unwanted).ok_or_else(gone)?;
+        let request = &request()?;
         let failed = |error: BuildError| {
-            let drv = &request.drv_path;
-            (self.settings.diagnose)(&format!("child `{drv}` did not run: {}", error.chain()));
+            (self.settings.diagnose)(&format!(
+                "child `{drv_path}` did not run: {}",
+                error.chain()
+            ));
             InPlace::new("child-not-run")
         };
         self.add_child_inputs(request).map_err(failed)?;
