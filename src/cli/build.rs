@@ -137,12 +137,14 @@ pub fn run(context: &Context, args: &BuildArgs) -> Result<u8, CommandError> {
     let mut settings = args.settings.to_settings(context)?;
     settings.keep_going = args.keep_going;
     settings.log_lines = args.log_lines;
+    // Before the store is opened: Nix may want it alone, to bring it up to date.
+    let evaluated = evaluate(context, args, &status)?;
     // Only an expression can be built in a store that is not there yet.
     let store = match args.expressions.0.is_empty() {
         true => super::store::open_existing(context)?,
         false => wiring::open_store(&context.store_root)?,
     };
-    let requested = requested(context, args, &store, &status)?;
+    let requested = requested(context, args, &store, &evaluated)?;
     let executor = wiring::open_executor(store.clone(), settings, wiring::start_spawner()?)?;
     let is_cancelled = interrupt::watch()?;
     let reporter = Reporter::new(&status, args.print_build_logs, is_cancelled.clone());
@@ -225,7 +227,7 @@ fn requested(
     context: &Context,
     args: &BuildArgs,
     store: &LocalStore,
-    status: &Status,
+    evaluated: &[String],
 ) -> Result<Vec<Requested>, CommandError> {
     let place = StorePlace {
         dir: store.store_dir(),
@@ -243,18 +245,28 @@ fn requested(
         })?;
         add_request(&mut all, path);
     }
+    for text in evaluated {
+        add_request(&mut all, place.derived_path(text)?);
+    }
+    Ok(all)
+}
+
+/// The derivations that the expressions evaluate to.
+fn evaluate(
+    context: &Context,
+    args: &BuildArgs,
+    status: &Status,
+) -> Result<Vec<String>, CommandError> {
+    let mut all = Vec::new();
     for expression in &args.expressions.0 {
         status.now("evaluating");
-        let texts = match expression.instantiate(&context.store_root, status) {
+        match expression.instantiate(&context.store_root, status) {
             Err(error @ EvalError::Missing) => {
                 return Err(error).hint(|| {
                     "install Nix (Debian: `apt-get install nix-bin`), or give `droste build` a `.drv` file"
                 });
             }
-            result => result?,
-        };
-        for text in texts {
-            add_request(&mut all, place.derived_path(&text)?);
+            result => all.extend(result?),
         }
     }
     status.clear();

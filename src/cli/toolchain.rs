@@ -123,6 +123,7 @@ pub fn import(
         variant: HashModuloVariant::WithoutOffsets,
         candidates: &BTreeSet::new(),
         builder_uids: None,
+        records_content_address: false,
         deriver: None,
     })?;
     remember(&memory, &info.path)?;

@@ -36,6 +36,11 @@ pub struct OutputTree<'a> {
     pub candidates: &'a BTreeSet<StorePath>,
     /// Who may own the files; `None` if that is not to be checked.
     pub builder_uids: Option<RangeInclusive<u32>>,
+    /// Whether the database is to say that the path follows from the content. Nix 2.8
+    /// and 2.34 disagree on the hash of an object that refers to itself, and each refuses
+    /// to copy one that the other made; without this, both copy it like an
+    /// input-addressed one.
+    pub records_content_address: bool,
     /// The derivation that it was built by.
     pub deriver: Option<&'a StorePath>,
 }
@@ -91,6 +96,9 @@ impl LocalStore {
         let mut info = self.addressed(name, ca, References { others, has_self })?;
         info.deriver = tree.deriver.cloned();
         info.ultimate = true;
+        if !tree.records_content_address {
+            info.ca = None;
+        }
         let mut rewritten = None;
         (info.nar_hash, info.nar_size) = if has_self {
             let temp = TempDir::new(&self.layout)?;

@@ -107,6 +107,7 @@ fn an_output_is_added_wholly_or_not_at_all() {
                 variant: HashModuloVariant::WithoutOffsets,
                 candidates: &none(),
                 builder_uids: None,
+                records_content_address: true,
                 deriver: None,
             })?;
             Ok(())

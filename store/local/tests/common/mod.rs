@@ -113,6 +113,7 @@ pub fn add_output(
         variant,
         candidates,
         builder_uids: None,
+        records_content_address: true,
         deriver: None,
     })
 }
