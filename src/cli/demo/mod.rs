@@ -86,8 +86,10 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result<u8, CommandError> {
     let (root, _lock) = new_store_root(context)?;
     let store = wiring::open_store(&root)?;
     status.line(&format!("a new store in `{}`", root.display()));
-    let toolchain = toolchain::import(context, &store, &status)?;
+    // First what needs cargo: whoever has none should not wait for a toolchain.
     status.now("fetching the sources of Lua");
+    LUA.fetch(&context.cache_dir())?;
+    let toolchain = toolchain::import(context, &store, &status)?;
     let project = Project::prepare(&LUA, &context.cache_dir(), &store, toolchain)?;
     status.line(&format!(
         "the sources of {} {}, from crate `{}`",
