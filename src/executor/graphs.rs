@@ -98,12 +98,19 @@ impl<'a> Graphs<'a> {
 
     /// The store path that this is, or lies in; it must be an input.
     fn input(&self, text: &str) -> Result<StorePath, BuildError> {
-        let path = self.executor.store_dir().split(text).map(|(path, _)| path);
-        path.filter(|path| self.inputs.contains(path))
-            .ok_or_else(|| BuildError::Rejected {
+        let Some((path, _)) = self.executor.store_dir().split(text) else {
+            return Err(BuildError::Malformed {
+                drv: self.text.to_owned(),
+                source: format!("`{text}` in `exportReferencesGraph` is not in the store").into(),
+            });
+        };
+        if !self.inputs.contains(&path) {
+            return Err(BuildError::Rejected {
                 drv: self.text.to_owned(),
                 why: format!("`{text}` in `exportReferencesGraph` is not in its input closure"),
-            })
+            });
+        }
+        Ok(path)
     }
 
     fn closure(&self, path: &StorePath) -> Result<BTreeSet<StorePath>, BuildError> {

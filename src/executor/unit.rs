@@ -21,8 +21,8 @@ use droste_sandbox::{
 };
 use store_api::{BuildMode, BuildResult, BuildStatus};
 use store_types::{
-    Derivation, DerivationKind, DerivationOptions, DerivationOutput, OutputsSpec, Realisation,
-    StorePath, output_path_name, sha256,
+    Derivation, DerivationKind, DerivationOptions, DerivationOutput, Hash, HashAlgorithm,
+    OutputsSpec, Realisation, StorePath, output_path_name,
 };
 
 use crate::builder_env::{
@@ -571,7 +571,9 @@ impl Executor {
                 Some(path) if mode == BuildMode::Normal || mode == BuildMode::Check => path.clone(),
                 _ => {
                     let kind = format!("rewrite:{}:name:{output}", drv_path.base_name());
-                    let zero = sha256(b"");
+                    // Builders can see the path, so it must be the one that Nix takes.
+                    let zero =
+                        Hash::new(HashAlgorithm::Sha256, &[0; 32]).expect("a SHA-256 has 32 bytes");
                     self.store_dir()
                         .make_path(&kind, &zero, &output_path_name(name, output))
                         .map_err(|source| BuildError::Malformed {
