@@ -90,7 +90,7 @@ nix34() { _quiet "$NIX34/$1" "${@:2}"; }
 nix28() { _quiet "$NIX28/$1" "${@:2}"; }
 _quiet() { "$@" 2> >(grep -v -e "did not specify '--add-root'" -e 'unknown experimental feature' >&2); }
 # What hangs is a failure, too.
-droste() { timeout --kill-after=5 300 "$DROSTE" "$@"; }
+droste() { timeout --kill-after=5 120 "$DROSTE" "$@"; }
 
 # busybox_into STORE: adds the tree of static programs; prints its store path.
 # $BUSYBOX is its directory.
