@@ -7,6 +7,7 @@ mod fanotify;
 mod fork;
 mod inherited;
 mod landlock;
+mod lease;
 mod mount;
 mod process;
 mod seccomp;
@@ -15,6 +16,7 @@ pub use fanotify::ReadWatch;
 pub use fork::{Fork, Namespaces, SingleThreaded, clone3, unshare};
 pub use inherited::execve_as_inherited;
 pub use landlock::{landlock_abi, landlock_scope_abstract_sockets};
+pub use lease::may_be_written;
 pub use mount::{MountAttributes, mount_setattr};
 pub use process::{
     Usage, close_from_on_exec, execve, exit_now, ignore_signals, join_new_session_keyring,

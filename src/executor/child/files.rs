@@ -2,10 +2,11 @@
 //!
 //! A file is known again by device, inode, size and both times, but only if
 //! those were already older than the clock's grain when it was read: a file
-//! changed twice within one tick looks unchanged.
+//! changed twice within one tick looks unchanged. Nor may anybody have had it open for
+//! writing: stores through a mapping change the times once, and then no more.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FileType, OFlags};
@@ -20,6 +21,10 @@ use super::tree::{BuildTree, CLOCK_GRAIN_NANOS, StoreTree, now_nanos};
 /// A larger input is not worth copying into a sandbox.
 const FILE_SIZE_MAX: u64 = 256 << 20;
 
+/// Magic numbers of file systems (statfs(2)) on which a store to a mapped page changes the
+/// file's times: ext4 (and 2, 3), XFS, Btrfs, F2FS.
+const HONEST_FILE_SYSTEMS: &[u64] = &[0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
+
 /// How many files are remembered at most; beyond, all are forgotten at once.
 const FACTS_MAX: usize = 1 << 20;
 
@@ -30,6 +35,18 @@ struct FileId {
     size: u64,
     mtime: (i64, u64),
     ctime: (i64, u64),
+}
+
+impl FileId {
+    fn of(stat: &rustix::fs::Stat) -> Self {
+        Self {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+            size: stat.st_size as u64,
+            mtime: (stat.st_mtime, stat.st_mtime_nsec),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
 }
 
 /// What is known of one content.
@@ -63,6 +80,8 @@ type MacroInFile = (Vec<u8>, Vec<u8>);
 #[derive(Default)]
 pub struct FileMemory {
     by_id: Mutex<HashMap<FileId, Arc<Facts>>>,
+    /// Of each device, whether a file's times tell of all changes.
+    devices: Mutex<HashMap<u64, bool>>,
     scans: Mutex<HashMap<Hash, Arc<Scan>>>,
     store_scans: Mutex<HashMap<Box<[u8]>, Arc<Scan>>>,
     /// The values of macros, by where and which: a NAR hash, or a path in the store.
@@ -178,7 +197,6 @@ impl FileMemory {
         let fd = tree
             .open(path, OFlags::RDONLY | OFlags::NONBLOCK)
             .map_err(gone)?;
-        let now = now_nanos();
         let stat = rustix::fs::fstat(&fd).map_err(gone)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(InPlace::new("special-file"));
@@ -187,19 +205,12 @@ impl FileMemory {
         if stat.st_mode & 0o400 == 0 {
             return Err(InPlace::new("unreadable-input"));
         }
-        let id = FileId {
-            dev: stat.st_dev,
-            ino: stat.st_ino,
-            size: stat.st_size as u64,
-            mtime: (stat.st_mtime, stat.st_mtime_nsec),
-            ctime: (stat.st_ctime, stat.st_ctime_nsec),
-        };
-        let inode = (id.dev, id.ino);
+        let inode = (stat.st_dev, stat.st_ino);
         let known = self
             .by_id
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get(&id)
+            .get(&FileId::of(&stat))
             .cloned();
         if let Some(facts) = known {
             return Ok(LocalFile {
@@ -209,6 +220,12 @@ impl FileMemory {
                 inode,
             });
         }
+        // In this order: who opens the file for writing after the first changes its times,
+        // and the second tells whether that was too short a while ago to be told.
+        let may_be_written = droste_sys::may_be_written(fd.as_fd());
+        let now = now_nanos();
+        let stat = rustix::fs::fstat(&fd).map_err(gone)?;
+        let id = FileId::of(&stat);
         if id.size > FILE_SIZE_MAX {
             return Err(InPlace::new("large-input"));
         }
@@ -216,7 +233,8 @@ impl FileMemory {
         let facts = Arc::new(self.facts(&bytes));
         let ctime = i128::from(id.ctime.0) * 1_000_000_000 + i128::from(id.ctime.1);
         let mtime = i128::from(id.mtime.0) * 1_000_000_000 + i128::from(id.mtime.1);
-        if now - ctime > CLOCK_GRAIN_NANOS && now - mtime > CLOCK_GRAIN_NANOS {
+        let settled = now - ctime > CLOCK_GRAIN_NANOS && now - mtime > CLOCK_GRAIN_NANOS;
+        if settled && !may_be_written && self.has_honest_times(&fd, id.dev) {
             let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
             if by_id.len() >= FACTS_MAX {
                 by_id.clear();
@@ -228,6 +246,16 @@ impl FileMemory {
             bytes: Some(bytes),
             mtime: stat.st_mtime,
             inode,
+        })
+    }
+
+    /// Whether the file system changes a file's times with every change of its content,
+    /// through mappings, too. tmpfs does not; of others it is not known.
+    fn has_honest_times(&self, fd: &OwnedFd, dev: u64) -> bool {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        *devices.entry(dev).or_insert_with(|| {
+            rustix::fs::fstatfs(fd)
+                .is_ok_and(|stat| HONEST_FILE_SYSTEMS.contains(&(stat.f_type as u64)))
         })
     }
 

@@ -21,7 +21,7 @@ use super::outcome::{ChildFile, ChildResult};
 const SCHEMA: &str = "
     pragma journal_mode = wal;
     pragma synchronous = normal;
-    create table if not exists Children1 (
+    create table if not exists Children2 (
         drv text primary key not null,
         output text not null,
         result blob not null
@@ -91,7 +91,7 @@ impl Index {
         }
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let row: Option<(String, Vec<u8>)> = database
-            .prepare_cached("select output, result from Children1 where drv = ?")
+            .prepare_cached("select output, result from Children2 where drv = ?")
             .and_then(|mut query| {
                 query
                     .query_row([drv.base_name()], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -118,7 +118,7 @@ impl Index {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         database
             .prepare_cached(
-                "insert or replace into Children1 (drv, output, result) values (?, ?, ?)",
+                "insert or replace into Children2 (drv, output, result) values (?, ?, ?)",
             )
             .and_then(|mut insert| {
                 insert.execute(params![
@@ -142,7 +142,7 @@ impl Index {
             .remove(drv);
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         database
-            .execute("delete from Children1 where drv = ?", [drv.base_name()])
+            .execute("delete from Children2 where drv = ?", [drv.base_name()])
             .map_err(|source| self.error(source))?;
         Ok(())
     }
@@ -153,7 +153,7 @@ impl Index {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let mut query = database
             .prepare(
-                "select drv, output from Children1
+                "select drv, output from Children2
                  where instr(drv, ?1) or instr(output, ?1) order by drv limit ?2",
             )
             .map_err(|source| self.error(source))?;
@@ -175,8 +175,8 @@ impl Index {
     }
 }
 
-/// The row's form: status (256 for none), the two lengths, then the files, each
-/// with its length; integers are little-endian.
+/// The row's form: status (256 for none), the two lengths, then each file:
+/// whether it is executable, its length, its path; integers are little-endian.
 fn encode(result: &ChildResult) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend_from_slice(&result.status.map_or(256, u16::from).to_le_bytes());
@@ -184,6 +184,7 @@ fn encode(result: &ChildResult) -> Vec<u8> {
     bytes.extend_from_slice(&result.stderr_len.to_le_bytes());
     for file in &result.files {
         bytes.push(u8::from(file.executable));
+        bytes.extend_from_slice(&file.len.to_le_bytes());
         bytes.extend_from_slice(&(file.path.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&file.path);
     }
@@ -206,9 +207,14 @@ fn decode(mut bytes: &[u8]) -> Option<ChildResult> {
             1 => true,
             _ => return None,
         };
-        let len = u32::from_le_bytes(take(&mut bytes, 4)?.try_into().ok()?);
-        let path = take(&mut bytes, len as usize)?.to_vec();
-        files.push(ChildFile { path, executable });
+        let len = u64::from_le_bytes(take(&mut bytes, 8)?.try_into().ok()?);
+        let path_len = u32::from_le_bytes(take(&mut bytes, 4)?.try_into().ok()?);
+        let path = take(&mut bytes, path_len as usize)?.to_vec();
+        files.push(ChildFile {
+            path,
+            executable,
+            len,
+        });
     }
     let status = match status {
         256 => None,
@@ -237,6 +243,7 @@ mod tests {
                 files: vec![ChildFile {
                     path: b"build/lua/lapi.o".to_vec(),
                     executable: false,
+                    len: 4711,
                 }],
             },
         }

@@ -38,6 +38,8 @@ pub struct ChildFile {
     pub path: Vec<u8>,
     /// Whether its owner may execute it.
     pub executable: bool,
+    /// Its length in bytes.
+    pub len: u64,
 }
 
 /// What a child's output says about the call.

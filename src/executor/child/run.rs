@@ -264,10 +264,24 @@ impl Executor {
         let (drv_path, drv) = (&request.drv_path, &request.drv);
         let text = self.store_dir().display(drv_path);
         let name = drv_path.derivation_name().unwrap_or_default();
-        let _lock = self
-            .store
-            .lock_paths(&BTreeSet::from([drv_path.clone()]))
-            .map_err(environment(&text, "lock the derivation"))?;
+        let locked = BTreeSet::from([drv_path.clone()]);
+        let _lock = loop {
+            // Another process may build it.
+            let lock = self
+                .store
+                .try_lock_paths(&locked)
+                .map_err(environment(&text, "lock the derivation"))?;
+            if let Some(lock) = lock {
+                break lock;
+            }
+            if is_unwanted() {
+                return Err(BuildError::Cancelled {
+                    drv: text,
+                    why: "nobody waits for it any more",
+                });
+            }
+            std::thread::sleep(POLL);
+        };
         if let Some(output) = self.known_outputs(drv_path, drv)?.remove("out") {
             return Ok(output);
         }
@@ -436,6 +450,7 @@ impl Executor {
                         files.push(ChildFile {
                             path,
                             executable: stat.st_mode & 0o100 != 0,
+                            len: stat.st_size as u64,
                         });
                     }
                     _ => simple = false,

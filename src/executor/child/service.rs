@@ -135,7 +135,7 @@ impl Executor {
 
     /// Has a shim mounted over each compiler driver among these store paths, and the
     /// plain store objects beside, for calls that run in place. `None` if there is no
-    /// compiler, or if nobody would notice that the build reads the shim.
+    /// compiler, or if this machine does not have what it takes.
     fn lay_shims(
         &self,
         text: &str,
@@ -153,9 +153,14 @@ impl Executor {
         if with_drivers.is_empty() {
             return Ok(None);
         }
+        // Without the first, nobody would notice that the build reads the shim; without the
+        // second, a call that runs in place would not see its compiler at its own path.
         let Ok(watch) = ReadWatch::new() else {
             return Ok(None);
         };
+        if !nested_namespaces_are_allowed() {
+            return Ok(None);
+        }
         // A file of this build alone: who opens it is of this build.
         let shim = dir.own().join("shim");
         write_program(&shim, self.embedded.shim_cc)
@@ -198,6 +203,20 @@ impl Executor {
             .insert(path.clone(), found.clone());
         found
     }
+}
+
+/// Whether processes in a sandbox may make user namespaces of their own, as far as the
+/// kernel tells. AppArmor's switch is the one of Ubuntu.
+fn nested_namespaces_are_allowed() -> bool {
+    let number = |file: &str| {
+        std::fs::read_to_string(file)
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
+    number("/proc/sys/user/max_user_namespaces").is_none_or(|max| max > 1)
+        && number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").is_none_or(|on| on == 0)
 }
 
 /// A listening socket at a path inside a build's root. The path of the root may be
@@ -754,10 +773,14 @@ fn reply(executor: &Executor, child: &Child) -> Result<Done, Unusable> {
     if child.result.files.len() > protocol::FILES_MAX {
         return Err(reason("many-outputs"));
     }
-    let open = |relative: &[u8]| {
+    // A file of another length has lost its end in a crash, or was changed by hand.
+    let open = |relative: &[u8], len: u64| {
         let file = executor
             .open_in_output(&child.output, relative)
             .map_err(|_| Unusable::Gone)?;
+        if rustix::fs::fstat(&file).map(|stat| stat.st_size as u64) != Ok(len) {
+            return Err(Unusable::Gone);
+        }
         to_give_away(file).map_err(|_| reason("copy-failed"))
     };
     let mut files = Vec::new();
@@ -766,13 +789,13 @@ fn reply(executor: &Executor, child: &Child) -> Result<Done, Unusable> {
         files.push(NewFile {
             path: [b"/", file.path.as_slice()].concat(),
             executable: file.executable,
-            content: open(&inside)?,
+            content: open(&inside, file.len)?,
         });
     }
     Ok(Done {
         status,
-        stdout: open(manifest::STDOUT.as_bytes())?,
-        stderr: open(manifest::STDERR.as_bytes())?,
+        stdout: open(manifest::STDOUT.as_bytes(), child.result.stdout_len)?,
+        stderr: open(manifest::STDERR.as_bytes(), child.result.stderr_len)?,
         files,
     })
 }
