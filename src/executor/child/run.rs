@@ -200,7 +200,9 @@ impl Executor {
             .known_outputs(&request.drv_path, &request.drv)
             .map_err(failed)?;
         let (output, origin) = match known.get("out") {
-            Some(output) => (output.clone(), Origin::Reused),
+            Some(output) if self.is_undamaged(output) => (output.clone(), Origin::Reused),
+            // The store says that it has it, so it cannot be built in its place.
+            Some(_) => return Err(InPlace::new("child-damaged")),
             None => (
                 self.build_child(request, is_unwanted).map_err(failed)?,
                 Origin::Built,
@@ -214,6 +216,16 @@ impl Executor {
             .put(&request.drv_path, child.clone())
             .map_err(|_| InPlace::new("index-failed"))?;
         Ok((child, origin))
+    }
+
+    /// Whether an output that we do not remember has the content that the store says.
+    fn is_undamaged(&self, output: &StorePath) -> bool {
+        let name = std::ffi::OsStr::new(output.base_name());
+        let hash = store_nar::dump_and_hash(self.store.store_fd(), name);
+        match (self.store.path_info(output), hash) {
+            (Ok(Some(info)), Ok((hash, _))) => info.nar_hash == hash,
+            _ => false,
+        }
     }
 
     fn add_child_inputs(&self, request: &ChildRequest) -> Result<(), BuildError> {

@@ -9,8 +9,6 @@ pub struct Environment {
     pub bracket_dirs: Vec<Vec<u8>>,
     /// Directories of `C_INCLUDE_PATH` or `CPLUS_INCLUDE_PATH`: searched after the `-isystem` ones.
     pub system_dirs: Vec<Vec<u8>>,
-    /// Directories of `PATH` outside the store: the compiler may find its assembler there.
-    pub program_dirs: Vec<Vec<u8>>,
 }
 
 /// Variables that make a compiler write other files, or run other programs or with other
@@ -76,9 +74,6 @@ pub fn environment<E: AsRef<[u8]>>(
             b"CPATH" => found.bracket_dirs.extend(directories(value)),
             b"C_INCLUDE_PATH" if !cxx => found.system_dirs.extend(directories(value)),
             b"CPLUS_INCLUDE_PATH" if cxx => found.system_dirs.extend(directories(value)),
-            b"PATH" => found
-                .program_dirs
-                .extend(directories(value).filter(|dir| !is_in_store(dir, store_dir))),
             _ if is(IN_STORE) => {
                 // The dynamic linker separates by spaces as well.
                 let outside = value
@@ -141,13 +136,11 @@ mod tests {
             "CPATH=/a::b",
             "C_INCLUDE_PATH=/c",
             "CPLUS_INCLUDE_PATH=/d",
-            "PATH=/nix/store/x/bin:/build/bin",
             "HOME=/homeless-shelter",
         ];
         let c = environment(&entries, Language::C, STORE).unwrap();
         assert_eq!(c.bracket_dirs, [b"/a".as_slice(), b".", b"b"]);
         assert_eq!(c.system_dirs, [b"/c"]);
-        assert_eq!(c.program_dirs, [b"/build/bin"]);
         let cxx = environment(&entries, Language::Cxx, STORE).unwrap();
         assert_eq!(cxx.system_dirs, [b"/d"]);
     }
