@@ -1,0 +1,83 @@
+# `droste daemon`: real Nix, both versions, as its client; and how it ends.
+. "$TESTS/harness.sh"
+stop_without NIX34
+
+store=$DROSTE_DIR/store
+socket=$DROSTE_DIR/daemon.socket
+seed=$WORK/seed
+busybox=$(busybox_into "$seed")
+copy_store "$seed" "$store"
+check "stopping no daemon is no failure" droste daemon stop
+"$DROSTE" daemon > "$WORK/daemon.log" 2>&1 < /dev/null &
+daemon=$!
+for _ in $(seq 100); do
+    [ ! -S "$socket" ] || break
+    sleep 0.1
+done
+check "the daemon listens" test -S "$socket"
+refused "a second daemon is refused" 1 'running' timeout 20 "$DROSTE" daemon
+# The client looks for store paths as files, so it is told where they are.
+url="unix://$socket?root=$store"
+i=0
+for version in 34 28; do
+    name=NIX$version why=NIX${version}_WHY
+    if [ -z "${!name}" ]; then
+        skip "clients of Nix 2.$version" "${!why}"
+        continue
+    fi
+    nix=nix$version
+    check "$nix is answered" $nix nix store ping --store "$url"
+    i=$((i + 1))
+    echo "thing $version" > "$WORK/thing"
+    added=$($nix nix-store --store "$url" --add "$WORK/thing" 2> "$WORK/err") || cat "$WORK/err"
+    equal "$nix adds a file" "$(nix34 nix-store --store "$WORK/judge" --add "$WORK/thing")" "$added"
+    equal "$nix reads what it added" "thing $version" "$(cat "$store$added")"
+    equal "$nix asks for a hash" "$(nix34 nix-store -q --hash --store "$WORK/judge" "$added")" "$($nix nix-store -q --hash --store "$url" "$added")"
+    for attribute in simple multiple-outputs chain fixed-flat-sha256 floating-simple input-addressed-on-floating; do
+        drv=$($nix nix-instantiate --store "$url" ../differential -A "$attribute" --argstr busybox "$busybox" 2> "$WORK/err") || {
+            fail "$nix instantiates $attribute" "$(tail -n 5 "$WORK/err")"
+            continue
+        }
+        drv=${drv%%!*}
+        got=$($nix nix-store -r --store "$url" "$drv" 2> "$WORK/err") || {
+            fail "$nix has $attribute built" "$(tail -n 5 "$WORK/err")"
+            continue
+        }
+        nix34 nix-store --export --store "$store" $(nix34 nix-store -qR --store "$store" "$drv") | nix34 nix-store --import --store "$WORK/judge" > /dev/null
+        equal "$nix has $attribute built as by Nix 2.34" "$(nix34 nix-store -r --store "$WORK/judge" "$drv" 2> /dev/null | sort)" "$(sort <<< "$got")"
+    done
+    drv=$($nix nix-instantiate --store "$url" ../differential -A fails --argstr busybox "$busybox" 2> /dev/null)
+    # The protocol has no exit status: through any daemon, it is 1.
+    refused "$nix is told of a failure, with the log" 1 'last words' $nix nix-store -r --store "$url" "$drv"
+    check "$nix lists the paths" $nix nix path-info --store "$url" --all
+    check "$nix copies from the daemon" $nix nix copy --no-check-sigs --from "$url" --to "$WORK/copy-$version" "$added"
+done
+check "the daemon is stopped" timeout 30 "$DROSTE" daemon stop
+wait "$daemon"
+equal "a stopped daemon ends with success" 0 $?
+[ ! -e "$socket" ] && pass "the socket is gone" || fail "the socket is gone"
+clean "nothing is left behind" "$store"
+verified "the store verifies" "$store"
+
+# A daemon that is killed hinders nobody.
+"$DROSTE" daemon > "$WORK/daemon.log" 2>&1 < /dev/null &
+daemon=$!
+for _ in $(seq 100); do
+    [ ! -S "$socket" ] || break
+    sleep 0.1
+done
+disown "$daemon"
+kill -KILL "$daemon"
+wait "$daemon" 2> /dev/null
+check "stopping a killed daemon is no failure" timeout 30 "$DROSTE" daemon stop
+"$DROSTE" daemon > "$WORK/daemon.log" 2>&1 < /dev/null &
+daemon=$!
+for _ in $(seq 50); do
+    ! nix34 nix store ping --store "$url" > /dev/null 2>&1 || break
+    sleep 0.1
+done
+check "another daemon starts after that" nix34 nix store ping --store "$url"
+kill -TERM "$daemon"
+wait "$daemon"
+equal "a daemon ends by SIGTERM" 0 $?
+finish
