@@ -14,7 +14,7 @@ use store_types::{Derivation, DrvOutput, Hash, HashModulo, StoreDir, StorePath};
 
 use crate::child::files::FileMemory;
 use crate::child::index::Index;
-use crate::child::service::InFlight;
+use crate::child::run::InFlight;
 use crate::child::tree::StoreTree;
 use crate::error::{BuildError, environment};
 use crate::settings::Settings;
@@ -67,6 +67,8 @@ pub struct Executor {
     pub(crate) store_tree: StoreTree,
     pub(crate) memory: FileMemory,
     pub(crate) child_tokens: Tokens,
+    /// Calls whose inputs are being looked for.
+    pub(crate) call_tokens: Tokens,
     pub(crate) in_flight: InFlight,
     /// Compiler drivers by store object.
     pub(crate) drivers: Mutex<HashMap<StorePath, Arc<[Vec<u8>]>>>,
@@ -116,6 +118,7 @@ impl Executor {
         .map_err(state_error(&physical))?;
         Ok(Arc::new(Self {
             child_tokens: Tokens::new(settings.child_jobs),
+            call_tokens: Tokens::new(2 * settings.child_jobs),
             modulo: Mutex::new(HashModulo::new(store.store_dir().clone())),
             store,
             settings,

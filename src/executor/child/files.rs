@@ -19,7 +19,7 @@ use super::outcome::InPlace;
 use super::tree::{BuildTree, CLOCK_GRAIN_NANOS, StoreTree, now_nanos};
 
 /// A larger input is not worth copying into a sandbox.
-const FILE_SIZE_MAX: u64 = 256 << 20;
+const FILE_SIZE_MAX: u64 = 64 << 20;
 
 /// Magic numbers of file systems (statfs(2)) on which a store to a mapped page changes the
 /// file's times: ext4 (and 2, 3), XFS, Btrfs, F2FS.

@@ -27,6 +27,10 @@ const INPUT_MTIME: i64 = 315_532_800;
 /// A search that touches more files than this runs in place.
 const FILES_MAX: usize = 50_000;
 
+/// A search that has to read more than this runs in place: what is read is held until
+/// the search ends.
+const BYTES_MAX: usize = 256 << 20;
+
 /// Where a compile begins to look, and where it looks.
 pub struct Search<'a> {
     /// The working directory, free of symlinks.
@@ -75,6 +79,8 @@ struct Collector<'a, 'w> {
     queue: Vec<(Node, Arc<Scan>)>,
     reached: HashSet<Node>,
     files: BTreeMap<Vec<u8>, LocalFile>,
+    /// Bytes that were read for this call.
+    bytes_read: usize,
     store_files: HashMap<Vec<u8>, Arc<Scan>>,
     /// Macros by which files are included.
     macros: Macros,
@@ -111,6 +117,7 @@ pub fn collect<'a>(
         queue: Vec::new(),
         reached: HashSet::new(),
         files: BTreeMap::new(),
+        bytes_read: 0,
         store_files: HashMap::new(),
         macros: Macros {
             command_line: command_line_defines(search.argv),
@@ -387,6 +394,10 @@ impl Collector<'_, '_> {
                     Some(file) => file.clone(),
                     None => {
                         let file = self.memory.local(self.walker.tree(), &path)?;
+                        self.bytes_read += file.bytes.as_ref().map_or(0, |bytes| bytes.len());
+                        if self.bytes_read > BYTES_MAX {
+                            return Err(InPlace::new("large-input"));
+                        }
                         self.files.insert(path, file.clone());
                         file
                     }

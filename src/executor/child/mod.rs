@@ -1,11 +1,12 @@
 //! Compiler calls as children.
 //!
-//! A shim sends the call ([`service`]); its arguments are classified (by
+//! A shim sends the call ([`service`], `call`); its arguments are classified (by
 //! `shim-core`), its inputs found by [walking](tree) and [lexing](files) what the
 //! search could touch ([`inputs`]), and all of it becomes a [`derivation`]. Its path
 //! is the key of the [`index`]: a hit starts no process and builds no sandbox. A miss
 //! runs the child in a sandbox of its own ([`run`]).
 
+mod call;
 pub mod derivation;
 pub mod environment;
 pub mod files;

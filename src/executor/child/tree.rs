@@ -195,7 +195,7 @@ impl StoreTree {
             Mode::empty(),
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
         )?;
-        Ok(list(dir)?.unwrap_or_default())
+        list(dir)?.ok_or(rustix::io::Errno::TOOBIG)
     }
 }
 
