@@ -2,7 +2,7 @@
 //!
 //! One [`Executor`] serves one store. [`Executor::build`] walks the graph of
 //! derivations ([`state`], pure; [`dispatcher`], its threads) and realises each in a
-//! sandbox ([`unit`], [`outputs`]). While a builder runs, its shims ask for children
+//! sandbox ([`unit`], [`attempt`], [`outputs`]). While a builder runs, its shims ask for children
 //! over a socket ([`child`]), and, where it requires `recursive-nix`, any Nix client
 //! asks for builds over another ([`restricted`]).
 //!
@@ -13,6 +13,8 @@
 //! 2. A path is registered only when it is complete under its final name.
 //! 3. What is not understood runs in place, and is counted with its reason.
 
+mod attempt;
+mod build_dir;
 mod builder_env;
 pub mod child;
 mod context;

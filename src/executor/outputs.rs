@@ -18,10 +18,11 @@ use store_types::{
 };
 
 use crate::Executor;
+use crate::attempt::options;
+use crate::build_dir::BuildDir;
 use crate::error::{BuildError, environment, lines};
 use crate::log::LogTail;
 use crate::output_checks::NewOutputs;
-use crate::unit::{BuildDir, options};
 use crate::users::BuildUser;
 
 /// A build that has ended well.

@@ -22,10 +22,11 @@ use store_types::{
     OutputsSpec, PathInfo, Realisation, StoreDir, StorePath,
 };
 
+use crate::build_dir::BuildDir;
 use crate::child::service::listen;
 use crate::context::BuildContext;
 use crate::error::{BuildError, environment};
-use crate::unit::{BuildDir, UnitOutcome};
+use crate::unit::UnitOutcome;
 use crate::users::BuildUser;
 use crate::{Executor, Monitor};
 

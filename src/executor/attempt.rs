@@ -1,0 +1,575 @@
+//! One build: from a derivation without input derivations to registered outputs.
+//!
+//! The order of things follows Nix's: lock, look whether the outputs are valid by
+//! now, run the builder, take the outputs into the store. Nothing is visible under
+//! a final path before it is complete, and nothing is registered before all
+//! outputs of the derivation are accepted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bstr::{BString, ByteSlice};
+use droste_sandbox::{
+    Exit, ExitStatus, Mount, Network, Node, Personality, Pty, Request, Root, Running, Stdio, Step,
+    dev_nodes, etc_files, network_files, proc_mount,
+};
+use store_api::{BuildMode, BuildStatus};
+use store_local::PathLocks;
+use store_types::{
+    Derivation, DerivationKind, DerivationOptions, Hash, HashAlgorithm, StorePath, output_path_name,
+};
+
+use crate::build_dir::BuildDir;
+use crate::builder_env::{
+    BUILD_DIR, BuilderStart, Surroundings, builder_start, structured_builder_start,
+};
+use crate::child::service::Shims;
+use crate::context::BuildContext;
+use crate::error::{BuildError, environment};
+use crate::graphs::Graphs;
+use crate::log::{self, LogTail};
+use crate::outputs::Produced;
+use crate::restricted::Recursive;
+use crate::unit::Tally;
+use crate::users::BuildUser;
+use crate::{Executor, Monitor};
+
+/// A derivation without input derivations that is to be built.
+pub(crate) struct Attempt<'a> {
+    executor: &'a Arc<Executor>,
+    drv_path: &'a StorePath,
+    /// The same for messages.
+    text: String,
+    name: &'a str,
+    drv: &'a Derivation,
+    kind: DerivationKind,
+    options: DerivationOptions,
+    mode: BuildMode,
+    monitor: &'a dyn Monitor,
+}
+
+/// What an attempt's runs of the builder have in common.
+struct Setting {
+    /// Where the builder is to put each output.
+    scratch: BTreeMap<String, StorePath>,
+    /// The input closure.
+    inputs: BTreeSet<StorePath>,
+    user: BuildUser,
+}
+
+/// One run of the builder.
+struct Run<'a> {
+    attempt: &'a Attempt<'a>,
+    setting: &'a Setting,
+    context: &'a Arc<BuildContext>,
+    dir: &'a BuildDir,
+    /// Whether shims are laid over the compilers.
+    interpose: bool,
+}
+
+/// What serves a running build.
+struct Services {
+    shims: Option<Shims>,
+    recursive: Option<Recursive>,
+}
+
+/// How a builder's run ended.
+struct Ran {
+    status: ExitStatus,
+    log: LogTail,
+    /// A compiler that a shim was laid over was opened for something else than execution.
+    compiler_was_read: bool,
+    started: SystemTime,
+    ended: SystemTime,
+}
+
+impl<'a> Attempt<'a> {
+    pub(crate) fn new(
+        executor: &'a Arc<Executor>,
+        drv_path: &'a StorePath,
+        name: &'a str,
+        drv: &'a Derivation,
+        kind: DerivationKind,
+        mode: BuildMode,
+        monitor: &'a dyn Monitor,
+    ) -> Result<Self, BuildError> {
+        let text = executor.store_dir().display(drv_path);
+        Ok(Self {
+            options: options(&text, drv)?,
+            executor,
+            drv_path,
+            text,
+            name,
+            drv,
+            kind,
+            mode,
+            monitor,
+        })
+    }
+
+    /// Makes all outputs valid.
+    pub(crate) fn build(
+        &self,
+        tally: &mut Tally,
+    ) -> Result<BTreeMap<String, StorePath>, BuildError> {
+        self.check_buildable()?;
+        let _locks = self.lock()?;
+        if self.mode == BuildMode::Normal {
+            let known = self.executor.known_outputs(self.drv_path, self.drv)?;
+            if known.len() == self.drv.outputs.len() {
+                tally.result.status = BuildStatus::AlreadyValid;
+                return Ok(known);
+            }
+        }
+        let setting = self.setting()?;
+        self.monitor.started(self.drv_path);
+        let mut interpose = self.executor.settings.interpose;
+        loop {
+            let context = Arc::new(BuildContext::new(setting.inputs.clone()));
+            let mut dir = self.executor.make_build_dir(&self.text, &setting.user)?;
+            let run = Run {
+                attempt: self,
+                setting: &setting,
+                context: &context,
+                dir: &dir,
+                interpose,
+            };
+            let ran = run.to_end();
+            tally.children.add(&context.take_counts());
+            if interpose && ran.as_ref().is_ok_and(|ran| ran.compiler_was_read) {
+                // Whatever came of it, the build has seen bytes that are not the compiler's.
+                let why = "its compiler was read, not run; building again without shims over it";
+                self.monitor.note(&format!("{}: {why}", self.text));
+                tally.children.count_in_place("compiler-was-read");
+                interpose = false;
+                continue;
+            }
+            let made = ran.and_then(|ran| run.take_outputs(&ran, tally));
+            if made.is_err() && self.executor.settings.keep_failed {
+                let kept = dir.keep().display();
+                self.monitor
+                    .note(&format!("keeping build directory `{kept}`"));
+            }
+            return made;
+        }
+    }
+
+    fn check_buildable(&self) -> Result<(), BuildError> {
+        let (drv, options, settings) = (self.drv, &self.options, &self.executor.settings);
+        let outside = [
+            ("__noChroot", options.no_chroot),
+            ("__impureHostDeps", !options.impure_host_deps.is_empty()),
+        ];
+        if let Some((attribute, _)) = outside.into_iter().find(|(_, is_set)| *is_set) {
+            return Err(BuildError::WantsOutside {
+                drv: self.text.clone(),
+                attribute,
+            });
+        }
+        if drv.system == "builtin" || drv.builder.starts_with(b"builtin:") {
+            return Err(BuildError::Unsupported {
+                drv: self.text.clone(),
+                what: format!("builder `{}`", drv.builder),
+            });
+        }
+        let required = &options.required_system_features;
+        let available = &settings.system_features;
+        if !settings.runs(&drv.system) || !required.is_subset(available) {
+            let list = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(", ");
+            return Err(BuildError::WrongSystem {
+                drv: self.text.clone(),
+                system: drv.system.to_string(),
+                required: list(required),
+                ours: settings.system.clone(),
+                available: list(available),
+            });
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> Result<PathLocks, BuildError> {
+        let paths = match self.kind {
+            DerivationKind::InputAddressed | DerivationKind::Fixed => {
+                let outputs = self.drv.outputs.values();
+                outputs
+                    .filter_map(|output| output.path().cloned())
+                    .collect()
+            }
+            // The final path is not known: two builds of the same derivation wait for
+            // each other at the derivation.
+            _ => BTreeSet::from([self.drv_path.clone()]),
+        };
+        self.executor
+            .store
+            .lock_paths(&paths)
+            .map_err(environment(&self.text, "lock the output paths"))
+    }
+
+    fn setting(&self) -> Result<Setting, BuildError> {
+        let executor = self.executor;
+        Ok(Setting {
+            scratch: executor.scratch_paths(
+                self.drv_path,
+                self.name,
+                self.drv,
+                self.mode,
+                &self.text,
+            )?,
+            inputs: executor
+                .closure(&self.drv.input_srcs)
+                .map_err(environment(&self.text, "query the input closure"))?,
+            user: executor.acquire_user(&self.text)?,
+        })
+    }
+
+    fn is_recursive(&self) -> bool {
+        let features = &self.options.required_system_features;
+        features.contains("recursive-nix")
+    }
+}
+
+impl Run<'_> {
+    /// Runs the builder.
+    fn to_end(&self) -> Result<Ran, BuildError> {
+        let Attempt { executor, text, .. } = self.attempt;
+        let mut request = self.request()?;
+        let services = self.open_services(&mut request)?;
+        let (master, slave) =
+            Pty::open().map_err(environment(text, "open a terminal for the log"))?;
+        request.stdio = [Stdio::Null, Stdio::Fd(0), Stdio::Fd(0)];
+        let started = SystemTime::now();
+        let running = executor
+            .spawner
+            .spawn(&request, &[slave.as_fd()])
+            .map_err(|error| self.not_started(error))?;
+        drop(slave);
+        let running = Arc::new(running);
+        self.context
+            .set_running((*executor).clone(), running.clone())
+            .map_err(environment(text, "look into the sandbox"))?;
+        let log = self.follow(master, &running);
+        let status = running
+            .wait()
+            .map_err(environment(text, "wait for the builder"))?;
+        let ended = SystemTime::now();
+        let compiler_was_read = services.stop();
+        if self.attempt.monitor.is_cancelled() {
+            return Err(BuildError::Cancelled {
+                drv: text.clone(),
+                why: "nobody waits for it any more",
+            });
+        }
+        Ok(Ran {
+            status,
+            log,
+            compiler_was_read,
+            started,
+            ended,
+        })
+    }
+
+    /// The sandbox, without what serves it.
+    fn request(&self) -> Result<Request, BuildError> {
+        let Attempt {
+            executor,
+            drv,
+            kind,
+            ..
+        } = self.attempt;
+        let network = if kind.is_sandboxed() {
+            Network::Isolated
+        } else {
+            Network::Host
+        };
+        let start = self.start()?;
+        let mut request = executor.base_request(self.dir, &self.setting.user, drv, network);
+        request.args = start.args;
+        request.env = start.env.into_iter().collect();
+        for (name, contents) in start.files {
+            request.nodes.push(Node::File {
+                path: Path::new(BUILD_DIR).join(name),
+                mode: 0o644,
+                owner: droste_sandbox::Owner::Build,
+                contents,
+            });
+        }
+        if let Some(shell) = &executor.settings.sandbox_shell {
+            request.mounts.push(Mount::input(shell, "/bin/sh"));
+        }
+        for (inside, outside) in &executor.settings.sandbox_paths {
+            request.mounts.push(Mount::Bind {
+                source: droste_sandbox::Source::Path(outside.clone()),
+                target: inside.clone(),
+                read_only: true,
+                recursive: true,
+                devices: false,
+            });
+        }
+        executor.add_inputs(&mut request, &self.setting.inputs);
+        request.allow_new_mounts = self.attempt.is_recursive();
+        Ok(request)
+    }
+
+    /// What the builder is started with.
+    fn start(&self) -> Result<BuilderStart, BuildError> {
+        let Attempt {
+            executor,
+            text,
+            drv,
+            kind,
+            options,
+            ..
+        } = self.attempt;
+        let socket = format!("unix://{BUILD_DIR}/.nix-socket");
+        let around = Surroundings {
+            store_dir: executor.store_dir(),
+            cores: executor.settings.cores,
+            scratch: &self.setting.scratch,
+            is_fixed: *kind == DerivationKind::Fixed,
+            passes_impure: !kind.is_sandboxed(),
+            socket: self.attempt.is_recursive().then_some(&*socket),
+        };
+        let impure = |name: &[u8]| {
+            std::env::var_os(&*name.to_os_str_lossy()).map(|value| BString::from(os_bytes(value)))
+        };
+        let graphs = Graphs::new(executor, text, options, &self.setting.inputs);
+        let Some(attributes) = &options.structured_attrs else {
+            let mut start = builder_start(drv, &around, impure);
+            for (name, contents) in graphs.as_files()? {
+                start.files.push((name, contents.into()));
+            }
+            return Ok(start);
+        };
+        let outputs = self.setting.scratch.iter();
+        let outputs = outputs
+            .map(|(output, path)| (output.clone(), executor.store_dir().display(path)))
+            .collect();
+        let attributes = attributes.for_builder(&outputs, graphs.as_attributes()?);
+        let impure_names = &options.impure_env_vars;
+        Ok(structured_builder_start(
+            drv,
+            &attributes,
+            impure_names,
+            &around,
+            impure,
+        ))
+    }
+
+    fn open_services(&self, request: &mut Request) -> Result<Services, BuildError> {
+        let Attempt { executor, text, .. } = self.attempt;
+        // A fixed output's builder has the network: its calls are nobody's children.
+        let has_shims = executor.settings.memo && self.attempt.kind.is_sandboxed();
+        let shims = if has_shims {
+            executor.open_shims(text, request, self.dir, self.context, self.interpose)?
+        } else {
+            None
+        };
+        let recursive = if self.attempt.is_recursive() {
+            let user = &self.setting.user;
+            Some(executor.open_recursive(text, self.dir, user, self.context)?)
+        } else {
+            None
+        };
+        Ok(Services { shims, recursive })
+    }
+
+    /// Why there is no builder: it is none, or the machine gives no sandbox.
+    fn not_started(&self, error: droste_sandbox::Error) -> BuildError {
+        match error {
+            droste_sandbox::Error::Setup(setup) if setup.step == Step::Execute => {
+                BuildError::BuilderNotExecuted {
+                    drv: self.attempt.text.clone(),
+                    builder: self.attempt.drv.builder.to_string(),
+                    source: setup.errno.into(),
+                }
+            }
+            error => environment(&self.attempt.text, "start the builder")(error),
+        }
+    }
+
+    /// Reads the builder's log to its end, and kills it if nobody waits for it.
+    fn follow(&self, master: OwnedFd, running: &Running) -> LogTail {
+        let Attempt {
+            executor,
+            drv_path,
+            monitor,
+            ..
+        } = self.attempt;
+        let mut file = executor.open_log(drv_path);
+        log::follow(
+            master,
+            file.as_mut(),
+            executor.settings.log_lines,
+            |line| monitor.log_line(drv_path, line),
+            || {
+                if monitor.is_cancelled() {
+                    // If that fails, the sandbox has ended.
+                    let _ = running.kill();
+                }
+            },
+        )
+    }
+
+    /// Takes the outputs into the store, if the builder succeeded.
+    fn take_outputs(
+        &self,
+        ran: &Ran,
+        tally: &mut Tally,
+    ) -> Result<BTreeMap<String, StorePath>, BuildError> {
+        let attempt = self.attempt;
+        let seconds = |time: SystemTime| {
+            time.duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs() as i64)
+        };
+        let result = &mut tally.result;
+        result.times_built = 1;
+        result.start_time = seconds(ran.started);
+        result.stop_time = seconds(ran.ended);
+        result.cpu_user = Some(ran.status.user_time);
+        result.cpu_system = Some(ran.status.system_time);
+        if !ran.status.success() {
+            return Err(BuildError::BuilderFailed {
+                drv: attempt.text.clone(),
+                how: describe_exit(ran.status.exit),
+                log: ran.log.for_error(),
+            });
+        }
+        let made = attempt.executor.take_outputs(&Produced {
+            text: &attempt.text,
+            drv_path: attempt.drv_path,
+            name: attempt.name,
+            drv: attempt.drv,
+            kind: attempt.kind,
+            mode: attempt.mode,
+            scratch: &self.setting.scratch,
+            candidates: self.context.allowed(),
+            dir: self.dir,
+            user: &self.setting.user,
+            log: &ran.log,
+        })?;
+        result.status = BuildStatus::Built;
+        Ok(made)
+    }
+}
+
+impl Services {
+    /// Ends them: nobody is left who could ask, and what still runs for the build is of
+    /// no use. Whether a compiler was read.
+    fn stop(self) -> bool {
+        let compiler_was_read = self.shims.is_some_and(Shims::stop);
+        if let Some(recursive) = self.recursive {
+            recursive.stop();
+        }
+        compiler_was_read
+    }
+}
+
+impl Executor {
+    /// Where the builder is to put each output: the final path where that is known,
+    /// else (and where the final path is taken) a path made up from it.
+    pub(crate) fn scratch_paths(
+        &self,
+        drv_path: &StorePath,
+        name: &str,
+        drv: &Derivation,
+        mode: BuildMode,
+        text: &str,
+    ) -> Result<BTreeMap<String, StorePath>, BuildError> {
+        let mut scratch = BTreeMap::new();
+        for (output, kind) in &drv.outputs {
+            let path = match kind.path() {
+                // In the sandbox the final path is free even while it is valid outside.
+                Some(path) if mode == BuildMode::Normal || mode == BuildMode::Check => path.clone(),
+                _ => {
+                    let kind = format!("rewrite:{}:name:{output}", drv_path.base_name());
+                    // Builders can see the path, so it must be the one that Nix takes.
+                    let zero =
+                        Hash::new(HashAlgorithm::Sha256, &[0; 32]).expect("a SHA-256 has 32 bytes");
+                    self.store_dir()
+                        .make_path(&kind, &zero, &output_path_name(name, output))
+                        .map_err(|source| BuildError::Malformed {
+                            drv: text.to_owned(),
+                            source: source.into(),
+                        })?
+                }
+            };
+            scratch.insert(output.clone(), path);
+        }
+        Ok(scratch)
+    }
+
+    /// The parts of a sandbox that do not depend on the derivation's content.
+    pub(crate) fn base_request(
+        &self,
+        dir: &BuildDir,
+        user: &BuildUser,
+        drv: &Derivation,
+        network: Network,
+    ) -> Request {
+        let program = PathBuf::from(drv.builder.to_os_str_lossy().into_owned());
+        let mut request = Request::new(Root::Directory(dir.root()), program);
+        request.host_uid = user.uid;
+        request.host_gid = user.gid;
+        request.cwd = BUILD_DIR.into();
+        request.network = network;
+        if drv.system == "i686-linux" && self.settings.system == "x86_64-linux" {
+            request.personality = Personality::Linux32;
+        }
+        request.add(dev_nodes(self.settings.system_features.contains("kvm")));
+        request.add(proc_mount());
+        if network == Network::Host {
+            request.add(network_files());
+        }
+        request.add(etc_files(BUILD_DIR, network != Network::Host));
+        request
+    }
+
+    /// Binds store objects read-only at their place.
+    pub(crate) fn add_inputs<'a>(
+        &self,
+        request: &mut Request,
+        inputs: impl IntoIterator<Item = &'a StorePath>,
+    ) {
+        for input in inputs {
+            request.mounts.push(Mount::input(
+                self.store.physical_path(input),
+                self.store_dir().display(input),
+            ));
+        }
+    }
+
+    fn open_log(&self, drv_path: &StorePath) -> Option<File> {
+        let path = log::log_file(self.store.log_dir(), drv_path);
+        std::fs::create_dir_all(path.parent()?).ok()?;
+        // A log that cannot be kept fails no build.
+        File::create(path).ok()
+    }
+}
+
+/// What the attributes of a derivation ask for.
+pub(crate) fn options(text: &str, drv: &Derivation) -> Result<DerivationOptions, BuildError> {
+    DerivationOptions::of(drv).map_err(|source| BuildError::Malformed {
+        drv: text.to_owned(),
+        source: source.into(),
+    })
+}
+
+fn os_bytes(text: std::ffi::OsString) -> Vec<u8> {
+    std::os::unix::ffi::OsStringExt::into_vec(text)
+}
+
+/// How a builder ended, in Nix's words.
+pub(crate) fn describe_exit(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("failed with exit code {code}"),
+        Exit::Signal(signal) => {
+            let name = rustix::process::Signal::from_named_raw(signal)
+                .map(|signal| format!(" ({signal:?})"));
+            format!("failed due to signal {signal}{}", name.unwrap_or_default())
+        }
+    }
+}
