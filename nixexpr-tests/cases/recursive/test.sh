@@ -29,4 +29,18 @@ done < "$WORK/drvs"
 equal "the same paths are valid as in Nix 2.34's store" "$(path_infos "$WORK/34")" "$(path_infos "$WORK/droste-store")"
 clean "nothing is left behind" "$WORK/droste-store"
 verified "the store verifies" "$WORK/droste-store"
+
+# What must be refused, by Droste alone: real Nix builds derivations with inputs that
+# the outer build could not see.
+store=$WORK/hostile
+copy_store "$seed" "$store"
+echo 'the secret' > "$WORK/secret"
+secret=$(nix34 nix-store --store "$store" --add "$WORK/secret")
+for name in asks-for-an-unknown-path builds-with-an-unknown-input builds-with-an-undeclared-input collects-garbage talks-nonsense; do
+    drv=$(nix34 nix-instantiate --store "$store" hostile.nix -A "$name" --argstr busybox "$busybox" --argstr nix "$NIX34" --argstr secret "$secret")
+    check "a build that $name gets nothing by it" droste build -L --store "$store" --sandbox-path "$NIX34_PREFIX" "$drv"
+done
+check "what a build wanted to delete is there" nix34 nix-store --check-validity --store "$store" "$busybox" "$secret"
+clean "nothing is left behind by hostile builds" "$store"
+verified "the store verifies after hostile builds" "$store"
 finish

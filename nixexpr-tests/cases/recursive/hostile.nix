@@ -1,0 +1,73 @@
+# Builds that ask through the socket for what they must not get: `secret` is a path
+# that is valid in the store, and no input of theirs.
+{
+  busybox,
+  nix,
+  secret,
+}:
+let
+  bb = builtins.storePath busybox;
+  hostile =
+    name: script:
+    derivation {
+      inherit name secret bb;
+      system = "x86_64-linux";
+      builder = "${bb}/bin/sh";
+      args = [
+        "-uc"
+        script
+      ];
+      PATH = "${bb}/bin:${nix}";
+      requiredSystemFeatures = [ "recursive-nix" ];
+      NIX_CONFIG = "experimental-features = nix-command ca-derivations recursive-nix";
+    };
+in
+{
+  asks-for-an-unknown-path = hostile "asks-for-an-unknown-path" ''
+    nix-store -q --hash $secret && exit 5
+    nix-store -r $secret && exit 5
+    nix-store --check-validity $secret && exit 5
+    nix path-info --all | grep -F $secret && exit 5
+    [ ! -e $secret ] || exit 5
+    echo refused > $out
+  '';
+  builds-with-an-unknown-input = hostile "builds-with-an-unknown-input" ''
+    cat > /build/drv.json <<END
+    { "name": "thief", "system": "x86_64-linux", "version": 4,
+      "builder": "$bb/bin/sh", "args": ["-c", "$bb/bin/cat $secret > \$out"],
+      "env": { "out": "/1rz4g4znpzjwh1xymhjpm42vipw92pr73vdgl6xs1hycac8kf2n9" },
+      "inputs": { "drvs": {}, "srcs": [ "''${bb##*/}", "''${secret##*/}" ] },
+      "outputs": { "out": { "hashAlgo": "sha256", "method": "nar" } } }
+    END
+    if drv=$(nix derivation add < /build/drv.json); then
+      path=$(nix-store -r $drv) && grep -q 'the secret' $path && exit 5
+    fi
+    echo refused > $out
+  '';
+  # The same without the path among the inputs is a derivation that fails.
+  builds-with-an-undeclared-input = hostile "builds-with-an-undeclared-input" ''
+    cat > /build/drv.json <<END
+    { "name": "thief", "system": "x86_64-linux", "version": 4,
+      "builder": "$bb/bin/sh", "args": ["-c", "$bb/bin/cat $secret > \$out"],
+      "env": { "out": "/1rz4g4znpzjwh1xymhjpm42vipw92pr73vdgl6xs1hycac8kf2n9" },
+      "inputs": { "drvs": {}, "srcs": [ "''${bb##*/}" ] },
+      "outputs": { "out": { "hashAlgo": "sha256", "method": "nar" } } }
+    END
+    drv=$(nix derivation add < /build/drv.json) || exit 6
+    path=$(nix-store -r $drv) && grep -q 'the secret' $path && exit 5
+    echo refused > $out
+  '';
+  collects-garbage = hostile "collects-garbage" ''
+    nix-store --gc
+    nix-store --delete --ignore-liveness $bb $secret
+    nix-store --optimise; nix-store --verify
+    [ -e $bb ] || exit 5
+    echo tried > $out
+  '';
+  talks-nonsense = hostile "talks-nonsense" ''
+    head -c 100000 /dev/urandom | timeout 5 nc local:/build/.nix-socket > /dev/null
+    printf 'cxin\0\0\0\0\046\001\0\0\0\0\0\0\0\0\0\0\0\0\0\0\377\377\377\377\377\377\377\177' | timeout 5 nc local:/build/.nix-socket > /dev/null
+    nix-store --check-validity $bb || exit 6
+    echo survived > $out
+  '';
+}
