@@ -4,6 +4,7 @@
  * probe xattr FILE      tries every call that reads or writes extended
  *                       attributes and prints what each answered
  * probe abstract NAME   connects to an abstract Unix socket and prints the answer
+ * probe send SOCKET     sends standard input to a Unix socket, then prints the answer
  * probe crash           is killed by SIGSEGV, as the first process, too
  * probe setuid FILE     tries to set setuid and setgid bits by each call
  */
@@ -38,6 +39,21 @@ int main(int argc, char **argv)
         strncpy(address.sun_path, argv[2], sizeof address.sun_path - 1);
         fd = socket(AF_UNIX, SOCK_STREAM, 0);
         return bind(fd, (struct sockaddr *)&address, sizeof address) != 0;
+    }
+    if (!strcmp(argv[1], "send")) {
+        ssize_t n;
+        strncpy(address.sun_path, argv[2], sizeof address.sun_path - 1);
+        fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
+            return 1;
+        while ((n = read(0, buffer, sizeof buffer)) > 0)
+            if (send(fd, buffer, n, MSG_NOSIGNAL) < 0)
+                break;
+        shutdown(fd, SHUT_WR);
+        while ((n = read(fd, buffer, sizeof buffer)) > 0)
+            if (write(1, buffer, n) < 0)
+                break;
+        return 0;
     }
     if (!strcmp(argv[1], "abstract")) {
         strncpy(address.sun_path + 1, argv[2], sizeof address.sun_path - 2);

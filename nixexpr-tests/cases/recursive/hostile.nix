@@ -7,6 +7,12 @@
 }:
 let
   bb = builtins.storePath busybox;
+  # In two parts, for it is the inner derivation's, not to be replaced in the outer one.
+  placeholder =
+    let
+      whole = builtins.placeholder "out";
+    in
+    builtins.substring 0 10 whole + "\${empty-}" + builtins.substring 10 60 whole;
   hostile =
     name: script:
     derivation {
@@ -32,10 +38,11 @@ in
     echo refused > $out
   '';
   builds-with-an-unknown-input = hostile "builds-with-an-unknown-input" ''
+    placeholder=${placeholder}
     cat > /build/drv.json <<END
     { "name": "thief", "system": "x86_64-linux", "version": 4,
       "builder": "$bb/bin/sh", "args": ["-c", "$bb/bin/cat $secret > \$out"],
-      "env": { "out": "/1rz4g4znpzjwh1xymhjpm42vipw92pr73vdgl6xs1hycac8kf2n9" },
+      "env": { "out": "$placeholder" },
       "inputs": { "drvs": {}, "srcs": [ "''${bb##*/}", "''${secret##*/}" ] },
       "outputs": { "out": { "hashAlgo": "sha256", "method": "nar" } } }
     END
@@ -46,10 +53,11 @@ in
   '';
   # The same without the path among the inputs is a derivation that fails.
   builds-with-an-undeclared-input = hostile "builds-with-an-undeclared-input" ''
+    placeholder=${placeholder}
     cat > /build/drv.json <<END
     { "name": "thief", "system": "x86_64-linux", "version": 4,
       "builder": "$bb/bin/sh", "args": ["-c", "$bb/bin/cat $secret > \$out"],
-      "env": { "out": "/1rz4g4znpzjwh1xymhjpm42vipw92pr73vdgl6xs1hycac8kf2n9" },
+      "env": { "out": "$placeholder" },
       "inputs": { "drvs": {}, "srcs": [ "''${bb##*/}" ] },
       "outputs": { "out": { "hashAlgo": "sha256", "method": "nar" } } }
     END
@@ -65,8 +73,8 @@ in
     echo tried > $out
   '';
   talks-nonsense = hostile "talks-nonsense" ''
-    head -c 100000 /dev/urandom | timeout 5 nc local:/build/.nix-socket > /dev/null
-    printf 'cxin\0\0\0\0\046\001\0\0\0\0\0\0\0\0\0\0\0\0\0\0\377\377\377\377\377\377\377\177' | timeout 5 nc local:/build/.nix-socket > /dev/null
+    head -c 100000 /dev/urandom | timeout 5 probe send /build/.nix-socket > /dev/null
+    printf 'cxin\0\0\0\0\046\001\0\0\0\0\0\0\0\0\0\0\0\0\0\0\377\377\377\377\377\377\377\177' | timeout 5 probe send /build/.nix-socket > /dev/null
     nix-store --check-validity $bb || exit 6
     echo survived > $out
   '';

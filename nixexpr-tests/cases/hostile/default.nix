@@ -1,0 +1,207 @@
+# Builds that try to get at the executor, to make it believe something wrong, or to be
+# in its way. Each writes what it saw to its output; what must be the same with and
+# without memoization differs if it is not.
+{ toolchain }:
+let
+  tools = builtins.storePath toolchain;
+  drv =
+    name: script: attrs:
+    derivation (
+      {
+        inherit name;
+        system = "x86_64-linux";
+        builder = "${tools}/bin/bash";
+        args = [
+          "-c"
+          ("set -u; " + script)
+        ];
+        PATH = "${tools}/bin";
+      }
+      // attrs
+    );
+  # Long enough after the start that files are old enough for their times to be believed.
+  settled = name: script: attrs: drv name ("sleep 0.3; " + script) attrs;
+  # The data of objects, and all their bytes.
+  keep = ''
+    for object in *.o; do objdump -s -j .data $object | tail -n 1; sha256sum $object; done > $out
+  '';
+  victim = ''
+    printf 'int victim(void) { return 41; }\n' > victim.c
+  '';
+  value = ''
+    printf '#ifndef X\n#define X 1\n#endif\nint x = X;\n' > a.c
+  '';
+  # What the wrappers are to hand on: each value, none, and one more of another variable.
+  wrapped = wrapper: name: settled name ''
+    ${value}
+    export EXTRA=-DX=7
+    gcc -c a.c -o 7.o
+    EXTRA=-DX=8 gcc -c a.c -o 8.o
+    EXTRA= gcc -c a.c -o empty.o
+    (unset EXTRA; gcc -c a.c -o unset.o)
+    EXTRA='-DX=7 -g' OTHER=-O2 gcc -c a.c -o several.o
+    ${keep}
+  '' { PATH = "${wrapper}/bin:${tools}/bin"; };
+  script = text: ''printf '%s\n' '#!${tools}/bin/bash' ${text} '';
+in
+rec {
+  # Reads what it is given; what it compiles is what `victim` compiles.
+  taker = drv "taker" ''
+    ${victim}
+    gcc -O1 -c victim.c -o victim.o
+    gcc ${./descriptors.c} -o descriptors || exit 1
+    # Twice: also when somebody has been there.
+    for round in 1 2; do ./descriptors $(type -p gcc) -O1 -c victim.c -o victim.o || exit 1; done | tee $out
+  '' { };
+  victim-of-taker = drv "victim" ''
+    ${victim}
+    printf '#include <stdio.h>\nint victim(void);\nint main(void) { printf("%%d\\n", victim()); }\n' > main.c
+    gcc -O1 -c victim.c -o victim.o; gcc -c main.c; gcc main.o victim.o -o main
+    ./main > $out; sha256sum victim.o >> $out
+  '' { };
+
+  script-wrapper = drv "script-wrapper" ''
+    mkdir -p $out/bin
+    ${script "'exec inner \"$@\"'"} > $out/bin/gcc
+    ${script "'exec ${tools}/bin/gcc $EXTRA \"$@\"'"} > $out/bin/inner
+    chmod +x $out/bin/*
+  '' { };
+  sourcing-wrapper = drv "sourcing-wrapper" ''
+    mkdir -p $out/bin $out/lib
+    ${script "'. \"\${0%/*}/../lib/flags\"' 'exec ${tools}/bin/gcc $flags \"$@\"'"} > $out/bin/gcc
+    printf '%s\n' 'name=EXTRA' 'flags="''${!name-}"' > $out/lib/flags
+    chmod +x $out/bin/*
+  '' { };
+  program-wrapper = drv "program-wrapper" ''
+    mkdir -p $out/bin
+    gcc -DCOMPILER='"${tools}/bin/gcc"' ${./wrapper.c} -o $out/bin/gcc
+  '' { };
+  program-behind-script = drv "program-behind-script" ''
+    mkdir -p $out/bin
+    gcc -DCOMPILER='"${tools}/bin/gcc"' ${./wrapper.c} -o $out/bin/inner
+    ${script "'exec inner \"$@\"'"} > $out/bin/gcc
+    chmod +x $out/bin/*
+  '' { };
+  wrapped-by-script = wrapped script-wrapper "wrapped-by-script";
+  wrapped-by-sourcing = wrapped sourcing-wrapper "wrapped-by-sourcing";
+  wrapped-by-program = wrapped program-wrapper "wrapped-by-program";
+  wrapped-by-both = wrapped program-behind-script "wrapped-by-both";
+
+  # A compiler that hangs for some sources.
+  hanging-compiler = drv "hanging-compiler" ''
+    mkdir -p $out/bin
+    ${script "'case \"$*\" in *slow*) ${tools}/bin/sleep 287.5 ;; esac' 'exec ${tools}/bin/gcc \"$@\"'"} > $out/bin/gcc
+    chmod +x $out/bin/*
+  '' { };
+  hanging = settled "hanging" ''
+    for i in 1 2 3 4; do
+      printf 'int x%d;\n' $i > slow$i.c
+      timeout 1 gcc -c slow$i.c &
+    done
+    wait
+    echo 'the hanging ones are gone'
+    printf 'int x;\n' > a.c; gcc -c a.c -o a.o || exit 1
+    ls > $out
+  '' { PATH = "${hanging-compiler}/bin:${tools}/bin"; };
+
+  mapped = settled "mapped" ''
+    printf '#include "a.h"\nint x = A;\n' > a.c
+    gcc ${./mapped.c} -o mapped && ./mapped || exit 1
+    for object in first again changed closed last; do objdump -s -j .data $object.o | tail -n 1; done > $out
+  '' { };
+
+  # What gcc reads of it is one line; before it was known, all of it would be read.
+  sparse = settled "sparse" ''
+    echo '#error enough' > a.c
+    for i in 1 2 3 4 5 6 7 8 9 10 11 12; do truncate -s 250M $i.h; echo "#include \"$i.h\"" >> a.c; done
+    gcc -Wfatal-errors -c a.c 2> $out
+    truncate -s 20G 1.h
+    gcc -Wfatal-errors -c a.c 2>> $out
+    printf 'int x;\n' > b.c; gcc -c b.c && ls *.o >> $out
+  '' { };
+
+  many = drv "many" ''
+    for i in {1..700}; do printf 'int x%d;\n' $i > $i.c; done
+    for i in {1..700}; do gcc -c $i.c -o $i.o & done
+    wait
+    ls *.o | wc -l > $out
+  '' { };
+
+  # No process comes before the compiler.
+  first = builtins.listToAttrs (
+    map (i: {
+      name = "first-${i}";
+      value = derivation {
+        name = "first-${i}";
+        system = "x86_64-linux";
+        builder = "${tools}/bin/bash";
+        args = [
+          "-c"
+          "gcc -c ${builtins.toFile "first.c" "int first;"} -o first.o; cat first.o > $out"
+        ];
+        PATH = "${tools}/bin";
+        inherit i;
+      };
+    }) [ "1" "2" "3" "4" "5" ]
+  );
+
+  # Headers that come and go, turn into links, directories and pipes.
+  headers = settled "headers" ''
+    compile() { local object=$1; shift; "$@" gcc -Iinc1 -Iinc2 -c a.c -o $object 2>> errors; echo "$object $?" >> status; }
+    mkdir inc1 inc2 sub
+    echo '#define A 1' > inc2/a.h; printf '#include <a.h>\nint x = A;\n' > a.c; compile below.o
+    echo '#define A 2' > inc1/a.h; compile before-it.o
+    rm inc1/a.h; ln -s ../inc2/b.h inc1/a.h; compile dangling.o
+    echo '#define A 4' > inc2/b.h; compile link.o
+    ln -sf a.h inc1/a.h; compile loop.o
+    rm inc1/a.h; mkdir inc1/a.h; compile directory.o
+    rmdir inc1/a.h; mkfifo inc1/a.h; compile pipe.o timeout 1
+    rm inc1/a.h; echo '#define A 7' > inc1/a.h; chmod 000 inc1/a.h; compile unreadable.o
+    chmod 000 inc1; compile closed.o; chmod 755 inc1
+    rm -f inc1/a.h; mv inc2 moved; ln -s moved inc2; compile moved.o
+    rm inc2; mv moved inc2; mv inc2/a.h inc2/c.h; compile gone.o; mv inc2/c.h inc2/a.h; compile again.o
+    # Faster than a clock's tick, of one length, with one time.
+    for i in {100..139}; do
+      echo "#define A $i" > inc1/a.h; touch -d @1000000000 inc1/a.h
+      compile rewritten-$i.o
+      echo "#define A $((i + 100))" > new; touch -d @1000000000 new; mv new inc1/a.h
+      compile replaced-$i.o
+    done
+    rm inc1/a.h
+    printf '%%:include <a.h>\nint x = A;\n' > a.c; compile digraph.o
+    printf '??=include <a.h>\nint x = A;\n' > a.c; compile trigraph.o
+    printf '#inc\\\nlude <a.h>\nint x = A;\n' > a.c; compile spliced.o
+    printf '/**/ # /**/ include /**/ <a.h>\nint x = A;\n' > a.c; compile comments.o
+    printf '#if __has_include(<a.h>) && __has_include("sub/../inc1/q.h")\nint x = 1;\n#else\nint x = 2;\n#endif\n' > a.c
+    compile asked.o; touch inc1/q.h; compile asked-again.o
+    echo '#define Q(x) x' > inc2/w.h
+    printf '#include <w.h>\n#if __has_include Q((<a.h>))\nint x = 1;\n#endif\n' > a.c; compile computed.o
+    printf 'asm(".inc" "bin \\"status\\"");\n' > a.c; compile incbin.o
+    printf '#include "a.c"\nint x;\n' > a.c; compile itself.o
+    printf '#ifndef A\n#define A 1\n#include __FILE__\n#else\nint x = A;\n#endif\n' > a.c; compile file.o
+    printf '#define E(a) a a a a a a a a\n#define F(a) E(E(E(E(a))))\nint x[] = { F(1,) };\n' > a.c; compile expanded.o
+    printf '.macro I x\n.inc\\()bin "\\x"\n.endm\nI status\n' > f.S; gcc -c f.S -o assembled.o 2>> errors
+    echo '@self' > self; gcc @self -c a.c -o response.o 2> /dev/null; echo $? >> status
+    ${keep}
+    cat status errors >> $out
+  '' { };
+
+  # Then compiles; prints to its log what each has come to.
+  noise = settled "noise" ''
+    printf '#include "a.h"\nint x = A;\n' > a.c; echo '#define A 5' > a.h; ln -s loop loop; echo '@response' > response
+    gcc ${./noise.c} -o noise || exit 1
+    ./noise $(type -p gcc) gcc -c a.c -o a.o || exit 1
+    gcc -g -c a.c -o b.o || exit 1
+    ${keep}
+  '' { };
+  # Finds the connections of a build before it as they are.
+  after-noise = drv "after-noise" ''
+    printf 'int after;\n' > a.c
+    gcc -c a.c -o a.o || exit 1
+    ${keep}
+  '' { before = noise; };
+
+  slow = drv "slow" ''
+    echo started; sleep 60; echo > $out
+  '' { };
+}
