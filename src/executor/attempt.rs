@@ -10,7 +10,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bstr::{BString, ByteSlice};
 use droste_sandbox::{
@@ -37,6 +37,9 @@ use crate::restricted::Recursive;
 use crate::unit::Tally;
 use crate::users::BuildUser;
 use crate::{Executor, Monitor};
+
+/// How long to wait before asking again for a lock that somebody else holds.
+const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// A derivation without input derivations that is to be built.
 pub(crate) struct Attempt<'a> {
@@ -203,10 +206,33 @@ impl<'a> Attempt<'a> {
             // each other at the derivation.
             _ => BTreeSet::from([self.drv_path.clone()]),
         };
-        self.executor
-            .store
-            .lock_paths(&paths)
-            .map_err(environment(&self.text, "lock the output paths"))
+        let mut is_told = false;
+        loop {
+            let locks = self
+                .executor
+                .store
+                .try_lock_paths(&paths)
+                .map_err(environment(&self.text, "lock the output paths"))?;
+            if let Some(locks) = locks {
+                return Ok(locks);
+            }
+            if !is_told {
+                let why = "waiting for somebody else who builds it";
+                self.monitor.note(&format!("{}: {why}", self.text));
+                is_told = true;
+            }
+            if self.monitor.is_cancelled() {
+                return Err(self.cancelled());
+            }
+            std::thread::sleep(LOCK_POLL);
+        }
+    }
+
+    fn cancelled(&self) -> BuildError {
+        BuildError::Cancelled {
+            drv: self.text.clone(),
+            why: "nobody waits for it any more",
+        }
     }
 
     fn setting(&self) -> Result<Setting, BuildError> {
@@ -219,11 +245,23 @@ impl<'a> Attempt<'a> {
                 self.mode,
                 &self.text,
             )?,
-            inputs: executor
-                .closure(&self.drv.input_srcs)
-                .map_err(environment(&self.text, "query the input closure"))?,
+            inputs: self.hold_inputs()?,
             user: executor.acquire_user(&self.text)?,
         })
+    }
+
+    /// The input closure, which no garbage collector takes from now on.
+    fn hold_inputs(&self) -> Result<BTreeSet<StorePath>, BuildError> {
+        for input in &self.drv.input_srcs {
+            self.executor
+                .store
+                .add_temp_root(input)
+                .map_err(environment(&self.text, "hold an input"))?;
+        }
+        // After that: what was collected before is missed here.
+        self.executor
+            .closure(&self.drv.input_srcs)
+            .map_err(environment(&self.text, "query the input closure"))
     }
 
     fn is_recursive(&self) -> bool {
@@ -258,10 +296,7 @@ impl Run<'_> {
         let ended = SystemTime::now();
         let compiler_was_read = services.stop();
         if self.attempt.monitor.is_cancelled() {
-            return Err(BuildError::Cancelled {
-                drv: text.clone(),
-                why: "nobody waits for it any more",
-            });
+            return Err(self.attempt.cancelled());
         }
         Ok(Ran {
             status,

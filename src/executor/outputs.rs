@@ -418,9 +418,29 @@ impl Executor {
             .store
             .lock_paths(&unlocked)
             .map_err(environment(build.text, "lock the output paths"))?;
+        let registered = self.move_and_register(build, &outputs);
+        if registered.is_err() {
+            for output in outputs.values() {
+                // Nothing valid is removed. What cannot be removed now, that does who builds
+                // it next.
+                let _ = self.store.remove_invalid(&output.info.path);
+            }
+        }
+        registered
+    }
+
+    fn move_and_register(
+        &self,
+        build: &Produced<'_>,
+        outputs: &BTreeMap<String, Output>,
+    ) -> Result<(), BuildError> {
         let mut registrations = Vec::new();
         for output in outputs.values() {
             let path = &output.info.path;
+            // Before it is asked whether it is valid, so that it stays so.
+            self.store
+                .add_temp_root(path)
+                .map_err(environment(build.text, "hold an output"))?;
             if self
                 .store
                 .is_valid(path)
@@ -437,7 +457,7 @@ impl Executor {
             .register(&registrations)
             .map_err(environment(build.text, "register the outputs"))?;
         if build.kind == DerivationKind::Floating {
-            for (name, output) in &outputs {
+            for (name, output) in outputs {
                 let realisation =
                     self.realisation(build.drv_path, build.drv, name, &output.info.path)?;
                 self.store

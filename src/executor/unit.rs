@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use store_api::{BuildMode, BuildResult, BuildStatus};
 use store_types::{
-    Derivation, DerivationKind, DerivationOutput, OutputsSpec, Realisation, StorePath,
+    ContentAddress, ContentAddressMethod, Derivation, DerivationKind, DerivationOutput,
+    OutputsSpec, Realisation, References, StorePath, sha256,
 };
 
 use crate::attempt::Attempt;
@@ -222,13 +223,27 @@ impl Executor {
         }
         let bytes = std::fs::read(self.store.physical_path(drv_path))
             .map_err(environment(&text, "read the file"))?;
-        Derivation::parse(self.store_dir(), &bytes).map_err(|source| BuildError::Malformed {
-            drv: text,
-            source: source.into(),
-        })
+        let malformed = |source| BuildError::Malformed { drv: text, source };
+        let drv = match Derivation::parse(self.store_dir(), &bytes) {
+            Ok(drv) => drv,
+            Err(error) => return Err(malformed(error.into())),
+        };
+        let ca = ContentAddress {
+            method: ContentAddressMethod::Text,
+            hash: sha256(&bytes),
+        };
+        let references = References::to_others(drv.references());
+        let expected = self
+            .store_dir()
+            .content_addressed_path(drv_path.name(), &ca, &references);
+        match expected {
+            Ok(expected) if expected == *drv_path => Ok(drv),
+            Ok(_) => Err(malformed("its path does not follow from its text".into())),
+            Err(error) => Err(malformed(error.into())),
+        }
     }
 
-    /// The outputs that are valid, by name.
+    /// The outputs that are valid, by name; no garbage collector takes them from now on.
     pub(crate) fn known_outputs(
         &self,
         drv_path: &StorePath,
@@ -250,11 +265,17 @@ impl Executor {
                 }
                 DerivationOutput::Impure { .. } => None,
             };
-            if let Some(path) = path
-                && self
-                    .store
-                    .is_valid(&path)
-                    .map_err(environment(&text, "query the store"))?
+            let Some(path) = path else {
+                continue;
+            };
+            // Before it is asked whether it is valid, so that it stays so.
+            self.store
+                .add_temp_root(&path)
+                .map_err(environment(&text, "hold an output"))?;
+            if self
+                .store
+                .is_valid(&path)
+                .map_err(environment(&text, "query the store"))?
             {
                 known.insert(name.clone(), path);
             }
