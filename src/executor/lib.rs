@@ -1,10 +1,10 @@
 //! Plans and runs derivations, and the children that their compiler calls become.
 //!
 //! One [`Executor`] serves one store. [`Executor::build`] walks the graph of
-//! derivations ([`state`], pure; [`dispatcher`], its threads) and realises each in a
-//! sandbox ([`unit`], [`attempt`], [`outputs`]). While a builder runs, its shims ask for children
+//! derivations ([`state`], pure; `dispatcher`, its threads) and realises each in a
+//! sandbox (`unit`, `attempt`, `outputs`). While a builder runs, its shims ask for children
 //! over a socket ([`child`]), and, where it requires `recursive-nix`, any Nix client
-//! asks for builds over another ([`restricted`]).
+//! asks for builds over another (`restricted`).
 //!
 //! # Invariants
 //!
