@@ -25,13 +25,15 @@ let
   keep = ''
     for object in *.o; do objdump -s -j .data $object | tail -n 1; sha256sum $object; done > $out
   '';
+  # Something in the store that is not among the inputs of who wants it.
+  secret = builtins.toFile "secret.h" "#define A 42\n";
   victim = ''
     printf 'int victim(void) { return 41; }\n' > victim.c
   '';
   value = ''
     printf '#ifndef X\n#define X 1\n#endif\nint x = X;\n' > a.c
   '';
-  # What the wrappers are to hand on: each value, none, and one more of another variable.
+  # What the wrappers are to hand on: each value, and none.
   wrapped = wrapper: name: settled name ''
     ${value}
     export EXTRA=-DX=7
@@ -39,9 +41,15 @@ let
     EXTRA=-DX=8 gcc -c a.c -o 8.o
     EXTRA= gcc -c a.c -o empty.o
     (unset EXTRA; gcc -c a.c -o unset.o)
-    EXTRA='-DX=7 -g' OTHER=-O2 gcc -c a.c -o several.o
+    EXTRA=-DX=9 gcc -g -c a.c -o other.o
     ${keep}
   '' { PATH = "${wrapper}/bin:${tools}/bin"; };
+  # A compiler that takes its time for some sources.
+  slow-compiler = seconds: drv "slow-compiler" ''
+    mkdir -p $out/bin
+    ${script "'case \"$*\" in *slow*) ${tools}/bin/sleep ${seconds} ;; esac' 'exec ${tools}/bin/gcc \"$@\"'"} > $out/bin/gcc
+    chmod +x $out/bin/*
+  '' { };
   script = text: ''printf '%s\n' '#!${tools}/bin/bash' ${text} '';
 in
 rec {
@@ -87,12 +95,6 @@ rec {
   wrapped-by-program = wrapped program-wrapper "wrapped-by-program";
   wrapped-by-both = wrapped program-behind-script "wrapped-by-both";
 
-  # A compiler that hangs for some sources.
-  hanging-compiler = drv "hanging-compiler" ''
-    mkdir -p $out/bin
-    ${script "'case \"$*\" in *slow*) ${tools}/bin/sleep 287.5 ;; esac' 'exec ${tools}/bin/gcc \"$@\"'"} > $out/bin/gcc
-    chmod +x $out/bin/*
-  '' { };
   hanging = settled "hanging" ''
     for i in 1 2 3 4; do
       printf 'int x%d;\n' $i > slow$i.c
@@ -102,7 +104,7 @@ rec {
     echo 'the hanging ones are gone'
     printf 'int x;\n' > a.c; gcc -c a.c -o a.o || exit 1
     ls > $out
-  '' { PATH = "${hanging-compiler}/bin:${tools}/bin"; };
+  '' { PATH = "${slow-compiler "287.5"}/bin:${tools}/bin"; };
 
   mapped = settled "mapped" ''
     printf '#include "a.h"\nint x = A;\n' > a.c
@@ -120,11 +122,13 @@ rec {
     printf 'int x;\n' > b.c; gcc -c b.c && ls *.o >> $out
   '' { };
 
+  # First as many slow ones as can run at once, so that the others all wait at once.
   many = drv "many" ''
-    for i in {1..700}; do printf 'int x%d;\n' $i > $i.c; done
-    for i in {1..700}; do gcc -c $i.c -o $i.o & done
+    for i in $(seq $(nproc)); do printf 'int x;\n' > slow$i.c; ${slow-compiler "5"}/bin/gcc -c slow$i.c & done
+    for i in {0..99}; do printf 'int x%d;\n' $i > $i.c; done
+    for i in {1..700}; do { gcc -c $((i % 100)).c || touch failed.o; } & done
     wait
-    ls *.o | wc -l > $out
+    echo $(($(ls *.o | wc -l) - $(nproc))) > $out
   '' { };
 
   # No process comes before the compiler.
@@ -186,7 +190,48 @@ rec {
     cat status errors >> $out
   '' { };
 
-  # Then compiles; prints to its log what each has come to.
+  # Files that change while they are read: an object is of one content or the other, and
+  # is not taken for the other's later.
+  flipped = settled "flipped" ''
+    for i in 1 2; do mkdir d$i; echo "#define A $i" > $i.h; cp $i.h d$i/b.h; done
+    cp 1.h a.h; cp 1.h c.h; ln -s d1 d
+    printf '#include "a.h"\nint a = A;\n#undef A\n#include "d/b.h"\nint b = A;\n#undef A\n#include "c.h"\nint c = A;\n' > a.c
+    touch go
+    while [ -e go ]; do for i in 1 2; do
+      cp $i.h new.h; mv new.h a.h; ln -s d$i new; mv -T new d; cat $i.h > c.h
+    done; done &
+    for i in {1..40}; do gcc -c a.c -o $i.o 2> /dev/null; done
+    rm go; wait
+    for i in {1..40}; do
+      [ ! -e $i.o ] || objdump -s -j .data $i.o | grep -qx ' 0000 0[12]000000 0[12]000000 0[12]000000 .*' || echo "$i.o is odd" >> $out
+    done
+    rm -f *.o
+    for a in 1 2; do for b in 1 2; do for c in 1 2; do
+      cp $a.h a.h; ln -sfT d$b d; cp $c.h c.h; gcc -c a.c -o $a$b$c.o
+    done; done; done
+    for object in *.o; do echo $object; objdump -s -j .data $object | tail -n 1; done >> $out
+  '' { };
+
+  stranger = settled "stranger" ''
+    secret=${builtins.unsafeDiscardStringContext secret}
+    try() { "$@" >> errors 2>&1; echo "$? $*" >> status; }
+    printf "#include \"$secret\"\nint x = A;\n" > a.c; try gcc -c a.c -o included.o
+    printf '#if __has_include("%s")\nint x = 1;\n#else\nint x = 2;\n#endif\n' $secret > a.c; try gcc -c a.c -o asked.o
+    printf 'int x = A;\n' > a.c; try gcc -include $secret -c a.c -o forced.o
+    try gcc -imacros $secret -c a.c -o macros.o
+    try gcc -c $secret -o source.o; try gcc -x c -c $secret -o source.o
+    ln -s $secret a.h; printf '#include "a.h"\nint x = A;\n' > a.c; try gcc -c a.c -o linked.o
+    ln -s /nix/store store; printf "#include \"store/''${secret##*/}\"\nint x = A;\n" > a.c; try gcc -c a.c -o through.o
+    printf "#include <''${secret##*/}>\nint x = A;\n" > a.c
+    for dir in /nix/store /nix/store/ /proc/self/root/nix/store /nix/store/../store "$PWD/../nix/store" store; do
+      try gcc -I$dir -c a.c -o searched.o; try gcc -isystem $dir -c a.c -o searched.o; CPATH=$dir try gcc -c a.c -o searched.o
+    done
+    printf 'asm(".incbin \"%s\"");\n' $secret > a.c; try gcc -c a.c -o incbin.o
+    sed -i 's,/build/cc[A-Za-z0-9]\{6\},/build/ccXXXXXX,g' errors
+    objdump -s -j .data asked.o | tail -n 1 > $out; ls *.o >> $out; cat status errors >> $out
+  '' { };
+
+  # Compiles while the connections are still there, and after.
   noise = settled "noise" ''
     printf '#include "a.h"\nint x = A;\n' > a.c; echo '#define A 5' > a.h; ln -s loop loop; echo '@response' > response
     gcc ${./noise.c} -o noise || exit 1
