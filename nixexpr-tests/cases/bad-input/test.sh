@@ -55,7 +55,7 @@ verified "the store verifies after failures" "$store"
 fresh damaged
 path=$store$(drv top)
 size=$(stat -c %s "$path")
-cp "$path" "$WORK/whole"
+cp -f "$path" "$WORK/whole"
 replace() { rm -f "$path" && cat > "$path" && chmod 444 "$path"; }
 bad='' unnamed='' count=0
 # A damaged derivation is refused, and its error names it.
@@ -92,7 +92,7 @@ check "the whole derivation is built" build "$(drv top)"
 # The path that the output should have.
 fresh wrong-path
 path=$store$(drv good)
-cp "$path" "$WORK/whole"
+cp -f "$path" "$WORK/whole"
 output=$(nix34 nix-store -q --outputs --store "$store" "$(drv good)")
 sed "s,${output:11:32},$(tr '0123456789' '9876543210' <<< "${output:11:32}"),g" "$WORK/whole" | replace
 refused "a wrong output path is told" 1 'good' build "$(drv good)"

@@ -297,7 +297,17 @@ in
       { };
   probe-processes = drv "probe-processes" "{ echo $$; ls /proc | grep -c '^[0-9]'; } > $out" { };
   probe-stdin = drv "probe-stdin" "{ readlink /proc/self/fd/0; wc -c < /dev/stdin; [ -t 1 ] && echo tty || echo no; } < /proc/self/fd/0 > $out" { };
-  probe-streams = drv "probe-streams" "{ [ -t 1 ] && echo tty1 || echo no1; [ -t 2 ] && echo tty2 || echo no2; } > /build/x; ls -l /proc/$$/fd | sed 's/.*-> //; s,/pts/.*,/pts/N,' | sort -u | grep -v pipe > $out; cat /build/x >> $out" { };
+  probe-streams =
+    drv "probe-streams"
+      ''
+        # Of the shell itself, which is the first process; what it holds for a moment are pipes.
+        fds=$(ls -l /proc/1/fd)
+        [ -t 1 ] && tty=yes || tty=no
+        [ -t 2 ] && tty="$tty yes" || tty="$tty no"
+        echo "$fds" | sed -n 's/.* \([0-9]*\) -> /\1 /p' | grep -v pipe: | sed 's,/pts/.*,/pts/N,' > $out
+        echo $tty >> $out
+      ''
+      { };
   probe-status =
     drv "probe-status" "grep -E '^(NoNewPrivs|Seccomp|CapEff|CapPrm|CapInh|CapAmb|Groups|Uid|Gid):' /proc/self/status > $out"
       { };
