@@ -131,7 +131,7 @@ rec {
     echo $(($(ls *.o | wc -l) - $(nproc))) > $out
   '' { };
 
-  # No process comes before the compiler.
+  # The first act of a builder, or all that it does, is a compile.
   first = builtins.listToAttrs (
     map (i: {
       name = "first-${i}";
@@ -144,6 +144,23 @@ rec {
           "gcc -c ${builtins.toFile "first.c" "int first;"} -o first.o; cat first.o > $out"
         ];
         PATH = "${tools}/bin";
+        inherit i;
+      };
+    }) [ "1" "2" "3" "4" "5" ]
+  );
+  only = builtins.listToAttrs (
+    map (i: {
+      name = "only-${i}";
+      value = derivation {
+        name = "only-${i}";
+        system = "x86_64-linux";
+        builder = "${tools}/bin/gcc";
+        args = [
+          "-c"
+          "${builtins.toFile "first.c" "int first;"}"
+          "-o"
+          (builtins.placeholder "out")
+        ];
         inherit i;
       };
     }) [ "1" "2" "3" "4" "5" ]

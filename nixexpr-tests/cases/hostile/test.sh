@@ -9,10 +9,12 @@ toolchain=$(with_toolchain "$WORK/root") || {
 }
 nix34 nix eval --store "$WORK/root" --impure --raw --expr "
     let all = import $PWD { toolchain = \"$toolchain\"; };
-        line = name: drv: \"\${name} \${builtins.unsafeDiscardStringContext drv.drvPath}\n\";
-        some = removeAttrs all [ \"first\" ];
-    in builtins.concatStringsSep \"\" (map (name: line name some.\${name}) (builtins.attrNames some)
-        ++ map (name: line name all.first.\${name}) (builtins.attrNames all.first))" > "$WORK/drvs"
+        flat = removeAttrs all [ \"first\" \"only\" \"secret\" \"slow-compiler\" ] // all.first // all.only;
+    in builtins.concatStringsSep \"\" (map (name:
+        \"\${name} \${builtins.unsafeDiscardStringContext flat.\${name}.drvPath}\n\") (builtins.attrNames flat))" > "$WORK/drvs" || {
+    fail "the derivations are evaluated"
+    finish
+}
 drv() { sed -n "s/^$1 //p" "$WORK/drvs"; }
 store=$WORK/root
 
@@ -95,6 +97,9 @@ equal "700 compiles at once are all counted" $((700 + $(nproc))) "$(($(sum built
 # shellcheck disable=SC2046 # one word each
 builds first $(sed -n 's/^first-. //p' "$WORK/drvs")
 equal "a builder's first act can be a child" '5 0' "$(($(sum built first) + $(sum reused first))) $(sum inPlace first)"
+# shellcheck disable=SC2046 # one word each
+builds only $(sed -n 's/^only-. //p' "$WORK/drvs")
+equal "a compiler that is the builder is waited for" '"output-outside-of-build": 1' "$(grep -o '"[^"]*": 1$' "$WORK/only.json" | sort -u)"
 
 # Ctrl-C, while another process holds the lock. Shells start what runs in the background
 # deaf to it.
