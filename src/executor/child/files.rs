@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FileType, OFlags};
-use shim_core::scan::{Definition, Scan, definitions, scan};
+use shim_core::scan::{Definition, HasIncludeUses, Scan, definitions, has_include_uses, scan};
 use store_types::{
     ContentAddress, ContentAddressMethod, Hash, References, Sha256Hasher, StoreDir, StorePath,
 };
@@ -86,6 +86,30 @@ pub struct FileMemory {
     store_scans: Mutex<HashMap<Box<[u8]>, Arc<Scan>>>,
     /// The values of macros, by where and which: a NAR hash, or a path in the store.
     definitions: Mutex<HashMap<MacroInFile, Arc<[Definition]>>>,
+    /// The uses of macros that stand for `__has_include`.
+    uses: Mutex<HashMap<MacroInFile, Arc<HasIncludeUses>>>,
+}
+
+/// What is known of a macro in a file, found out once.
+fn remembered<T: ?Sized>(
+    known: &Mutex<HashMap<MacroInFile, Arc<T>>>,
+    key: MacroInFile,
+    find: impl FnOnce() -> Result<Arc<T>, InPlace>,
+) -> Result<Arc<T>, InPlace> {
+    if let Some(known) = known
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&key)
+    {
+        return Ok(known.clone());
+    }
+    let found = find()?;
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.len() >= FACTS_MAX {
+        known.clear();
+    }
+    known.insert(key, found.clone());
+    Ok(found)
 }
 
 /// The NAR of a regular file: what goes before its contents, and after.
@@ -317,8 +341,36 @@ impl FileMemory {
         name: &[u8],
     ) -> Result<Arc<[Definition]>, InPlace> {
         let key = (file.facts.nar_hash.bytes().to_vec(), name.to_vec());
-        self.remembered(key, || {
-            Ok(definitions(&self.bytes(tree, path, file)?, name))
+        remembered(&self.definitions, key, || {
+            Ok(definitions(&self.bytes(tree, path, file)?, name).into())
+        })
+    }
+
+    /// What a file of the build uses a macro for that stands for `__has_include`.
+    pub fn local_uses(
+        &self,
+        tree: &BuildTree,
+        path: &[u8],
+        file: &LocalFile,
+        alias: &[u8],
+    ) -> Result<Arc<HasIncludeUses>, InPlace> {
+        let key = (file.facts.nar_hash.bytes().to_vec(), alias.to_vec());
+        remembered(&self.uses, key, || {
+            Ok(has_include_uses(&self.bytes(tree, path, file)?, alias).into())
+        })
+    }
+
+    /// The same for a file of a store object.
+    pub fn store_uses(
+        &self,
+        store: &StoreTree,
+        store_dir: &StoreDir,
+        path: &[u8],
+        alias: &[u8],
+    ) -> Result<Arc<HasIncludeUses>, InPlace> {
+        let key = (path.to_vec(), alias.to_vec());
+        remembered(&self.uses, key, || {
+            Ok(has_include_uses(&read_store_file(store, store_dir, path)?, alias).into())
         })
     }
 
@@ -331,34 +383,9 @@ impl FileMemory {
         name: &[u8],
     ) -> Result<Arc<[Definition]>, InPlace> {
         let key = (path.to_vec(), name.to_vec());
-        self.remembered(key, || {
-            Ok(definitions(&read_store_file(store, store_dir, path)?, name))
+        remembered(&self.definitions, key, || {
+            Ok(definitions(&read_store_file(store, store_dir, path)?, name).into())
         })
-    }
-
-    fn remembered(
-        &self,
-        key: MacroInFile,
-        find: impl FnOnce() -> Result<Vec<Definition>, InPlace>,
-    ) -> Result<Arc<[Definition]>, InPlace> {
-        if let Some(known) = self
-            .definitions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&key)
-        {
-            return Ok(known.clone());
-        }
-        let found: Arc<[Definition]> = find()?.into();
-        let mut all = self
-            .definitions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= FACTS_MAX {
-            all.clear();
-        }
-        all.insert(key, found.clone());
-        Ok(found)
     }
 
     /// What the lexer found in a file of a store object; `path` is absolute and

@@ -94,6 +94,9 @@ type Includer = (Arc<[u8]>, Use);
 struct Macros {
     /// Each macro, with the directories of the files that include by it, and for what.
     included_by: BTreeMap<Vec<u8>, BTreeSet<Includer>>,
+    /// Macros that stand for `__has_include`, with the directories of all files: whoever
+    /// uses one may be anywhere.
+    has_include_aliases: BTreeSet<Vec<u8>>,
     /// Words of angled names that macros stand for: they may not be macros themselves.
     words: BTreeSet<Vec<u8>>,
     /// What the command line defines, as directives.
@@ -146,7 +149,8 @@ pub fn collect<'a>(
     }
     loop {
         collector.follow_names(search)?;
-        if !collector.follow_macros()? {
+        let found_by_macros = collector.follow_macros()?;
+        if !collector.follow_aliases()? && !found_by_macros {
             break;
         }
     }
@@ -248,6 +252,9 @@ impl Collector<'_, '_> {
                     }
                 }
             }
+            self.macros
+                .has_include_aliases
+                .extend(scan.has_include_aliases.iter().cloned());
             for include in &scan.macro_includes {
                 let purpose = purpose(include.directive).unwrap_or(Use::Bytes);
                 let by = self
@@ -298,6 +305,44 @@ impl Collector<'_, '_> {
             (self.reached.len(), self.files.len()) != (before.0, before.1)
                 || self.macros.included_by != before.2,
         )
+    }
+
+    /// Takes what is asked for by macros that stand for `__has_include`; true if that
+    /// reached new files or macros.
+    fn follow_aliases(&mut self) -> Result<bool, InPlace> {
+        let before = (self.files.len(), self.macros.has_include_aliases.clone());
+        for alias in &before.1 {
+            let mut uses = Vec::new();
+            for (path, file) in &self.files {
+                let tree = self.walker.tree();
+                uses.push(self.memory.local_uses(tree, path, file, alias)?);
+            }
+            for path in self.store_files.keys() {
+                uses.push(
+                    self.memory
+                        .store_uses(self.store, self.store_dir, path, alias)?,
+                );
+            }
+            // In quotes a name is relative to the directory through which its file was opened,
+            // and that was any of these.
+            let dirs: BTreeSet<Arc<[u8]>> =
+                self.reached.iter().map(|(dir, _)| dir.clone()).collect();
+            for uses in uses {
+                if uses.undecided {
+                    return Err(InPlace::new("computed-include"));
+                }
+                self.macros
+                    .has_include_aliases
+                    .extend(uses.aliases.iter().cloned());
+                for include in &uses.includes {
+                    self.probe(None, &include.name, Use::Bytes)?;
+                    for dir in dirs.iter().filter(|_| !include.angled) {
+                        self.candidate(dir, &include.name, Use::Bytes)?;
+                    }
+                }
+            }
+        }
+        Ok(self.files.len() != before.0 || self.macros.has_include_aliases != before.1)
     }
 
     /// The words of the names that macros stand for must be no macros: else the names
@@ -743,6 +788,31 @@ mod tests {
         assert_eq!(names(&["-DFT_B_H=\"b.h\""]).unwrap().0.len(), 5);
         assert_eq!(names(&["-DFT_B_H=f(x)"]).unwrap_err(), "computed-include");
         assert_eq!(names(&["-Dft=x"]).unwrap_err(), "computed-include");
+    }
+
+    #[test]
+    fn what_a_macro_asks_for_that_stands_for_has_include_is_an_input() {
+        let root = Root::new(&[
+            (
+                "/build/main.c",
+                "#include \"has.h\"\n#if HAS(<a.h>) || HAS(\"b.h\") || HAS(<c.h>)\n#endif\n",
+            ),
+            ("/build/has.h", "#define HAS __has_include\n"),
+            ("/build/inc/a.h", ""),
+            ("/build/b.h", ""),
+        ]);
+        let expected = [
+            "/build/b.h",
+            "/build/has.h",
+            "/build/inc/a.h",
+            "/build/main.c",
+        ];
+        assert_eq!(root.names(&["inc"]), expected);
+        root.write(
+            "/build/main.c",
+            "#include \"has.h\"\n#if HAS(NAME)\n#endif\n",
+        );
+        assert_eq!(root.reason(&[]), "computed-include");
     }
 
     #[test]

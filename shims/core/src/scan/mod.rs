@@ -10,7 +10,7 @@ mod macros;
 mod scanner;
 
 pub use macros::{Definition, definitions};
-pub use scanner::scan;
+pub use scanner::{HasIncludeUses, has_include_uses, scan};
 
 /// What asks for a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,6 +64,9 @@ pub struct Scan {
     /// `__has_include` or `#line` with something other than a literal name: the compiler cannot
     /// be asked which files it looked for, so the call runs in place.
     pub computed_has_include: bool,
+    /// Macros that stand for `__has_include` and its kin, sorted, each once. What they ask
+    /// for, wherever they are used, [`has_include_uses`] tells.
+    pub has_include_aliases: Vec<Vec<u8>>,
     /// Perhaps an assembler directive that reads a file (`.incbin`, `.include`).
     pub incbin: bool,
     /// Perhaps `__DATE__` or `__TIME__`: the result depends on the time unless

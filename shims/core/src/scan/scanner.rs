@@ -28,6 +28,8 @@ pub fn scan(source: &[u8]) -> Scan {
     found.includes.dedup();
     found.macro_includes.sort_unstable();
     found.macro_includes.dedup();
+    found.has_include_aliases.sort_unstable();
+    found.has_include_aliases.dedup();
     found
 }
 
@@ -233,22 +235,39 @@ impl<'a> Scanner<'a> {
                 | b"__has_include__"
                 | b"__has_include_next__"
         );
-        if !operator && word != HAS_INCLUDE_ALIAS {
+        if operator || word == HAS_INCLUDE_ALIAS {
+            self.asks(start, end);
+        }
+    }
+
+    /// Looks at a word that asks whether a file is there, from `start` to `end`.
+    fn asks(&mut self, start: usize, end: usize) {
+        let text = self.text;
+        let open = skip_space(text, end);
+        if text.get(open) == Some(&b'(')
+            && let Name::Literal { angled, name } = name(text, skip_space(text, open + 1))
+        {
+            return self.include(Directive::Has, angled, name);
+        }
+        if follows_defined(text, start) || follows_define(text, start) || !self.is_code(start) {
             return;
         }
-        let open = skip_space(text, end);
-        let harmless = if text.get(open) == Some(&b'(') {
-            match name(text, skip_space(text, open + 1)) {
-                Name::Literal { angled, name } => {
-                    return self.include(Directive::Has, angled, name);
-                }
-                Name::Other | Name::Nothing => is_alias_definition(text, start),
+        match defined_as_alias(text, start, end) {
+            Some(HAS_INCLUDE_ALIAS) => {}
+            Some(alias) => self.found.has_include_aliases.push(alias.to_vec()),
+            None => self.found.computed_has_include = true,
+        }
+    }
+
+    /// Looks at all uses of a macro that stands for such a word.
+    fn uses(mut self, alias: &[u8]) {
+        let text = self.text;
+        for at in Finder::new(alias).find_iter(text) {
+            let end = at + alias.len();
+            let is_whole = (at == 0 || !is_word(text[at - 1])) && word_end(text, end) == end;
+            if is_whole {
+                self.asks(at, end);
             }
-        } else {
-            follows_defined(text, start)
-        };
-        if !harmless && self.is_code(start) {
-            self.found.computed_has_include = true;
         }
     }
 
@@ -258,6 +277,35 @@ impl<'a> Scanner<'a> {
             angled,
             name: name.to_vec(),
         });
+    }
+}
+
+/// What a macro that stands for `__has_include` is used for in one file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HasIncludeUses {
+    /// The files that are asked for.
+    pub includes: Vec<Include>,
+    /// Further macros that stand for this one.
+    pub aliases: Vec<Vec<u8>>,
+    /// It is used in another way.
+    pub undecided: bool,
+}
+
+/// Finds the uses of a macro that some file defines as `__has_include`; see
+/// [`Scan::has_include_aliases`].
+pub fn has_include_uses(source: &[u8], alias: &[u8]) -> HasIncludeUses {
+    let mut found = Scan::default();
+    match joined(source) {
+        None => Scanner::new(source, &mut found, true).uses(alias),
+        Some(joined) => {
+            Scanner::new(source, &mut found, false).uses(alias);
+            Scanner::new(&joined, &mut found, true).uses(alias);
+        }
+    }
+    HasIncludeUses {
+        includes: found.includes,
+        aliases: found.has_include_aliases,
+        undecided: found.computed_has_include,
     }
 }
 
@@ -378,20 +426,50 @@ fn follows_defined(text: &[u8], at: usize) -> bool {
     )
 }
 
-/// Whether the word at `at` stands in the line that defines [`HAS_INCLUDE_ALIAS`].
-fn is_alias_definition(text: &[u8], at: usize) -> bool {
-    let line = memchr::memrchr(b'\n', &text[..at]).map_or(0, |newline| newline + 1);
+/// Whether the word at `at` is the one that a `#define` defines.
+fn follows_define(text: &[u8], at: usize) -> bool {
+    text[..at].trim_ascii_end().ends_with(b"define")
+}
+
+/// The macro that the line of the word from `start` to `end` defines, if the word, or a call
+/// of it with the macro's own parameter, is all that it stands for.
+fn defined_as_alias(text: &[u8], start: usize, end: usize) -> Option<&[u8]> {
+    let line = memchr::memrchr(b'\n', &text[..start]).map_or(0, |newline| newline + 1);
     let hash = skip_space(text, line);
     if text.get(hash) != Some(&b'#') {
-        return false;
+        return None;
     }
     let define = skip_space(text, hash + 1);
-    let end = word_end(text, define);
-    if &text[define..end] != b"define" {
-        return false;
+    let define_end = word_end(text, define);
+    if &text[define..define_end] != b"define" {
+        return None;
     }
-    let defined = skip_space(text, end);
-    &text[defined..word_end(text, defined)] == HAS_INCLUDE_ALIAS
+    let macro_start = skip_space(text, define_end);
+    let macro_end = word_end(text, macro_start);
+    let defined = &text[macro_start..macro_end];
+    let ends_line = |at: usize| {
+        let at = skip_space(text, at);
+        matches!(text.get(at), None | Some(b'\n')) || text[at..].starts_with(b"//")
+    };
+    if text.get(macro_end) != Some(&b'(') {
+        return (skip_space(text, macro_end) == start && ends_line(end)).then_some(defined);
+    }
+    // `#define A(x) __has_include(x)`, with nothing else before or behind.
+    let parameter = skip_space(text, macro_end + 1);
+    let parameter_end = word_end(text, parameter);
+    let close = skip_space(text, parameter_end);
+    if text.get(close) != Some(&b')') || skip_space(text, close + 1) != start {
+        return None;
+    }
+    let open = skip_space(text, end);
+    let argument = skip_space(text, open + 1);
+    let argument_end = word_end(text, argument);
+    let last = skip_space(text, argument_end);
+    let is_call = text.get(open) == Some(&b'(')
+        && parameter < parameter_end
+        && text.get(argument..argument_end) == text.get(parameter..parameter_end)
+        && text.get(last) == Some(&b')');
+    (is_call && ends_line(last + 1)).then_some(defined)
 }
 
 /// Whether the word of `length` bytes at `at` begins a line that C++20 may take for a module
@@ -564,6 +642,7 @@ mod tests {
             .iter()
             .any(|include| include.name == b"HEADER")
     };
+    const ALIAS: Flag = |scan| !scan.has_include_aliases.is_empty();
     const COMPUTED_HAS: Flag = |scan| scan.computed_has_include;
     const INCBIN: Flag = |scan| scan.incbin;
     const DATE_TIME: Flag = |scan| scan.date_time;
@@ -581,8 +660,8 @@ mod tests {
     #[case::embedded(MACRO, "#embed HEADER\n")]
     #[case::aliased(COMPUTED, "#pragma include_alias(\"a\", \"b\")\n")]
     #[case::has_macro(COMPUTED_HAS, "#if __has_include(HEADER)\n")]
-    #[case::has_alias(COMPUTED_HAS, "#define HAS(x) __has_include(x)\n")]
-    #[case::has_renamed(COMPUTED_HAS, "#define HAS __has_include\n")]
+    #[case::has_alias(ALIAS, "#define HAS(x) __has_include(x)\n")]
+    #[case::has_renamed(ALIAS, "#define HAS __has_include\n")]
     #[case::has_by_glibc(COMPUTED_HAS, "#if __glibc_has_include(HEADER)\n")]
     #[case::line_macro(COMPUTED_HAS, "#line LINE\n")]
     #[case::line_file_macro(COMPUTED_HAS, "#line 7 FILE\n")]
@@ -637,5 +716,27 @@ mod tests {
                 scan(&source[start..end]);
             }
         }
+    }
+
+    #[rstest]
+    #[case::object("#define HAS __has_include\n", "HAS")]
+    #[case::call("# define HAS(x) __has_include( x ) // why\n", "HAS")]
+    fn an_alias_is_noticed_and_its_uses_are_found(#[case] definition: &str, #[case] alias: &str) {
+        let found = scan(definition.as_bytes());
+        assert_eq!(found.has_include_aliases, [alias.as_bytes()]);
+        assert!(!found.computed_has_include);
+        let uses = |text: &str| has_include_uses(text.as_bytes(), alias.as_bytes());
+        let plain = uses(
+            "/* HAS */\n#ifndef HAS\n#define HAS(x) 0\n#endif\n#if HAS(<a.h>) || HAS(\"b.h\")\nHAS_NOT\n",
+        );
+        let names: Vec<_> = plain
+            .includes
+            .iter()
+            .map(|include| include.name.as_slice())
+            .collect();
+        assert_eq!((names, plain.undecided), (vec![&b"a.h"[..], b"b.h"], false));
+        assert!(uses("#if HAS(NAME)\n").undecided);
+        assert_eq!(uses("#define ALSO HAS\n").aliases, [b"ALSO"]);
+        assert!(uses("#define ALSO HAS + 1\n").undecided);
     }
 }
