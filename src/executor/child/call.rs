@@ -66,8 +66,7 @@ pub(super) fn answer(
         call,
         &env,
     )?;
-    let effective = effective_argv(call, &compiler)?;
-    let compile = classify(&effective)?;
+    let compile = classify(&compiler.effective_argv)?;
     let outer = args::environment(&call.env, compile.language, store_dir.as_str().as_bytes())
         .map_err(|reason| in_place(&reason))?;
     // Where the compiler finds its own parts must be what it is for ever.
@@ -104,7 +103,7 @@ pub(super) fn answer(
             source: &compile.source,
             forced: &forced,
             dirs: &dirs,
-            argv: &effective,
+            argv: &compiler.effective_argv,
             is_cxx: matches!(compile.language, Language::Cxx | Language::PreprocessedCxx),
             dates_are_fixed: kept.contains_key(&b"SOURCE_DATE_EPOCH"[..]),
         },
@@ -160,18 +159,6 @@ pub(super) fn answer(
             }
         }
     }
-}
-
-/// The arguments as the compiler behind a wrapper gets them.
-fn effective_argv(call: &Call, compiler: &Compiler) -> Result<Vec<Vec<u8>>, InPlace> {
-    if call.argv.is_empty() {
-        return Err(InPlace::new("no-arguments"));
-    }
-    let mut argv = call.argv.clone();
-    if compiler.words.is_some() {
-        argv.extend(args::wrapper_flags(&call.env));
-    }
-    Ok(argv)
 }
 
 fn classify(argv: &[Vec<u8>]) -> Result<Compile, InPlace> {

@@ -17,3 +17,4 @@ pub mod run;
 pub mod service;
 pub mod tools;
 pub mod tree;
+mod wrapper;

@@ -11,13 +11,16 @@ use super::environment::words;
 use super::inputs::absolute;
 use super::outcome::InPlace;
 use super::tree::{Found, StoreTree, Walker, join, split_last};
-use crate::interpose::is_driver_name;
+use super::wrapper::{is_nixpkgs_wrapper, simple_wrapper};
 
 /// A script longer than this is no compiler's wrapper.
 const SCRIPT_LEN_MAX: u64 = 256 << 10;
 
-/// How many programs a wrapper may call.
-const PROGRAMS_MAX: usize = 1024;
+/// How many wrappers may lead from one to the next.
+const WRAPPERS_MAX: usize = 8;
+
+/// How many scripts one of nixpkgs' wrappers may name.
+const SCRIPTS_MAX: usize = 256;
 
 /// The programs that a compiler driver looks for in `PATH`, if it does not find
 /// them in its own directories. Source: gcc manual, "Environment Variables Affecting
@@ -78,7 +81,10 @@ pub struct Compiler {
     pub exec_path: Vec<u8>,
     /// The store object that it is in.
     pub store_path: StorePath,
-    /// The words of the script, and of those it calls, if it is one.
+    /// The arguments that the driver gets, its own name first: those of the call, and
+    /// those that wrappers add.
+    pub effective_argv: Vec<Vec<u8>>,
+    /// The words of its wrappers that can be variables; `None` if it is a driver itself.
     pub words: Option<HashSet<Vec<u8>>>,
 }
 
@@ -123,8 +129,10 @@ pub fn find_compiler(
     };
     let text = str::from_utf8(&real).map_err(|_| unknown())?;
     let (store_path, _) = store_dir.split(text).ok_or_else(unknown)?;
+    let unwrapped = unwrap(walker, store, store_dir, &real, call, env)?;
     Ok(Compiler {
-        words: wrapper_words(walker, store, store_dir, &real, &call.cwd, env)?,
+        effective_argv: unwrapped.argv,
+        words: unwrapped.words,
         exec_path,
         store_path,
     })
@@ -159,25 +167,68 @@ fn next_in_path(
     Ok(None)
 }
 
-/// The words of a wrapper and of all scripts that it can call; `None` for a driver.
-///
-/// What a script reads of the environment it has to name, it or another script that it
-/// calls: by a path in the store, by a name that is found in `PATH` or beside it, or
-/// by a variable, whose value is then looked at in the same way. A program that is
-/// neither a script nor a driver, but called like one, may read anything.
-fn wrapper_words(
+/// What is known of the call behind a chain of wrappers.
+struct Unwrapped {
+    /// The arguments that the driver gets, its own name first.
+    argv: Vec<Vec<u8>>,
+    /// The variables that the wrappers read; `None` if there is no wrapper.
+    words: Option<HashSet<Vec<u8>>>,
+}
+
+/// Follows the wrappers of a call to the driver behind them.
+fn unwrap(
     walker: &mut Walker<'_>,
     store: &StoreTree,
     store_dir: &StoreDir,
     real: &[u8],
-    cwd: &[u8],
+    call: &Call,
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
-) -> Result<Option<HashSet<Vec<u8>>>, InPlace> {
-    match store.program(store_dir, real)? {
-        Program::Driver => return Ok(None),
-        Program::Other => return Err(InPlace::new("unknown-compiler")),
-        Program::Script(_) => {}
+) -> Result<Unwrapped, InPlace> {
+    let unknown = || InPlace::new("unknown-compiler");
+    let mut found = Unwrapped {
+        argv: call.argv.clone(),
+        words: None,
+    };
+    if found.argv.is_empty() {
+        return Err(InPlace::new("no-arguments"));
     }
+    let mut program = real.to_vec();
+    for _ in 0..WRAPPERS_MAX {
+        let script = match store.program(store_dir, &program)? {
+            Program::Driver => return Ok(found),
+            Program::Other => return Err(unknown()),
+            Program::Script(script) => script,
+        };
+        check_shell_environment(env)?;
+        let words = found.words.get_or_insert_default();
+        if is_nixpkgs_wrapper(&script) {
+            words.extend(nixpkgs_words(walker, store, store_dir, &program)?);
+            // Its own flags come behind those of the call.
+            found.argv.extend(shim_core::args::wrapper_flags(&call.env));
+            return Ok(found);
+        }
+        let invocation = simple_wrapper(&script, &found.argv[1..], env).ok_or_else(unknown)?;
+        words.extend(invocation.variables);
+        let path = if invocation.command.starts_with(b"/") {
+            Some(invocation.command.clone())
+        } else if invocation.command.contains(&b'/') {
+            None
+        } else {
+            first_in_path(walker, &invocation.command, &call.cwd, env)?
+        };
+        let Found::StoreFile(next) = walker.find(b"/", &path.ok_or_else(unknown)?)? else {
+            return Err(unknown());
+        };
+        program = next;
+        found.argv = std::iter::once(invocation.command)
+            .chain(invocation.args)
+            .collect();
+    }
+    Err(unknown())
+}
+
+/// Refuses what makes a shell do other things than its script says.
+fn check_shell_environment(env: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<(), InPlace> {
     let is_set = |name: &&str| {
         env.get(name.as_bytes())
             .is_some_and(|value| !value.is_empty())
@@ -188,67 +239,56 @@ fn wrapper_words(
     if env.keys().any(|name| name.starts_with(b"BASH_FUNC_")) {
         return Err(InPlace::with_detail("environment", "BASH_FUNC_"));
     }
-    let mut dirs = Vec::new();
-    for entry in path_entries(env) {
-        if let Found::Dir(dir) = walker.look(b"/", &absolute(cwd, entry))? {
-            dirs.push(dir);
-        }
-    }
-    let mut all = HashSet::new();
-    let mut programs = vec![real.to_vec()];
-    let mut seen: HashSet<Vec<u8>> = programs.iter().cloned().collect();
-    while let Some(path) = programs.pop() {
-        let script = match store.program(store_dir, &path)? {
-            Program::Script(script) => script,
-            Program::Driver => continue,
-            Program::Other if is_driver_name(split_last(&path).1) => {
-                return Err(InPlace::new("unknown-compiler"));
-            }
-            Program::Other => continue,
-        };
-        let mut texts = vec![script];
-        while let Some(text) = texts.pop() {
-            for word in words(&text) {
-                if all.insert(word.clone())
-                    && let Some(value) = env.get(&word)
-                    && word != b"PATH"
-                {
-                    texts.push(value.as_slice().into());
-                }
-            }
-            let mut called = store_files_named(&text, store_dir);
-            for name in command_names(&text) {
-                for dir in dirs.iter().map(Vec::as_slice).chain([split_last(&path).0]) {
-                    if walker
-                        .listing(dir)?
-                        .is_some_and(|listing| listing.contains_key(name))
-                    {
-                        called.push(join(dir, name));
-                    }
-                }
-            }
-            for file in called {
-                // A directory, or a file that is not there, is nothing to be called.
-                let Ok(Found::StoreFile(file)) = walker.look(b"/", &file) else {
-                    continue;
-                };
-                if seen.insert(file.clone()) {
-                    if seen.len() > PROGRAMS_MAX {
-                        return Err(InPlace::new("unknown-compiler"));
-                    }
-                    programs.push(file);
-                }
-            }
-        }
-    }
-    Ok(Some(all))
+    Ok(())
 }
 
-/// What in a script may be the name of a program, or the end of its path.
-fn command_names(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let is_name_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"_+.-".contains(byte);
-    text.split(move |byte| !is_name_byte(byte))
-        .filter(|name| !matches!(*name, b"" | b"." | b".."))
+/// The program that a name means: the first of that name in `PATH`.
+fn first_in_path(
+    walker: &mut Walker<'_>,
+    name: &[u8],
+    cwd: &[u8],
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Result<Option<Vec<u8>>, InPlace> {
+    for entry in path_entries(env) {
+        let file = join(&absolute(cwd, entry), name);
+        match walker.look(b"/", &file)? {
+            Found::StoreFile(_) => return Ok(Some(file)),
+            Found::Missing | Found::Dir(_) => {}
+            Found::LocalFile(_) => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// The words of one of nixpkgs' wrappers, and of the scripts in the store that it names.
+fn nixpkgs_words(
+    walker: &mut Walker<'_>,
+    store: &StoreTree,
+    store_dir: &StoreDir,
+    script: &[u8],
+) -> Result<HashSet<Vec<u8>>, InPlace> {
+    let mut all = HashSet::new();
+    let mut scripts = vec![script.to_vec()];
+    let mut seen: HashSet<Vec<u8>> = scripts.iter().cloned().collect();
+    while let Some(path) = scripts.pop() {
+        let Program::Script(text) = store.program(store_dir, &path)? else {
+            continue;
+        };
+        all.extend(words(&text));
+        for named in store_files_named(&text, store_dir) {
+            // A directory, or a file that is not there, is nothing to be read.
+            let Ok(Found::StoreFile(file)) = walker.look(b"/", &named) else {
+                continue;
+            };
+            if seen.len() > SCRIPTS_MAX {
+                return Err(InPlace::new("unknown-compiler"));
+            }
+            if seen.insert(file.clone()) {
+                scripts.push(file);
+            }
+        }
+    }
+    Ok(all)
 }
 
 impl StoreTree {
