@@ -220,9 +220,18 @@ fn unwrap(
             return Err(unknown());
         };
         program = next;
-        found.argv = std::iter::once(invocation.command)
-            .chain(invocation.args)
-            .collect();
+        // A wrapper's own specs file in the store is a part of the compiler, not a flag of
+        // the call.
+        let is_own_specs = |arg: &[u8]| {
+            let file = arg.strip_prefix(b"-specs=").unwrap_or_default();
+            let own = simple_wrapper(&script, &[], env).map(|own| own.args);
+            file.starts_with(store_dir.as_str().as_bytes())
+                && own.is_some_and(|own| own.iter().any(|word| word == arg))
+        };
+        found.argv = vec![invocation.command];
+        found
+            .argv
+            .extend(invocation.args.into_iter().filter(|arg| !is_own_specs(arg)));
     }
     Err(unknown())
 }
