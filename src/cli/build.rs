@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use droste_executor::{BuildError, ChildCounts, Settings, UnitOutcome};
@@ -79,6 +80,12 @@ pub struct SettingsArgs {
     /// Keep the build directories of builds that failed
     #[arg(short = 'K', long)]
     keep_failed: bool,
+    /// Kill builders that run longer than this
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+    /// Kill builders that write nothing to their log for longer than this
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    max_silent_time: Option<u64>,
     /// Show builds a file or directory of this machine
     #[arg(long, value_name = "INSIDE=OUTSIDE")]
     sandbox_path: Vec<String>,
@@ -112,6 +119,8 @@ impl SettingsArgs {
             settings.cores = self.cores.into();
         }
         settings.keep_failed = self.keep_failed;
+        settings.timeout = self.timeout.map(Duration::from_secs);
+        settings.max_silent_time = self.max_silent_time.map(Duration::from_secs);
         for text in &self.sandbox_path {
             let (inside, outside) = text.split_once('=').unwrap_or((text, text));
             let (inside, outside) = (PathBuf::from(inside), PathBuf::from(outside));

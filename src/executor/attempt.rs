@@ -5,12 +5,13 @@
 //! a final path before it is complete, and nothing is registered before all
 //! outputs of the derivation are accepted.
 
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bstr::{BString, ByteSlice};
 use droste_sandbox::{
@@ -84,6 +85,8 @@ struct Services {
 struct Ran {
     status: ExitStatus,
     log: LogTail,
+    /// After what it was killed, if it was for taking too long.
+    timed_out: Option<String>,
     /// A compiler that a shim was laid over was opened for something else than execution.
     compiler_was_read: bool,
     started: SystemTime,
@@ -289,7 +292,7 @@ impl Run<'_> {
         self.context
             .set_running((*executor).clone(), running.clone())
             .map_err(environment(text, "look into the sandbox"))?;
-        let log = self.follow(master, &running);
+        let (log, timed_out) = self.follow(master, &running);
         let status = running
             .wait()
             .map_err(environment(text, "wait for the builder"))?;
@@ -301,6 +304,7 @@ impl Run<'_> {
         Ok(Ran {
             status,
             log,
+            timed_out,
             compiler_was_read,
             started,
             ended,
@@ -426,8 +430,9 @@ impl Run<'_> {
         }
     }
 
-    /// Reads the builder's log to its end, and kills it if nobody waits for it.
-    fn follow(&self, master: OwnedFd, running: &Running) -> LogTail {
+    /// Reads the builder's log to its end, and kills it if nobody waits for it or if it
+    /// takes too long: then the second value says after what.
+    fn follow(&self, master: OwnedFd, running: &Running) -> (LogTail, Option<String>) {
         let Attempt {
             executor,
             drv_path,
@@ -435,18 +440,35 @@ impl Run<'_> {
             ..
         } = self.attempt;
         let mut file = executor.open_log(drv_path);
-        log::follow(
+        let settings = &executor.settings;
+        let begun = Instant::now();
+        let heard = Cell::new(begun);
+        let timed_out = RefCell::new(None);
+        let is_over = |since: Instant, limit: Option<Duration>| {
+            limit.filter(|limit| since.elapsed() > *limit)
+        };
+        let log = log::follow(
             master,
             file.as_mut(),
             executor.settings.log_lines,
-            |line| monitor.log_line(drv_path, line),
+            |line| {
+                heard.set(Instant::now());
+                monitor.log_line(drv_path, line);
+            },
             || {
-                if monitor.is_cancelled() {
+                if let Some(limit) = is_over(begun, settings.timeout) {
+                    timed_out.replace(Some(format!("{} seconds", limit.as_secs())));
+                } else if let Some(limit) = is_over(heard.get(), settings.max_silent_time) {
+                    let after = format!("{} seconds of silence", limit.as_secs());
+                    timed_out.replace(Some(after));
+                }
+                if monitor.is_cancelled() || timed_out.borrow().is_some() {
                     // If that fails, the sandbox has ended.
                     let _ = running.kill();
                 }
             },
-        )
+        );
+        (log, timed_out.into_inner())
     }
 
     /// Takes the outputs into the store, if the builder succeeded.
@@ -466,6 +488,13 @@ impl Run<'_> {
         result.stop_time = seconds(ran.ended);
         result.cpu_user = Some(ran.status.user_time);
         result.cpu_system = Some(ran.status.system_time);
+        if let Some(after) = &ran.timed_out {
+            return Err(BuildError::TimedOut {
+                drv: attempt.text.clone(),
+                after: after.clone(),
+                log: ran.log.for_error(),
+            });
+        }
         if !ran.status.success() {
             return Err(BuildError::BuilderFailed {
                 drv: attempt.text.clone(),

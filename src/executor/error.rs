@@ -106,6 +106,16 @@ pub enum BuildError {
         /// The last lines of its log, set off for reading; may be empty.
         log: String,
     },
+    /// The builder ran, or was silent, for too long.
+    #[error("building of `{drv}` timed out after {after}{log}")]
+    TimedOut {
+        /// The derivation.
+        drv: String,
+        /// After what: `2 seconds`, `2 seconds of silence`.
+        after: String,
+        /// The last lines of its log.
+        log: String,
+    },
     /// An output was not made.
     #[error(
         "builder for `{drv}` failed to produce output path for output `{output}` at `{path}`{log}"
@@ -242,6 +252,7 @@ impl BuildError {
     /// The status that Nix's clients are told.
     pub fn status(&self) -> BuildStatus {
         match self {
+            Self::TimedOut { .. } => BuildStatus::TimedOut,
             Self::BuilderFailed { .. } | Self::BuilderNotExecuted { .. } => {
                 BuildStatus::PermanentFailure
             }

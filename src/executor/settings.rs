@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How an executor builds.
 #[derive(Clone, Debug)]
@@ -34,6 +35,10 @@ pub struct Settings {
     pub sandbox_paths: Vec<(PathBuf, PathBuf)>,
     /// Is told what is nobody's failure, such as why a child could not run.
     pub diagnose: fn(&str),
+    /// A builder that runs longer is killed.
+    pub timeout: Option<Duration>,
+    /// A builder that writes nothing to its log for longer is killed.
+    pub max_silent_time: Option<Duration>,
     /// How many lines of a failed build's log its error repeats.
     pub log_lines: usize,
 }
@@ -86,6 +91,8 @@ impl Settings {
             sandbox_shell: find_static_shell(),
             sandbox_paths: Vec::new(),
             diagnose: |_| {},
+            timeout: None,
+            max_silent_time: None,
             log_lines: 25,
         }
     }
