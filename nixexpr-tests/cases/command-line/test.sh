@@ -55,6 +55,14 @@ for args in "$simple" "$fails" "$mismatch" "--keep-going $simple $fails" "--keep
         "$(status_of nix34 nix-store -r --store "$store" $args)" "$(status_of droste build --store "$store" $args)"
 done
 
+for limit in '--timeout 1' '--max-silent-time 1'; do
+    # shellcheck disable=SC2086 # words
+    equal "the exit status of a build that takes too long is Nix's with $limit" \
+        "$(status_of nix34 nix-store -r --store "$store" $limit "$slow")" "$(status_of droste build --store "$store" $limit "$slow")"
+done
+refused "a build that takes too long is told with its log" 101 'timed out after 1 seconds.*started' \
+    droste build --store "$store" --timeout 1 "$slow"
+
 # Interrupted: it ends soon, and cleans up before it does.
 for signal in INT TERM HUP; do
     "$DROSTE" build -L --store "$store" "$slow" > /dev/null 2> "$WORK/slow.err" < /dev/null &
