@@ -25,7 +25,7 @@ survivors() {
         pid=${proc#/proc/}
         [ "$pid" != $$ ] && [ "$pid" != "$BASHPID" ] || continue
         if grep -qsF "DROSTE_TESTS_MARK=$1" "$proc/environ" || grep -qsF "/$1/" "$proc/mountinfo"; then
-            echo "$pid $(tr '\0' ' ' < "$proc/cmdline" 2> /dev/null | cut -c1-100) ($(sed -n 's/^State:\t//p' "$proc/status" 2> /dev/null))"
+            echo "$pid $({ tr '\0' ' ' < "$proc/cmdline"; } 2> /dev/null | cut -c1-100) ($(sed -n 's/^State:\t//p' "$proc/status" 2> /dev/null))"
         fi
     done
 }
