@@ -1,5 +1,6 @@
 //! Directories for objects that are being added.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use store_nar::fs::{self, FlockOperation};
 use store_nar::remove_tree;
+use store_types::StorePath;
 
-use crate::LocalError;
 use crate::layout::Layout;
+use crate::{LocalError, PathLocks};
 
 /// How the names begin. Nix's collector spares locked directories named `tmp-…`;
 /// only those of Droste are known to be locked as long as they are used.
@@ -80,14 +82,22 @@ impl Drop for TempDir {
     }
 }
 
-/// Removes the temporary directories that nobody holds; what cannot be removed
-/// (another user's) stays.
-pub(crate) fn remove_leftovers(layout: &Layout) -> Result<(), LocalError> {
+/// Removes what killed processes left: temporary directories and locks that nobody
+/// holds. What cannot be removed (another user's) stays.
+pub(crate) fn remove_leftovers(layout: &Arc<Layout>) -> Result<(), LocalError> {
     let store = layout.store_fd.as_fd();
     let entries = fs::list(store).map_err(LocalError::io("list", &layout.store))?;
     for entry in entries {
         if entry.name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
             let _ = remove_if_abandoned(store, &entry.name);
+        }
+        let locked = entry
+            .name
+            .to_str()
+            .and_then(|name| name.strip_suffix(".lock"));
+        if let Some(Ok(path)) = locked.map(StorePath::from_base_name) {
+            // To take a lock that nobody holds and to give it back removes its file.
+            let _ = PathLocks::acquire(layout, &BTreeSet::from([path]), false);
         }
     }
     Ok(())

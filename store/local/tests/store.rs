@@ -540,6 +540,21 @@ fn verification_names_what_is_missing_or_modified() {
 }
 
 #[test]
+fn a_lock_that_a_killed_process_left_is_removed_and_one_that_is_held_is_not() {
+    let dir = Scratch::new();
+    let store = open(dir.path());
+    let held = BTreeSet::from([scratch_path("held")]);
+    let _locks = store.lock_paths(&held).unwrap();
+    let file = |path: &StorePath| store.physical_dir().join(format!("{path}.lock"));
+    let left = file(&scratch_path("left"));
+    fs::write(&left, "").unwrap();
+    let other = open(dir.path());
+    assert!(!left.exists());
+    assert!(held.iter().all(|path| file(path).exists()));
+    assert!(other.try_lock_paths(&held).unwrap().is_none());
+}
+
+#[test]
 fn a_path_lock_excludes_others_until_it_is_dropped() {
     let dir = Scratch::new();
     let (store, other) = (open(dir.path()), open(dir.path()));
