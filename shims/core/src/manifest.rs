@@ -44,6 +44,10 @@ pub const FILES: &str = "files";
 /// input. The child must then not be used.
 pub const ODD: &str = "odd";
 
+/// In the child's view, only while it is being discovered what a call looks up: the absolute
+/// paths that were laid out while the tool ran, each ended by a NUL. They are inputs, not results.
+pub const LAID: &str = "/build/.droste-laid";
+
 /// Longest manifest, in bytes.
 pub const MANIFEST_BYTES_MAX: usize = 64 << 20;
 /// Most lines of a manifest.

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use shim_core::manifest::{Entry, WORK_DIR};
+use shim_core::manifest::{Entry, LAID, MANIFEST_BYTES_MAX, WORK_DIR};
 
 use crate::error::{Context, Error};
 
@@ -78,6 +78,36 @@ pub fn create(entries: &[Entry]) -> Result<LaidOut, Error> {
         entries: states,
         ignored,
     })
+}
+
+impl LaidOut {
+    /// Takes for inputs what was laid out while the tool ran. Whoever did that also saw whether
+    /// the tool changed it; that it is still there is seen here.
+    pub fn take_later_ones(&mut self) -> Result<(), Error> {
+        let list = Path::new(LAID);
+        let mut text = Vec::new();
+        match File::open(list) {
+            Ok(file) => file
+                .take(MANIFEST_BYTES_MAX as u64)
+                .read_to_end(&mut text)
+                .context(list)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error).context(list),
+        };
+        self.ignored.insert(list.to_owned());
+        for path in text
+            .split(|byte| *byte == 0)
+            .filter(|path| !path.is_empty())
+        {
+            let path = Path::new(OsStr::from_bytes(path));
+            let state = match path.symlink_metadata() {
+                Ok(metadata) => State::of(&metadata),
+                Err(_) => State::Directory,
+            };
+            self.entries.insert(path.to_owned(), state);
+        }
+        Ok(())
+    }
 }
 
 fn create_one(entry: &Entry, path: &Path) -> Result<(), Error> {

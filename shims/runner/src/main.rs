@@ -42,9 +42,10 @@ fn run() -> Result<(), Error> {
     let manifest = read_manifest(&variable("manifestPath")?)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     std::fs::create_dir(&out).context(&out)?;
-    let laid_out = layout::create(&manifest.layout)?;
+    let mut laid_out = layout::create(&manifest.layout)?;
     let before = collect::Elsewhere::look();
     let outcome = tool::run(&manifest, &out)?;
+    laid_out.take_later_ones()?;
     let mut collected = laid_out.collect(&out.join(manifest::FILES))?;
     collected.extend(before.what_is_new());
     let status = out.join(manifest::STATUS);
