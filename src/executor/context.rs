@@ -1,4 +1,4 @@
-//! One running build, as those who serve its sockets see it.
+//! Who makes calls: a running build, as those who serve its sockets see it, or the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -8,7 +8,7 @@ use store_types::StorePath;
 
 use crate::Executor;
 use crate::child::outcome::InPlace;
-use crate::child::tree::BuildTree;
+use crate::child::tree::CallerTree;
 
 /// What became of a build's compiler calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,19 +52,90 @@ pub(crate) enum Counted {
     InPlace(InPlace),
 }
 
+/// Who makes compiler calls.
+#[derive(Clone)]
+pub(crate) enum Caller {
+    /// A build, from its sandbox.
+    Build(Arc<BuildContext>),
+    /// A command on the host, outside of any derivation.
+    Host(Arc<HostContext>),
+}
+
+impl Caller {
+    /// What the caller sees of its files.
+    pub(crate) fn tree(&self) -> &CallerTree {
+        match self {
+            Self::Build(build) => &build.live().tree,
+            Self::Host(host) => &host.tree,
+        }
+    }
+
+    /// Whether the caller may see this store path. The host's own store is none of ours,
+    /// and what is bound to a place of the host is not asked for by its store path.
+    pub(crate) fn is_allowed(&self, path: &StorePath) -> bool {
+        match self {
+            Self::Build(build) => build.is_allowed(path),
+            Self::Host(_) => false,
+        }
+    }
+
+    /// Counts what became of a call.
+    pub(crate) fn count(&self, counted: &Counted) {
+        match self {
+            Self::Build(build) => build.counts.count(counted),
+            Self::Host(host) => host.counts.count(counted),
+        }
+    }
+}
+
+/// The host, whose commands may call at any time.
+pub(crate) struct HostContext {
+    tree: CallerTree,
+    counts: Counts,
+}
+
+impl HostContext {
+    /// The host with these files.
+    pub(crate) fn new(tree: CallerTree) -> Self {
+        Self {
+            tree,
+            counts: Counts::default(),
+        }
+    }
+}
+
+/// Counts that many calls add to.
+#[derive(Default)]
+struct Counts(Mutex<ChildCounts>);
+
+impl Counts {
+    fn count(&self, counted: &Counted) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match counted {
+            Counted::Built => counts.built += 1,
+            Counted::Reused => counts.reused += 1,
+            Counted::InPlace(reason) => counts.count_in_place(reason.as_str()),
+        }
+    }
+
+    fn take(&self) -> ChildCounts {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// The sandbox of a build that runs.
 pub(crate) struct Live {
     executor: Arc<Executor>,
     running: Arc<Running>,
     /// What the build sees of its files.
-    pub(crate) tree: BuildTree,
+    pub(crate) tree: CallerTree,
 }
 
 /// One running build.
 pub(crate) struct BuildContext {
     allowed: RwLock<BTreeSet<StorePath>>,
     live: OnceLock<Live>,
-    counts: Mutex<ChildCounts>,
+    counts: Counts,
 }
 
 impl BuildContext {
@@ -73,7 +144,7 @@ impl BuildContext {
         Self {
             allowed: RwLock::new(inputs),
             live: OnceLock::new(),
-            counts: Mutex::default(),
+            counts: Counts::default(),
         }
     }
 
@@ -118,7 +189,7 @@ impl BuildContext {
         running: Arc<Running>,
     ) -> std::io::Result<()> {
         let root = running.root().try_clone_to_owned()?;
-        let tree = BuildTree::new(root, executor.store_dir().clone());
+        let tree = CallerTree::build(root, executor.store_dir().clone());
         let _ = self.live.set(Live {
             executor,
             running,
@@ -133,17 +204,8 @@ impl BuildContext {
         self.live.wait()
     }
 
-    pub(crate) fn count(&self, counted: &Counted) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        match counted {
-            Counted::Built => counts.built += 1,
-            Counted::Reused => counts.reused += 1,
-            Counted::InPlace(reason) => counts.count_in_place(reason.as_str()),
-        }
-    }
-
     /// The counts so far.
     pub(crate) fn take_counts(&self) -> ChildCounts {
-        std::mem::take(&mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner))
+        self.counts.take()
     }
 }

@@ -34,6 +34,7 @@ mod tokens;
 mod unit;
 mod users;
 
+pub use child::service::Shims;
 pub use context::ChildCounts;
 pub use error::BuildError;
 pub use executor::{Embedded, Executor, OpenError, ServeStore};

@@ -22,7 +22,7 @@ use super::tools::{
 };
 use super::tree::{BUILD_DIR, Found, Layout, Walker};
 use crate::Executor;
-use crate::context::BuildContext;
+use crate::context::Caller;
 
 /// What a compiler says of its search path is no longer than this.
 const SEARCH_TEXT_MAX: u64 = 1 << 20;
@@ -37,7 +37,7 @@ fn in_place(reason: &Reason) -> InPlace {
 /// Finds or builds the child of a call.
 pub(super) fn answer(
     executor: &Arc<Executor>,
-    context: &Arc<BuildContext>,
+    caller: &Caller,
     call: &Call,
     is_gone: IsGone<'_>,
 ) -> Result<(Done, Origin), InPlace> {
@@ -46,14 +46,14 @@ pub(super) fn answer(
         .call_tokens
         .take(is_gone)
         .ok_or_else(|| InPlace::new("caller-gone"))?;
-    let live = context.live();
-    let is_input = |path: &StorePath| context.is_allowed(path);
-    let mut walker = Walker::new(&live.tree, &executor.store_tree, &is_input);
+    let tree = caller.tree();
+    let is_input = |path: &StorePath| caller.is_allowed(path);
+    let mut walker = Walker::new(tree, &executor.store_tree, &is_input);
     let store_dir = executor.store_dir();
     let Found::Dir(cwd) = walker.find(b"/", &call.cwd)? else {
         return Err(InPlace::new("vanished-directory"));
     };
-    if !cwd.starts_with(BUILD_DIR) {
+    if !walker.is_local(&cwd) {
         return Err(InPlace::new("outside-of-build"));
     }
     let env = environment_map(&call.env);
@@ -74,12 +74,12 @@ pub(super) fn answer(
         match walker.find(&cwd, dir)? {
             Found::Dir(real) if real.starts_with(store_dir.as_str().as_bytes()) => {}
             // Any file that begins like it would count.
-            Found::Missing if dir.starts_with(b"/") && !dir.starts_with(BUILD_DIR) => {}
+            Found::Missing if dir.starts_with(b"/") && !walker.is_local(dir) => {}
             _ => return Err(InPlace::new("tools-in-build")),
         }
     }
     let kept = child_environment(&mut walker, &compiler, &cwd, &env)?;
-    let builtin = search_dirs(executor, context, &compiler, &compile, &kept, is_gone)?;
+    let builtin = search_dirs(executor, caller, &compiler, &compile, &kept, is_gone)?;
     let mut dirs: Vec<Vec<u8>> = compile.include_dirs().map(<[u8]>::to_vec).collect();
     dirs.extend(outer.bracket_dirs);
     dirs.extend(outer.system_dirs);
@@ -120,7 +120,7 @@ pub(super) fn answer(
         argv[0] = compiler.exec_path.clone();
     }
     let (manifest, inputs) = make_manifest(
-        executor, context, &compiler, call, argv, &kept, layout, &files,
+        executor, caller, &compiler, call, argv, &kept, layout, &files,
     )?;
     let name = object_name(base_name(&absolute(&cwd, &compile.object)));
     let (drv, drv_text, drv_path) = make_child(executor, &name, &manifest, inputs)?;
@@ -128,10 +128,7 @@ pub(super) fn answer(
         let mut contents = Vec::new();
         for (path, input) in &files {
             let store_path = input_path(store_dir, &input.file.facts.nar_hash, base_name(path));
-            contents.push((
-                store_path,
-                executor.memory.bytes(&live.tree, path, &input.file)?,
-            ));
+            contents.push((store_path, executor.memory.bytes(tree, path, &input.file)?));
         }
         Ok(ChildRequest {
             drv_path: drv_path.clone(),
@@ -203,7 +200,7 @@ fn prepare_output(walker: &mut Walker<'_>, cwd: &[u8], output: &[u8]) -> Result<
     let path = absolute(cwd, output);
     let (parent, name) = super::tree::split_last(&path);
     match walker.find(cwd, parent)? {
-        Found::Dir(dir) if dir.starts_with(BUILD_DIR) && !name.is_empty() => {}
+        Found::Dir(dir) if walker.is_local(&dir) && !name.is_empty() => {}
         _ => return Err(InPlace::new("output-outside-of-build")),
     }
     match walker.find(cwd, &path)? {
@@ -225,7 +222,7 @@ fn display_env(env: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<Vec<u8>> {
 )]
 fn make_manifest(
     executor: &Executor,
-    context: &BuildContext,
+    caller: &Caller,
     compiler: &Compiler,
     call: &Call,
     argv: Vec<Vec<u8>>,
@@ -241,7 +238,7 @@ fn make_manifest(
         .iter()
         .chain(env.values())
         .flat_map(|text| store_paths_named(text, store_dir));
-    inputs.extend(named.filter(|path| context.is_allowed(path)));
+    inputs.extend(named.filter(|path| caller.is_allowed(path)));
     let mut entries = Vec::new();
     for path in layout.dirs {
         if path != BUILD_DIR {
@@ -300,7 +297,7 @@ fn make_child(
 /// too, so it is asked once for each compiler, environment and set of flags.
 fn search_dirs(
     executor: &Arc<Executor>,
-    context: &BuildContext,
+    caller: &Caller,
     compiler: &Compiler,
     compile: &Compile,
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
@@ -334,7 +331,7 @@ fn search_dirs(
         .chain(env.values().map(Vec::as_slice))
         .chain([exec_path])
         .flat_map(|text| store_paths_named(text, store_dir));
-    inputs.extend(named.filter(|path| context.is_allowed(path)));
+    inputs.extend(named.filter(|path| caller.is_allowed(path)));
     let manifest = Manifest {
         exe: compiler.exec_path.clone(),
         argv,

@@ -16,7 +16,7 @@ use store_types::{
 };
 
 use super::outcome::InPlace;
-use super::tree::{BuildTree, CLOCK_GRAIN_NANOS, StoreTree, now_nanos};
+use super::tree::{CLOCK_GRAIN_NANOS, CallerTree, StoreTree, now_nanos};
 
 /// A larger input is not worth copying into a sandbox.
 const FILE_SIZE_MAX: u64 = 64 << 20;
@@ -215,7 +215,7 @@ fn read_store_file(
 
 impl FileMemory {
     /// Reads a file of the build, at a path free of symlinks.
-    pub fn local(&self, tree: &BuildTree, path: &[u8]) -> Result<LocalFile, InPlace> {
+    pub fn local(&self, tree: &CallerTree, path: &[u8]) -> Result<LocalFile, InPlace> {
         let gone = |_| InPlace::new("unreadable-input");
         // `O_NONBLOCK`: a pipe laid in place of the file must not hold us.
         let fd = tree
@@ -286,7 +286,7 @@ impl FileMemory {
     /// The bytes behind [`LocalFile`] again, if they are still the same.
     pub fn bytes(
         &self,
-        tree: &BuildTree,
+        tree: &CallerTree,
         path: &[u8],
         file: &LocalFile,
     ) -> Result<Arc<[u8]>, InPlace> {
@@ -335,7 +335,7 @@ impl FileMemory {
     /// The values that a file of the build gives to a macro.
     pub fn local_definitions(
         &self,
-        tree: &BuildTree,
+        tree: &CallerTree,
         path: &[u8],
         file: &LocalFile,
         name: &[u8],
@@ -349,7 +349,7 @@ impl FileMemory {
     /// What a file of the build uses a macro for that stands for `__has_include`.
     pub fn local_uses(
         &self,
-        tree: &BuildTree,
+        tree: &CallerTree,
         path: &[u8],
         file: &LocalFile,
         alias: &[u8],

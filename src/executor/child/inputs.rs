@@ -450,8 +450,11 @@ impl Collector<'_, '_> {
                 file.facts.scan.clone()
             }
             Found::StoreFile(path) => {
-                let scan = self.memory.store_scan(self.store, self.store_dir, &path)?;
-                self.store_files.insert(path, scan.clone());
+                let object = self.walker.object_path(&path);
+                let scan = self
+                    .memory
+                    .store_scan(self.store, self.store_dir, &object)?;
+                self.store_files.insert(object, scan.clone());
                 scan
             }
         };
@@ -537,7 +540,7 @@ mod tests {
     use rustix::fs::{Mode, OFlags};
     use store_types::StorePath;
 
-    use super::super::tree::{BuildTree, StoreTree};
+    use super::super::tree::{CallerTree, StoreTree};
     use super::*;
 
     const TOOLS: &str = "0mdqa9w1p6cmli6976v4wi0sw9r4p5pr-tools";
@@ -545,7 +548,7 @@ mod tests {
     /// A build's root with a build directory and one store object.
     struct Root {
         dir: tempfile::TempDir,
-        tree: BuildTree,
+        tree: CallerTree,
         store: StoreTree,
         memory: FileMemory,
         store_dir: StoreDir,
@@ -562,7 +565,7 @@ mod tests {
             std::fs::create_dir_all(store.join(TOOLS).join("include")).unwrap();
             std::fs::create_dir_all(dir.path().join("build")).unwrap();
             let root = Self {
-                tree: BuildTree::new(open(dir.path()), StoreDir::default()),
+                tree: CallerTree::build(open(dir.path()), StoreDir::default()),
                 store: StoreTree::new(open(&store)),
                 memory: FileMemory::default(),
                 store_dir: StoreDir::default(),

@@ -21,8 +21,9 @@ use store_types::StorePath;
 use super::call::answer;
 use super::outcome::InPlace;
 use super::run::Origin;
+use super::tree::CallerTree;
 use crate::Executor;
-use crate::context::{BuildContext, Counted};
+use crate::context::{BuildContext, Caller, Counted, HostContext};
 use crate::error::{BuildError, environment};
 use crate::programs::write_program;
 use crate::unit::BuildDir;
@@ -34,8 +35,8 @@ const CALLS_MAX: usize = 2048;
 /// A shim that does not send its call, or take its answer, in this time is given up.
 const IO_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The open socket of one build's shims.
-pub(crate) struct Shims {
+/// The open socket of one build's shims, or of the host's.
+pub struct Shims {
     stop: OwnedFd,
     thread: Option<std::thread::JoinHandle<()>>,
     /// Watches the shims that were laid over compilers.
@@ -95,12 +96,43 @@ impl Executor {
         }
         let listener = listen(dir, protocol::SOCKET_PATH)
             .map_err(environment(text, "open the socket for shims"))?;
-        let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(environment(text, "open the socket for shims"))?;
+        self.accept_calls(Caller::Build(context.clone()), listener, reads)
+            .map(Some)
+            .map_err(environment(text, "open the socket for shims"))
+    }
+
+    /// Serves shims that stand outside of any derivation, from now on. `hidden` are
+    /// directories (absolute, free of symlinks) that are to look empty to them: those
+    /// that hold our shims.
+    ///
+    /// # Errors
+    /// If the root directory cannot be opened or a thread cannot be had.
+    pub fn open_host_shims(
+        self: &Arc<Self>,
+        listener: UnixListener,
+        hidden: Vec<Vec<u8>>,
+    ) -> std::io::Result<Shims> {
+        let root = rustix::fs::open(
+            "/",
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let tree = CallerTree::host(root, self.store_dir().clone(), hidden);
+        let caller = Caller::Host(Arc::new(HostContext::new(tree)));
+        self.accept_calls(caller, listener, None)
+    }
+
+    fn accept_calls(
+        self: &Arc<Self>,
+        caller: Caller,
+        listener: UnixListener,
+        reads: Option<Arc<ReadWatch>>,
+    ) -> std::io::Result<Shims> {
+        let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let was_read = Arc::new(AtomicBool::new(false));
         let accept = Accept {
             executor: self.clone(),
-            context: context.clone(),
+            caller,
             listener,
             stopped,
             reads: reads.clone(),
@@ -108,14 +140,13 @@ impl Executor {
         };
         let thread = std::thread::Builder::new()
             .name("shims".into())
-            .spawn(move || accept.run())
-            .map_err(environment(text, "open the socket for shims"))?;
-        Ok(Some(Shims {
+            .spawn(move || accept.run())?;
+        Ok(Shims {
             stop,
             thread: Some(thread),
             reads,
             was_read,
-        }))
+        })
     }
 
     /// Has a shim mounted over each compiler driver among these store paths, and the
@@ -237,7 +268,7 @@ pub(crate) fn listen(dir: &BuildDir, inside: &str) -> std::io::Result<UnixListen
 /// Accepts the calls of one build's shims.
 struct Accept {
     executor: Arc<Executor>,
-    context: Arc<BuildContext>,
+    caller: Caller,
     listener: UnixListener,
     stopped: OwnedFd,
     reads: Option<Arc<ReadWatch>>,
@@ -283,17 +314,17 @@ impl Accept {
     fn serve(&self, stream: UnixStream, served: &Arc<AtomicUsize>) {
         if served.load(Ordering::Relaxed) >= CALLS_MAX {
             let reason = InPlace::new("too-many-calls");
-            self.context.count(&Counted::InPlace(reason));
+            self.caller.count(&Counted::InPlace(reason));
             return;
         }
         let one = Served::new(served);
-        let (executor, context) = (self.executor.clone(), self.context.clone());
+        let (executor, caller) = (self.executor.clone(), self.caller.clone());
         // If no thread can be had, the shim finds its connection closed.
         let _ = std::thread::Builder::new()
             .name("call".into())
             .spawn(move || {
                 let _one = one;
-                serve_call(&executor, &context, &stream);
+                serve_call(&executor, &caller, &stream);
             });
     }
 }
@@ -314,7 +345,7 @@ impl Drop for Served {
     }
 }
 
-fn serve_call(executor: &Arc<Executor>, context: &Arc<BuildContext>, stream: &UnixStream) {
+fn serve_call(executor: &Arc<Executor>, caller: &Caller, stream: &UnixStream) {
     let ready = stream
         .set_nonblocking(false)
         .and_then(|()| stream.set_read_timeout(Some(IO_TIMEOUT)))
@@ -336,7 +367,7 @@ fn serve_call(executor: &Arc<Executor>, context: &Arc<BuildContext>, stream: &Un
         rustix::event::poll(&mut fds, Some(&now)).is_ok()
             && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
     };
-    let (answer, counted) = match answer(executor, context, &call, &is_gone) {
+    let (answer, counted) = match answer(executor, caller, &call, &is_gone) {
         Ok((done, Origin::Built)) => (Answer::Done(done), Counted::Built),
         Ok((done, Origin::Reused)) => (Answer::Done(done), Counted::Reused),
         Err(reason) => {
@@ -345,6 +376,6 @@ fn serve_call(executor: &Arc<Executor>, context: &Arc<BuildContext>, stream: &Un
         }
     };
     // Before the answer: once the shim has it, the build may end and the counts be read.
-    context.count(&counted);
+    caller.count(&counted);
     let _ = protocol::send_answer(stream, &answer);
 }

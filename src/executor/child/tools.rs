@@ -428,7 +428,7 @@ pub fn child_path(
         let has_subprogram = SUBPROGRAMS
             .iter()
             .any(|name| listing.contains_key(name.as_bytes()));
-        let is_local = real.starts_with(super::tree::BUILD_DIR);
+        let is_local = walker.is_local(&real);
         let counts = has_subprogram || (compiler.words.is_some() && !listing.is_empty());
         if counts && is_local {
             return Err(InPlace::new("programs-in-build"));

@@ -1,25 +1,29 @@
-//! What a build sees of its files, walked by the executor.
+//! What a caller sees of its files, walked by the executor.
 //!
 //! A compiler resolves names through directories, symlinks and `..`; the child
 //! has to resolve them the same way. So every path is walked component by
 //! component, and what the walk met (directories, symlinks, files) is recorded
 //! in a [`Layout`] which the child's sandbox reproduces.
 //!
-//! Two kinds of places exist. Below `/build` everything may change at any
-//! moment: a directory's listing is remembered only with the directory's
-//! identity and times. Below `/nix/store/<input>` nothing ever changes: listings
-//! are remembered for good. Anything else that exists is outside the model, and
-//! the call runs in place.
+//! Two kinds of places exist. *Local* ones may change at any moment: a directory's
+//! listing is remembered only with the directory's identity and times. In a build,
+//! that is what lies below `/build`; on the host, nearly everything. *Store objects*
+//! never change: listings are remembered for good. In a build, these are its inputs;
+//! on the host, the places to which the store's copy of a toolchain is
+//! [bound](Bind). Anything else that exists is outside the model, and the call runs
+//! in place.
 //!
-//! Nothing of the build is trusted here: directories are opened beneath the
+//! Nothing of the caller is trusted here: directories are opened beneath the
 //! sandbox's root without following symlinks, names never contain a slash, and
 //! listings have a limit.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use store_types::{StoreDir, StorePath};
 
 use super::outcome::InPlace;
@@ -27,6 +31,9 @@ use super::tools::Program;
 
 /// The build directory as the build sees it.
 pub const BUILD_DIR: &[u8] = b"/build";
+
+/// Places of the host that hold no files in the usual sense.
+const KERNEL_DIRS: &[&[u8]] = &[b"/dev", b"/proc", b"/sys"];
 
 /// More symlinks than this in one path: the kernel gives up at 40, too.
 const SYMLINKS_MAX: u32 = 40;
@@ -199,20 +206,100 @@ impl StoreTree {
     }
 }
 
-/// The files of one running build.
-pub struct BuildTree {
+/// Whose files they are.
+enum World {
+    /// A build's: its build directory, and the store objects among its inputs.
+    Build,
+    /// The host's: everything, but for these directories, which to a caller are empty.
+    Host { hidden: Vec<Vec<u8>> },
+}
+
+/// The files of one running build, or those of the host.
+pub struct CallerTree {
     root: OwnedFd,
     store_dir: StoreDir,
+    world: World,
     dirs: Mutex<HashMap<Box<[u8]>, LocalDir>>,
 }
 
-impl BuildTree {
-    /// Over the build's root directory, as its own mount namespace has it.
-    pub fn new(root: OwnedFd, store_dir: StoreDir) -> Self {
+/// A place of the host that has, in a child, what a store object has: the host's own
+/// files there are the ones from which the object was made.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bind {
+    /// The place: an absolute path, free of symlinks, of a file or a directory.
+    pub path: Vec<u8>,
+    /// What lies there: a path below the store directory, as builds see it, of the same kind.
+    pub object: Vec<u8>,
+}
+
+/// Where a place belongs.
+enum Place<'a> {
+    /// A directory above the build directory or the store.
+    Above,
+    /// The store directory of a build.
+    Store,
+    /// In a store object: the path relative to the store directory.
+    InStore(Cow<'a, [u8]>),
+    /// Among the files that may change.
+    Local,
+    /// In a directory that to the caller is empty.
+    Hidden,
+    /// In the store directory of the host, of which nothing is known here.
+    HostStore,
+    /// Among the kernel's own files.
+    Kernel,
+}
+
+impl CallerTree {
+    /// The files of a build: over its root directory, as its own mount namespace has it.
+    pub fn build(root: OwnedFd, store_dir: StoreDir) -> Self {
+        Self::new(root, store_dir, World::Build)
+    }
+
+    /// The files of the host: over its root directory. `hidden` are directories (absolute,
+    /// free of symlinks) that are to look empty: those with our own shims.
+    pub fn host(root: OwnedFd, store_dir: StoreDir, hidden: Vec<Vec<u8>>) -> Self {
+        Self::new(root, store_dir, World::Host { hidden })
+    }
+
+    fn new(root: OwnedFd, store_dir: StoreDir, world: World) -> Self {
         Self {
             root,
             store_dir,
+            world,
             dirs: Mutex::default(),
+        }
+    }
+
+    /// Whether these are the files of the host, not those of a build.
+    pub fn is_host(&self) -> bool {
+        matches!(self.world, World::Host { .. })
+    }
+
+    fn place<'a>(&self, path: &'a [u8], binds: &[Bind]) -> Place<'a> {
+        let store = self.store_dir.as_str().as_bytes();
+        let is_below = |dir: &[u8]| below(path, dir).is_some();
+        match &self.world {
+            World::Build if is_below(BUILD_DIR) => Place::Local,
+            World::Build => match below(path, store) {
+                Some(b"") => Place::Store,
+                Some(relative) => Place::InStore(Cow::Borrowed(relative)),
+                None => Place::Above,
+            },
+            World::Host { hidden } => {
+                if let Some(object) = bound(path, binds) {
+                    let relative = below(&object, store).unwrap_or_default();
+                    Place::InStore(Cow::Owned(relative.to_vec()))
+                } else if is_below(store) {
+                    Place::HostStore
+                } else if KERNEL_DIRS.iter().any(|dir| is_below(dir)) {
+                    Place::Kernel
+                } else if hidden.iter().any(|dir| is_below(dir)) {
+                    Place::Hidden
+                } else {
+                    Place::Local
+                }
+            }
         }
     }
 
@@ -221,7 +308,7 @@ impl BuildTree {
         let relative: &[u8] = match path.strip_prefix(b"/") {
             Some(b"") => b".",
             Some(relative) => relative,
-            None => return Err(rustix::io::Errno::INVAL),
+            None => return Err(Errno::INVAL),
         };
         rustix::fs::openat2(
             &self.root,
@@ -232,11 +319,35 @@ impl BuildTree {
         )
     }
 
-    fn listing(&self, path: &[u8]) -> Result<Arc<Listing>, InPlace> {
+    /// The one entry of this name, for a directory that may be searched but not read.
+    fn lookup(&self, dir: &[u8], name: &[u8]) -> Result<Option<Entry>, InPlace> {
+        let unreadable = |_| InPlace::new("unreadable-directory");
+        let file = match self.open(&join(dir, name), OFlags::PATH) {
+            Ok(file) => file,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            Err(error) => return Err(unreadable(error)),
+        };
+        let stat = rustix::fs::fstat(&file).map_err(unreadable)?;
+        let entry = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Entry::File,
+            FileType::Directory => Entry::Dir,
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(&file, "", Vec::new()).map_err(unreadable)?;
+                Entry::Symlink(target.into_bytes().into())
+            }
+            _ => Entry::Other,
+        };
+        Ok(Some(entry))
+    }
+
+    /// The names in a local directory; `None` if it may be searched but not read.
+    fn listing(&self, path: &[u8]) -> Result<Option<Arc<Listing>>, InPlace> {
         let gone = |_| InPlace::new("vanished-directory");
-        let dir = self
-            .open(path, OFlags::RDONLY | OFlags::DIRECTORY)
-            .map_err(gone)?;
+        let dir = match self.open(path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Ok(dir) => dir,
+            Err(Errno::ACCESS) => return Ok(None),
+            Err(error) => return Err(gone(error)),
+        };
         let stamp = Stamp::of(&rustix::fs::fstat(&dir).map_err(gone)?);
         {
             let dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -244,7 +355,7 @@ impl BuildTree {
                 && known.settled
                 && known.stamp == stamp
             {
-                return Ok(known.listing.clone());
+                return Ok(Some(known.listing.clone()));
             }
         }
         let settled = stamp.is_settled(now_nanos());
@@ -259,15 +370,34 @@ impl BuildTree {
         };
         let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
         dirs.insert(path.into(), known);
-        Ok(listing)
+        Ok(Some(listing))
     }
 }
 
-/// What the child's build directory must contain for the same walks to end in
+/// What of `path` lies below `dir`: both absolute, without the slash between; empty if
+/// they are the same.
+fn below<'a>(path: &'a [u8], dir: &[u8]) -> Option<&'a [u8]> {
+    match path.strip_prefix(dir)? {
+        b"" => Some(b""),
+        rest => rest.strip_prefix(b"/"),
+    }
+}
+
+/// The path in the store that is bound to this one.
+fn bound(path: &[u8], binds: &[Bind]) -> Option<Vec<u8>> {
+    binds
+        .iter()
+        .find_map(|bind| match below(path, &bind.path)? {
+            b"" => Some(bind.object.clone()),
+            rest => Some(join(&bind.object, rest)),
+        })
+}
+
+/// What a child must contain for the same walks to end in
 /// the same places. Paths are absolute and free of symlinks.
 #[derive(Debug, Default)]
 pub struct Layout {
-    /// Directories of the build that were entered.
+    /// Local directories that were entered.
     pub dirs: BTreeSet<Vec<u8>>,
     /// Symlinks that were followed, with their targets as they are.
     pub links: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -282,35 +412,31 @@ pub enum Found {
     Missing,
     /// A directory: its path, free of symlinks.
     Dir(Vec<u8>),
-    /// A regular file of the build: its path, free of symlinks.
+    /// A regular file that may change: its path, free of symlinks.
     LocalFile(Vec<u8>),
-    /// A regular file of a store object: its path, free of symlinks.
+    /// A regular file of a store object: its path, free of symlinks, as the caller sees
+    /// it (see [`Walker::object_path`]).
     StoreFile(Vec<u8>),
 }
 
-/// One call's walks: each directory of the build is looked at once, so that all
-/// walks of the call see one state.
+/// One call's walks: each local directory is looked at once, so that all walks of the
+/// call see one state.
 pub struct Walker<'a> {
-    tree: &'a BuildTree,
+    tree: &'a CallerTree,
     store: &'a StoreTree,
     is_input: &'a dyn Fn(&StorePath) -> bool,
-    seen: HashMap<Vec<u8>, Arc<Listing>>,
+    binds: Arc<[Bind]>,
+    seen: HashMap<Vec<u8>, Option<Arc<Listing>>>,
+    /// Single entries of directories that may not be read.
+    seen_entries: HashMap<Vec<u8>, Option<Entry>>,
     /// What the walks met.
     pub layout: Layout,
 }
 
-enum Place {
-    Root,
-    Nix,
-    Store,
-    InStore,
-    Local,
-}
-
 impl<'a> Walker<'a> {
-    /// Walks over a build whose inputs are the store paths `is_input` accepts.
+    /// Walks over the files of a caller who has the store paths that `is_input` accepts.
     pub fn new(
-        tree: &'a BuildTree,
+        tree: &'a CallerTree,
         store: &'a StoreTree,
         is_input: &'a dyn Fn(&StorePath) -> bool,
     ) -> Self {
@@ -318,33 +444,47 @@ impl<'a> Walker<'a> {
             tree,
             store,
             is_input,
+            binds: Arc::default(),
             seen: HashMap::new(),
+            seen_entries: HashMap::new(),
             layout: Layout::default(),
         }
     }
 
-    /// The build whose files are walked.
-    pub fn tree(&self) -> &'a BuildTree {
+    /// Takes what lies at these places of the host for store objects, from now on.
+    pub fn bind(&mut self, binds: Arc<[Bind]>) {
+        self.binds = binds;
+    }
+
+    /// The binds that walks see.
+    pub fn binds(&self) -> &Arc<[Bind]> {
+        &self.binds
+    }
+
+    /// The files that are walked.
+    pub fn tree(&self) -> &'a CallerTree {
         self.tree
     }
 
-    fn place(&self, dir: &[u8]) -> Place {
-        let store = self.tree.store_dir.as_str().as_bytes();
-        if dir == b"/" {
-            Place::Root
-        } else if dir == store {
-            Place::Store
-        } else if dir.starts_with(BUILD_DIR) {
-            Place::Local
-        } else if dir.starts_with(store) {
-            Place::InStore
-        } else {
-            Place::Nix
-        }
+    fn place<'b>(&self, path: &'b [u8]) -> Place<'b> {
+        self.tree.place(path, &self.binds)
     }
 
-    /// The names in a directory of the build; `dir` is free of symlinks.
-    pub fn local_listing(&mut self, dir: &[u8]) -> Result<Arc<Listing>, InPlace> {
+    /// Whether what lies at this path (absolute, free of symlinks) may change, and
+    /// outputs may be left there.
+    pub fn is_local(&self, path: &[u8]) -> bool {
+        matches!(self.place(path), Place::Local)
+    }
+
+    /// Where a file of a store object, found as [`Found::StoreFile`], lies in the store as
+    /// builds see it. In a build that is the path itself.
+    pub fn object_path(&self, path: &[u8]) -> Vec<u8> {
+        bound(path, &self.binds).unwrap_or_else(|| path.to_vec())
+    }
+
+    /// The names in a local directory, free of symlinks; `None` if it may be searched but
+    /// not read.
+    pub fn local_listing(&mut self, dir: &[u8]) -> Result<Option<Arc<Listing>>, InPlace> {
         if let Some(listing) = self.seen.get(dir) {
             return Ok(listing.clone());
         }
@@ -353,13 +493,12 @@ impl<'a> Walker<'a> {
         Ok(listing)
     }
 
-    /// The names in a directory, wherever it is.
+    /// The names in a directory, wherever it is; `None` if they are not known.
     pub fn listing(&mut self, dir: &[u8]) -> Result<Option<Arc<Listing>>, InPlace> {
         match self.place(dir) {
-            Place::Local => self.local_listing(dir).map(Some),
-            Place::InStore => {
-                let store = self.tree.store_dir.as_str().len() + 1;
-                let listing = self.store.listing(&dir[store..]);
+            Place::Local => self.local_listing(dir),
+            Place::InStore(relative) => {
+                let listing = self.store.listing(&relative);
                 listing
                     .map(Some)
                     .map_err(|_| InPlace::new("unreadable-input"))
@@ -368,14 +507,27 @@ impl<'a> Walker<'a> {
         }
     }
 
+    fn local_entry(&mut self, dir: &[u8], name: &[u8]) -> Result<Option<Entry>, InPlace> {
+        if let Some(listing) = self.local_listing(dir)? {
+            return Ok(listing.get(name).cloned());
+        }
+        let path = join(dir, name);
+        if let Some(entry) = self.seen_entries.get(&path) {
+            return Ok(entry.clone());
+        }
+        let entry = self.tree.lookup(dir, name)?;
+        self.seen_entries.insert(path, entry.clone());
+        Ok(entry)
+    }
+
     fn entry(&mut self, dir: &[u8], name: &[u8]) -> Result<Option<Entry>, InPlace> {
         let store = self.tree.store_dir.as_str().as_bytes();
         match self.place(dir) {
-            Place::Local => Ok(self.local_listing(dir)?.get(name).cloned()),
-            Place::InStore => {
+            Place::Local => self.local_entry(dir, name),
+            Place::InStore(relative) => {
                 let listing = self
                     .store
-                    .listing(&dir[store.len() + 1..])
+                    .listing(&relative)
                     .map_err(|_| InPlace::new("unreadable-input"))?;
                 Ok(listing.get(name).cloned())
             }
@@ -389,10 +541,13 @@ impl<'a> Walker<'a> {
                         self.layout.store_paths.insert(path);
                         Ok(entry)
                     }
-                    _ => self.outside(dir, name),
+                    _ => self.outside(dir, name, "outside-of-build"),
                 }
             }
-            Place::Root | Place::Nix => {
+            Place::Hidden => Ok(None),
+            Place::HostStore => self.outside(dir, name, "store-of-the-host"),
+            Place::Kernel => self.outside(dir, name, "file-of-the-kernel"),
+            Place::Above => {
                 let path = join(dir, name);
                 let on_the_way = path == BUILD_DIR
                     || store == path
@@ -400,7 +555,7 @@ impl<'a> Walker<'a> {
                 if on_the_way {
                     Ok(Some(Entry::Dir))
                 } else {
-                    self.outside(dir, name)
+                    self.outside(dir, name, "outside-of-build")
                 }
             }
         }
@@ -408,10 +563,15 @@ impl<'a> Walker<'a> {
 
     /// What lies outside of the model may be absent, and then it is absent in
     /// the child too; what exists there cannot be declared.
-    fn outside(&self, dir: &[u8], name: &[u8]) -> Result<Option<Entry>, InPlace> {
+    fn outside(
+        &self,
+        dir: &[u8],
+        name: &[u8],
+        reason: &'static str,
+    ) -> Result<Option<Entry>, InPlace> {
         match self.tree.open(&join(dir, name), OFlags::PATH) {
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
-            _ => Err(InPlace::new("outside-of-build")),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            _ => Err(InPlace::new(reason)),
         }
     }
 
@@ -443,7 +603,7 @@ impl<'a> Walker<'a> {
                 None => return Ok(Found::Missing),
                 Some(Entry::Dir) => {
                     here = join(&here, &name);
-                    if matches!(self.place(&here), Place::Local) {
+                    if self.is_local(&here) {
                         self.layout.dirs.insert(here.clone());
                     }
                 }
@@ -452,7 +612,7 @@ impl<'a> Walker<'a> {
                     if symlinks > SYMLINKS_MAX {
                         return Ok(Found::Missing);
                     }
-                    if matches!(self.place(&here), Place::Local) {
+                    if self.is_local(&here) {
                         self.layout
                             .links
                             .insert(join(&here, &name), target.to_vec());
@@ -464,9 +624,10 @@ impl<'a> Walker<'a> {
                 }
                 Some(Entry::File) if todo.is_empty() => {
                     let file = join(&here, &name);
-                    return Ok(match self.place(&file) {
-                        Place::Local => Found::LocalFile(file),
-                        _ => Found::StoreFile(file),
+                    return Ok(if self.is_local(&file) {
+                        Found::LocalFile(file)
+                    } else {
+                        Found::StoreFile(file)
                     });
                 }
                 Some(Entry::File) => return Ok(Found::Missing),
