@@ -71,6 +71,8 @@ pub struct LocalFile {
     pub mtime: i64,
     /// Device and inode.
     pub inode: (u64, u64),
+    /// Whether its owner may execute it.
+    pub executable: bool,
 }
 
 /// A file, by its NAR hash or its path in the store, and a macro's name.
@@ -230,6 +232,7 @@ impl FileMemory {
             return Err(InPlace::new("unreadable-input"));
         }
         let inode = (stat.st_dev, stat.st_ino);
+        let executable = stat.st_mode & 0o100 != 0;
         let known = self
             .by_id
             .lock()
@@ -242,6 +245,7 @@ impl FileMemory {
                 bytes: None,
                 mtime: stat.st_mtime,
                 inode,
+                executable,
             });
         }
         // In this order: who opens the file for writing after the first changes its times,
@@ -270,6 +274,7 @@ impl FileMemory {
             bytes: Some(bytes),
             mtime: stat.st_mtime,
             inode,
+            executable,
         })
     }
 

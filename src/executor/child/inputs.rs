@@ -22,7 +22,7 @@ use super::tree::{Found, Layout, Walker, join, split_last};
 /// archives that cannot hold an earlier one use. It differs from the 1 of store
 /// objects, because a compiler that asks whether two files are the same compares
 /// their times.
-const INPUT_MTIME: i64 = 315_532_800;
+pub const INPUT_MTIME: i64 = 315_532_800;
 
 /// A search that touches more files than this runs in place.
 const FILES_MAX: usize = 50_000;
@@ -55,6 +55,8 @@ pub struct InputFile {
     pub file: LocalFile,
     /// Seconds of the modification time it gets.
     pub mtime: i64,
+    /// Whether the child may execute it.
+    pub executable: bool,
 }
 
 /// All that the child must see.
@@ -468,11 +470,6 @@ impl Collector<'_, '_> {
         Ok(true)
     }
 
-    /// Gives each file its modification time.
-    ///
-    /// gcc takes two files with `#pragma once` (or `#import`) for one if their
-    /// size, their time in seconds and their content are equal. Where contents
-    /// occur twice, the order of times is kept; elsewhere it cannot matter.
     fn finish(self) -> Result<BTreeMap<Vec<u8>, InputFile>, InPlace> {
         let once = self
             .files
@@ -480,42 +477,61 @@ impl Collector<'_, '_> {
             .map(|file| &file.facts.scan)
             .chain(self.store_files.values())
             .any(|scan| scan.once);
-        let mut times: HashMap<_, Vec<i64>> = HashMap::new();
-        if once {
-            let mut inodes = HashSet::new();
-            for file in self.files.values() {
-                times
-                    .entry(file.facts.nar_hash)
-                    .or_default()
-                    .push(file.mtime);
-                // clang compares inodes; a child has a copy for each path.
-                if !inodes.insert(file.inode) {
-                    return Err(InPlace::new("hard-linked-inputs"));
-                }
-            }
-            for times in times.values_mut() {
-                times.sort_unstable();
-                times.dedup();
+        with_times(self.files, once)
+    }
+}
+
+/// Gives each file its modification time. `once`: any of them, or a file of the store, has
+/// `#pragma once`.
+///
+/// gcc takes two files with `#pragma once` (or `#import`) for one if their
+/// size, their time in seconds and their content are equal. Where contents
+/// occur twice, the order of times is kept; elsewhere it cannot matter.
+pub fn with_times(
+    files: BTreeMap<Vec<u8>, LocalFile>,
+    once: bool,
+) -> Result<BTreeMap<Vec<u8>, InputFile>, InPlace> {
+    let mut times: HashMap<_, Vec<i64>> = HashMap::new();
+    if once {
+        let mut inodes = HashSet::new();
+        for file in files.values() {
+            times
+                .entry(file.facts.nar_hash)
+                .or_default()
+                .push(file.mtime);
+            // clang compares inodes; a child has a copy for each path.
+            if !inodes.insert(file.inode) {
+                return Err(InPlace::new("hard-linked-inputs"));
             }
         }
-        let mtime = |file: &LocalFile| {
-            // A copy of a store object's file that has its time, too.
-            if once && file.mtime == 1 {
-                return 1;
-            }
-            let rank = times
-                .get(&file.facts.nar_hash)
-                .and_then(|times| times.binary_search(&file.mtime).ok());
-            INPUT_MTIME + rank.unwrap_or(0) as i64
-        };
-        let files = self.files.into_iter();
-        Ok(files
-            .map(|(path, file)| {
-                let mtime = mtime(&file);
-                (path, InputFile { file, mtime })
-            })
-            .collect())
+        for times in times.values_mut() {
+            times.sort_unstable();
+            times.dedup();
+        }
     }
+    let mtime = |file: &LocalFile| {
+        // A copy of a store object's file that has its time, too.
+        if once && file.mtime == 1 {
+            return 1;
+        }
+        let rank = times
+            .get(&file.facts.nar_hash)
+            .and_then(|times| times.binary_search(&file.mtime).ok());
+        INPUT_MTIME + rank.unwrap_or(0) as i64
+    };
+    Ok(files
+        .into_iter()
+        .map(|(path, file)| {
+            let mtime = mtime(&file);
+            let executable = false;
+            let input = InputFile {
+                file,
+                mtime,
+                executable,
+            };
+            (path, input)
+        })
+        .collect())
 }
 
 /// The last component of a path.

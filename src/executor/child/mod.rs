@@ -6,6 +6,7 @@
 //! is the key of the [`index`]: a hit starts no process and builds no sandbox. A miss
 //! runs the child in a sandbox of its own ([`run`]).
 
+mod assemble;
 mod call;
 pub mod derivation;
 pub mod environment;
@@ -13,7 +14,9 @@ pub mod files;
 pub mod index;
 pub mod inputs;
 pub mod outcome;
+mod reply;
 pub mod run;
+mod scanned;
 pub mod service;
 pub mod tools;
 pub mod tree;

@@ -10,8 +10,9 @@ use droste_sandbox::{Network, Node, Owner, Stdio};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use shim_core::manifest;
 use store_api::BuildMode;
-use store_types::{ContentAddressMethod, Derivation, DerivationKind, HashAlgorithm, StorePath};
+use store_types::{ContentAddressMethod, DerivationKind, HashAlgorithm, StorePath};
 
+use super::assemble::Made;
 use super::index::Child;
 use super::outcome::{ChildFile, ChildResult, InPlace};
 use crate::Executor;
@@ -36,19 +37,15 @@ pub enum Origin {
 }
 
 /// A child that is to be run, if it is not known.
-pub struct ChildRequest {
-    /// Its derivation's store path.
-    pub drv_path: StorePath,
+pub(crate) struct ChildRequest {
     /// Its derivation.
-    pub drv: Derivation,
-    /// The derivation's text.
-    pub drv_text: Vec<u8>,
+    pub(super) made: Made,
     /// Inputs that may not be in the store yet: path and contents.
     pub files: Vec<(StorePath, Arc<[u8]>)>,
 }
 
 /// One who waits for a child: whether it still does.
-pub type IsGone<'a> = &'a dyn Fn() -> bool;
+pub(crate) type IsGone<'a> = &'a dyn Fn() -> bool;
 
 type Answer = Result<Arc<Child>, InPlace>;
 
@@ -197,7 +194,7 @@ impl Executor {
         self.add_child_inputs(request).map_err(failed)?;
         // Nix may have built it, or a memory was lost.
         let known = self
-            .known_outputs(&request.drv_path, &request.drv)
+            .known_outputs(&request.made.path, &request.made.drv)
             .map_err(failed)?;
         let (output, origin) = match known.get("out") {
             Some(output) if self.is_undamaged(output) => (output.clone(), Origin::Reused),
@@ -213,7 +210,7 @@ impl Executor {
             .ok_or_else(|| InPlace::new("child-unreadable"))?;
         let child = Arc::new(Child { output, result });
         self.index
-            .put(&request.drv_path, child.clone())
+            .put(&request.made.path, child.clone())
             .map_err(|_| InPlace::new("index-failed"))?;
         Ok((child, origin))
     }
@@ -229,7 +226,7 @@ impl Executor {
     }
 
     fn add_child_inputs(&self, request: &ChildRequest) -> Result<(), BuildError> {
-        let text = self.store_dir().display(&request.drv_path);
+        let text = self.store_dir().display(&request.made.path);
         for (path, bytes) in &request.files {
             // Before it is asked whether it is valid, so that it stays so.
             self.store
@@ -255,9 +252,9 @@ impl Executor {
                 .map_err(crate::error::environment(&text, "add an input"))?;
             debug_assert_eq!(info.path, *path);
         }
-        let name = request.drv_path.name();
+        let name = request.made.path.name();
         self.store
-            .add_text(name, &request.drv_text, &request.drv.references())
+            .add_text(name, &request.made.text, &request.made.drv.references())
             .map_err(crate::error::environment(
                 &text,
                 "add the child's derivation",
@@ -273,7 +270,7 @@ impl Executor {
         is_unwanted: IsGone<'_>,
     ) -> Result<StorePath, BuildError> {
         use crate::error::environment;
-        let (drv_path, drv) = (&request.drv_path, &request.drv);
+        let (drv_path, drv) = (&request.made.path, &request.made.drv);
         let text = self.store_dir().display(drv_path);
         let name = drv_path.derivation_name().unwrap_or_default();
         let locked = BTreeSet::from([drv_path.clone()]);
