@@ -38,8 +38,8 @@ const IN_MEMORY_FILE: u8 = 1;
 /// for the scratch messages, which have none.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Command<'a> {
-    /// Start a sandbox; the request's descriptors follow. Answers: `Started` or `Failed`, then
-    /// `Exited`.
+    /// Start a sandbox; the request's descriptors follow. Answers: `Watched` if that was asked for,
+    /// `Started` or `Failed`, then `Exited`.
     Spawn {
         id: u64,
         request: Box<Cow<'a, Request>>,
@@ -61,6 +61,9 @@ pub(crate) enum Command<'a> {
 /// What the spawner answers, on a socket that is for one command alone.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
+    /// The program is about to be executed, which will be the first call to wait for an answer.
+    /// Descriptor: the listener.
+    Watched,
     /// The program runs. Descriptors: its pidfd, its root.
     Started { pid: i32 },
     /// It does not.
@@ -82,6 +85,8 @@ pub(crate) enum Progress {
         /// It has entered a user namespace just now, and waits for its maps and a byte.
         awaits_id_map: bool,
     },
+    /// Its lookups wait for answers from now on. Descriptor: the listener.
+    Watched,
     /// A step failed.
     Failed(SetupError),
 }

@@ -18,6 +18,9 @@ pub enum Error {
     /// The spawner is gone, killed by someone, and with it all of its sandboxes.
     #[error("the spawner has died")]
     SpawnerDied,
+    /// The listener of a watched sandbox could not be used.
+    #[error("cannot watch the sandbox")]
+    Watch(#[source] std::io::Error),
     /// The spawner could not be talked to.
     #[error("cannot {0} the spawner")]
     Channel(&'static str, #[source] std::io::Error),
@@ -144,6 +147,8 @@ pub enum Step {
     Limits,
     /// Install the system call filter.
     Filter,
+    /// Have its lookups watched.
+    Watch,
     /// Execute the program.
     Execute,
     /// Hear from the sandbox: it died before it was set up.
@@ -181,6 +186,7 @@ impl fmt::Display for Step {
             Step::AbstractSockets => "cut off abstract sockets",
             Step::Limits => "set limits and execution domain",
             Step::Filter => "install the system call filter",
+            Step::Watch => "watch the sandbox's lookups",
             Step::Execute => "execute",
             Step::Died => "set the sandbox up: it died",
             Step::FindSandbox => "find the live sandbox",

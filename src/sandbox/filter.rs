@@ -11,6 +11,8 @@
 
 use droste_sys::Instruction;
 
+use crate::calls;
+
 /// The calls of one ABI, by number.
 struct Abi {
     /// `AUDIT_ARCH_*` (seccomp(2)).
@@ -80,7 +82,9 @@ const OFFSET_ARGUMENTS: u32 = 16;
 
 const ALLOW: u32 = 0x7FFF_0000;
 const ERRNO: u32 = 0x0005_0000;
+const USER_NOTIFICATION: u32 = 0x7FC0_0000;
 const EPERM: u32 = 1;
+const ENOSYS: u32 = 38;
 /// Also called EOPNOTSUPP.
 const ENOTSUP: u32 = 95;
 /// S_ISUID and S_ISGID.
@@ -137,13 +141,49 @@ fn block(abi: &Abi) -> Vec<Instruction> {
     block
 }
 
+/// A second filter beside the first, of a sandbox whose lookups are watched: calls that find files
+/// wait for the listener's word. Of what two filters say, the kernel does the stricter, and a
+/// refusal is stricter than that. io_uring and x32 are as if the kernel did not have them.
+pub(crate) fn watching_program() -> Vec<Instruction> {
+    let mut program = vec![plain(LOAD_WORD, OFFSET_ARCH)];
+    for abi in calls::ABIS {
+        let mut block = vec![plain(LOAD_WORD, OFFSET_NUMBER)];
+        if abi.variant_bits != 0 {
+            block.extend([
+                jump(JUMP_BITS_SET, abi.variant_bits, 0, 1),
+                plain(RETURN, ERRNO | ENOSYS),
+            ]);
+        }
+        block.extend([
+            jump(JUMP_EQUAL, calls::IO_URING_SETUP, 0, 1),
+            plain(RETURN, ERRNO | ENOSYS),
+        ]);
+        for number in abi.calls.iter().flat_map(|(_, numbers)| *numbers) {
+            block.extend([
+                jump(JUMP_EQUAL, *number, 0, 1),
+                plain(RETURN, USER_NOTIFICATION),
+            ]);
+        }
+        block.push(plain(RETURN, ALLOW));
+        let length = u8::try_from(block.len()).expect("the tables of calls are short");
+        program.push(jump(JUMP_EQUAL, abi.arch, 0, length));
+        program.extend(block);
+    }
+    // Of an ABI that is not known nothing would be seen.
+    program.push(plain(RETURN, ERRNO | ENOSYS));
+    program
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What the kernel would do with the program.
     fn run(arch: u32, number: u32, arguments: [u32; 3]) -> u32 {
-        let program = program();
+        run_program(&program(), arch, number, arguments)
+    }
+
+    /// What the kernel would do with a program.
+    fn run_program(program: &[Instruction], arch: u32, number: u32, arguments: [u32; 3]) -> u32 {
         let (mut at, mut accumulator) = (0, 0);
         loop {
             let Instruction {
@@ -216,5 +256,40 @@ mod tests {
     #[test]
     fn other_architectures_pass() {
         assert_eq!(run(0, 90, [0o6000; 3]), ALLOW);
+    }
+
+    #[test]
+    fn a_watched_sandbox_asks_about_paths_and_has_no_ring() {
+        let program = watching_program();
+        let run = |arch, number| run_program(&program, arch, number, [0; 3]);
+        for abi in calls::ABIS {
+            for number in 0..600 {
+                let expected = match calls::call(abi.arch, number) {
+                    Some(_) => USER_NOTIFICATION,
+                    None if number == calls::IO_URING_SETUP => ERRNO | ENOSYS,
+                    None => ALLOW,
+                };
+                assert_eq!(run(abi.arch, number), expected, "{number}");
+                if abi.variant_bits != 0 {
+                    let variant = run(abi.arch, number | abi.variant_bits);
+                    assert_eq!(variant, ERRNO | ENOSYS, "{number}");
+                }
+            }
+        }
+        assert_eq!(run(0, 2), ERRNO | ENOSYS);
+    }
+
+    #[test]
+    fn no_call_is_listed_twice_or_refused_anyway() {
+        for abi in calls::ABIS {
+            let mut numbers: Vec<u32> = abi.calls.iter().flat_map(|(_, n)| *n).copied().collect();
+            let count = numbers.len();
+            numbers.sort_unstable();
+            numbers.dedup();
+            assert_eq!(numbers.len(), count);
+            for number in numbers {
+                assert_eq!(run(abi.arch, number, [0; 3]), ALLOW, "{number}");
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@
 //!   it enters a user namespace that maps just the build's user, whose maps the spawner writes.
 //! * An ordinary user can mount only in a user namespace, so the process starts in one.
 //!
-//! Nothing here returns or is dropped: the end is the program or `_exit`.
+//! Nothing here returns: the end is the program or `_exit`.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -25,7 +25,7 @@ use rustix::mount::{
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType};
 
-use droste_sys::{Instruction, Namespaces};
+use droste_sys::{Instruction, Listener, Namespaces};
 
 use crate::channel::{self, Progress, retry};
 use crate::error::{SetupError, Step};
@@ -51,6 +51,8 @@ pub(crate) struct Birth<'a> {
     pub(crate) status: BorrowedFd<'a>,
     pub(crate) dev_null: BorrowedFd<'a>,
     pub(crate) filter: &'a [Instruction],
+    /// Of watched sandboxes.
+    pub(crate) watching_filter: &'a [Instruction],
     /// An empty network namespace to enter.
     pub(crate) empty_network: Option<BorrowedFd<'a>>,
     /// It was made in a user namespace (the second way above).
@@ -404,6 +406,14 @@ fn execute(birth: &Birth<'_>) -> Result<Infallible, SetupError> {
         ]))?);
     }
     droste_sys::seccomp_install_filter(birth.filter).map_err(failed(Step::Filter))?;
+    if request.watched {
+        // From here on only calls that are not watched, until the listener is where it is listened to.
+        let listener = Listener::install(birth.watching_filter).map_err(failed(Step::Watch))?;
+        channel::send(birth.status, &Progress::Watched, &[listener.as_fd()], true)
+            .map_err(|_| SetupError::new(Step::Watch, Errno::PIPE))?;
+        // Closed here at once, or its end would not be noticed by a call that waits.
+        drop(listener);
+    }
     droste_sys::execve(&program, &arguments, &environment)
         .map_err(|errno| SetupError::at(Step::Execute, &request.program, errno))
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use droste_sys::Listener;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -132,10 +133,16 @@ impl Spawner {
             &all,
         )?;
         drop(theirs);
-        let (reply, fds) = receive(&ours)?;
+        let (mut reply, mut fds) = receive(&ours)?;
+        let mut listener = None;
+        if matches!(reply, Reply::Watched) {
+            listener = Some(let_it_start(fds, &ours)?);
+            (reply, fds) = receive(&ours)?;
+        }
         let fds = <[OwnedFd; 2]>::try_from(fds);
         match (reply, fds) {
             (Reply::Started { pid }, Ok([pidfd, root])) => Ok(Running {
+                listener: Mutex::new(listener),
                 spawner: Arc::clone(&self.inner),
                 id,
                 pid,
@@ -171,6 +178,7 @@ pub struct Running {
     pid: i32,
     pidfd: OwnedFd,
     root: OwnedFd,
+    listener: Mutex<Option<Listener>>,
     reply: OwnedFd,
     exit: Mutex<Option<ExitStatus>>,
 }
@@ -186,6 +194,18 @@ impl Running {
     /// When the sandbox has ended, only what lies in the root itself is found, no mount.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    /// Where the calls of a sandbox arrive that is [`watched`](Request::watched); only once, and
+    /// `None` if it is not. That of executing the request's program has been allowed already.
+    ///
+    /// Every call has to be answered, and soon: it waits. When the listener is dropped, those that
+    /// wait and all later ones fail with ENOSYS, so the sandbox is of no use any more.
+    /// [`Listener::receive`] gives `None` when the sandbox has ended.
+    pub fn take_listener(&self) -> Option<Listener> {
+        let mut listener = self.listener.lock();
+        let listener = listener.as_mut().unwrap_or_else(PoisonError::get_mut);
+        listener.take()
     }
 
     /// Waits until the program and every other process of the sandbox have ended. Gives the same
@@ -252,7 +272,7 @@ impl Running {
         match receive(&ours)?.0 {
             Reply::Mounted => Ok(()),
             Reply::Failed(error) => Err(Error::Setup(error)),
-            Reply::Started { .. } | Reply::Exited(_) => Err(Error::SpawnerDied),
+            Reply::Started { .. } | Reply::Watched | Reply::Exited(_) => Err(Error::SpawnerDied),
         }
     }
 }
@@ -292,6 +312,19 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+}
+
+/// Allows the first call of a watched sandbox, which executes the program. After that nobody
+/// waits for the caller until it takes the listener.
+fn let_it_start(fds: Vec<OwnedFd>, reply: &OwnedFd) -> Result<Listener, Error> {
+    let failed = |errno: rustix::io::Errno| Error::Watch(errno.into());
+    let [listener] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| Error::SpawnerDied)?;
+    let listener = Listener::from(listener);
+    // If there is none, it has died, and the reply says why.
+    if let Some(call) = listener.receive(reply.as_fd()).map_err(failed)? {
+        listener.allow(&call).map_err(failed)?;
+    }
+    Ok(listener)
 }
 
 fn receive(socket: &OwnedFd) -> Result<(Reply, Vec<OwnedFd>), Error> {

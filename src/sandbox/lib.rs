@@ -16,11 +16,13 @@
 //! Needs Linux 5.12 (mount_setattr(2)).
 
 mod bytes;
+mod calls;
 mod channel;
 mod error;
 mod filter;
 mod init;
 mod launch;
+mod lookup;
 mod parts;
 mod place;
 mod pty;
@@ -29,8 +31,10 @@ mod request;
 mod spawner;
 
 pub use channel::{FDS_MAX, MESSAGE_BYTES_MAX};
+pub use droste_sys::{FileUser, Listener, Notification};
 pub use error::{Error, SetupError, Step};
 pub use launch::{Exit, ExitStatus, Running, SPAWNER_ARG, Spawner};
+pub use lookup::{Gone, Intent, Lookup, lookups, root_of};
 pub use parts::{Parts, dev_nodes, etc_files, network_files, proc_mount};
 pub use pty::Pty;
 pub use remove::remove_tree;

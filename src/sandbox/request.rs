@@ -56,6 +56,10 @@ pub struct Request {
     /// Keep what [`Running::mount_into`](crate::Running::mount_into) needs. It costs one more mount
     /// namespace where the spawner is not root.
     pub allow_new_mounts: bool,
+    /// Every call of the program and its descendants that finds a file by name waits until the
+    /// [`Listener`](crate::Listener) from [`Running::take_listener`](crate::Running::take_listener)
+    /// answers it. There is no io_uring then, and no x32.
+    pub watched: bool,
     /// Host directories that are of use to this build alone: the spawner removes them, whatever
     /// is in them, when it ends or the process that started it dies. They stay registered when the build has
     /// ended, until [`Spawner::forget_scratch`](crate::Spawner::forget_scratch).
@@ -88,6 +92,7 @@ impl Request {
             personality: Personality::Linux,
             stdio: [Stdio::Null, Stdio::Null, Stdio::Null],
             allow_new_mounts: false,
+            watched: false,
             scratch_dirs: Vec::new(),
         }
     }

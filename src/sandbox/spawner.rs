@@ -1,12 +1,12 @@
 //! The spawner: one thread, one loop over its sockets and its sandboxes.
 //!
 //! It never waits for one sandbox, so a slow set-up holds nobody up. It trusts the process that
-//! started it, and takes nothing else from a sandbox than two kinds of message before the
+//! started it, and takes nothing else from a sandbox than three kinds of message before the
 //! program is executed.
 //!
 //! # Life of a sandbox
 //! `Spawn` → clone3 → (user namespace at once: maps) → `Ready` → (user namespace just now: maps) →
-//! end of file on the status socket, which exec closes: `Started` → pidfd readable: `Exited`.
+//! (watched: `Watched`, passed on) → end of file on the status socket, which exec closes: `Started` → pidfd readable: `Exited`.
 //! `Failed` or an early death instead: `Failed`, and reaped in silence.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +57,7 @@ struct Spawner {
     control: OwnedFd,
     dev_null: OwnedFd,
     filter: Vec<Instruction>,
+    watching_filter: Vec<Instruction>,
     /// It can mount and map without a user namespace of its own.
     privileged: bool,
     can_scope_sockets: bool,
@@ -133,6 +134,7 @@ impl Spawner {
             control,
             dev_null,
             filter: filter::program(),
+            watching_filter: filter::watching_program(),
             privileged,
             can_scope_sockets,
             // Root in a user namespace has the capabilities, but not over the network outside.
@@ -269,6 +271,7 @@ impl Spawner {
                 status: sandbox_status.as_fd(),
                 dev_null: self.dev_null.as_fd(),
                 filter: &self.filter,
+                watching_filter: &self.watching_filter,
                 empty_network: if share_network {
                     self.empty_network.as_ref().map(AsFd::as_fd)
                 } else {
@@ -317,6 +320,12 @@ impl Spawner {
                 sandbox.namespaces = fds;
                 if awaits_id_map && let Err(error) = sandbox.map_ids() {
                     sandbox.fail(error);
+                }
+            }
+            Ok((Progress::Watched, fds)) if fds.len() == 1 => {
+                // No copy stays here: it must end with the caller's.
+                if let Some(reply) = &sandbox.reply {
+                    say(reply.as_fd(), &Reply::Watched, &[fds[0].as_fd()]);
                 }
             }
             Ok((Progress::Failed(error), _)) => sandbox.fail(error),

@@ -9,6 +9,7 @@ mod inherited;
 mod landlock;
 mod lease;
 mod mount;
+mod notify;
 mod process;
 mod seccomp;
 
@@ -18,6 +19,7 @@ pub use inherited::execve_as_inherited;
 pub use landlock::{landlock_abi, landlock_scope_abstract_sockets};
 pub use lease::may_be_written;
 pub use mount::{MountAttributes, mount_setattr};
+pub use notify::{FileUser, Listener, Notification, read_c_string, read_memory};
 pub use process::{
     Usage, close_from_on_exec, execve, exit_now, ignore_signals, join_new_session_keyring,
     loopback_up, personality, reset_signals, wait_for,

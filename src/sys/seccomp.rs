@@ -20,6 +20,21 @@ pub struct Instruction {
 /// Installs a filter on this thread for good (seccomp(2), `SECCOMP_SET_MODE_FILTER`). Needs
 /// no_new_privs.
 pub fn seccomp_install_filter(program: &[Instruction]) -> Result<(), Errno> {
+    with_program(program, |program| {
+        // SAFETY: `program` points to instructions that live through the call, and the kernel
+        // copies and checks them.
+        check(unsafe {
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, program)
+        })
+    })?;
+    Ok(())
+}
+
+/// Calls `install` with the program as the kernel takes it.
+pub(crate) fn with_program<T>(
+    program: &[Instruction],
+    install: impl FnOnce(*const libc::sock_fprog) -> Result<T, Errno>,
+) -> Result<T, Errno> {
     let mut filter: Vec<libc::sock_filter> = program
         .iter()
         .map(|instruction| libc::sock_filter {
@@ -33,15 +48,5 @@ pub fn seccomp_install_filter(program: &[Instruction]) -> Result<(), Errno> {
         len: filter.len().try_into().map_err(|_| Errno::TOOBIG)?,
         filter: filter.as_mut_ptr(),
     };
-    // SAFETY: `program` points to `len` instructions; both live through the call, and the kernel
-    // copies and checks them.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            &raw const program,
-        )
-    })?;
-    Ok(())
+    install(&raw const program)
 }
