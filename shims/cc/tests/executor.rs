@@ -12,6 +12,10 @@ use shim_core::protocol::{Answer, Call, Done, NewFile, receive_call, send_answer
 use shim_core::testing::in_new_root;
 use tempfile::TempDir;
 
+/// The one warning.
+const CLOSED: &str = "droste: warning: compiler calls run in place: `/.droste/socket`: \
+                      shim connection closed in the middle of a message\n";
+
 /// A compiler that is told from the executor by its output.
 const REAL: &str = "#!/bin/sh\necho real \"$@\"\nexit 9\n";
 
@@ -44,6 +48,7 @@ fn run(
     for sub in ["droste", "shims", "real", "w"] {
         fs::create_dir(dir.path().join(sub)).unwrap();
     }
+    fs::write(dir.path().join("droste/warned"), "").unwrap();
     fs::copy(env!("CARGO_BIN_EXE_shim-cc"), dir.path().join("shims/cc")).unwrap();
     fs::write(dir.path().join("real/cc"), REAL).unwrap();
     let mode = fs::metadata(dir.path().join("shims/cc"))
@@ -118,6 +123,47 @@ fn a_refusal_is_told_to_whoever_asks() {
 #[test]
 fn an_executor_that_dies_is_no_harm() {
     let Some((_dir, output)) = run("cc -c a.c", |_, _| {}) else {
+        return;
+    };
+    assert!(is_real(&output, "-c a.c"), "{output:?}");
+    assert_eq!(output.stderr, CLOSED.as_bytes());
+}
+
+#[test]
+fn an_executor_that_has_died_is_warned_of_once() {
+    // The listener goes with the first call.
+    let Some((_dir, output)) = run("for x in a b c; do cc -c $x.c || :; done", |_, _| {}) else {
+        return;
+    };
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with("real -c b.c\nreal -c c.c\n"));
+    assert_eq!(output.stderr, CLOSED.as_bytes());
+}
+
+#[test]
+fn who_cannot_tell_whether_there_was_a_warning_warns() {
+    let Some((_dir, output)) = run("rm /.droste/warned; cc -c a.c || cc -c b.c", |_, _| {}) else {
+        return;
+    };
+    let warnings = String::from_utf8_lossy(&output.stderr).lines().count();
+    assert_eq!(warnings, 2, "{output:?}");
+}
+
+#[test]
+fn outside_of_builds_the_environment_names_the_executor() {
+    let script = "umount /.droste; export DROSTE_SOCKET=/t/droste/socket; cc -c a.c";
+    let Some((_dir, output)) = run(script, |socket, _| {
+        send_answer(socket, &done(3, &[])).unwrap();
+    }) else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert_eq!(output.stdout, b"out\n");
+}
+
+#[test]
+fn a_shim_that_is_turned_off_is_the_compiler() {
+    let script = "rm /.droste/socket; export DROSTE_SOCKET=/t/none; DROSTE_DISABLE=1 cc -c a.c";
+    let Some((_dir, output)) = run(script, |_, _| {}) else {
         return;
     };
     assert!(is_real(&output, "-c a.c"), "{output:?}");

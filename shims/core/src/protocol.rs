@@ -11,8 +11,13 @@
 //! call     = 1 tty:window tty:window cwd exe exec-path n:u32 arg* n:u32 env*
 //! done     = 2 status:u8 n:u32 (executable:u8 path)*      descriptors: stdout stderr file*
 //! in-place = 3 reason
+//! control  = 4 text
+//! report   = 5 text
 //! window   = 0 | 1 rows:u16 columns:u16
 //! ```
+//!
+//! The last two are for the command line, outside of builds: a request about the server itself,
+//! and its answer.
 //!
 //! The descriptors travel as `SCM_RIGHTS` (unix(7)) in batches of at most
 //! [`DESCRIPTORS_PER_MESSAGE`]: the first with the frame, each further one with a single byte
@@ -30,6 +35,9 @@ use rustix::net::{
 
 /// Where a build finds the socket for its shims.
 pub const SOCKET_PATH: &str = "/.droste/socket";
+
+/// Where a build finds the marker of the one warning (see [`crate::client`]).
+pub const MARKER_PATH: &str = "/.droste/warned";
 
 /// Where a build finds the store objects that have shims laid over them, without the shims:
 /// `/.droste/plain/nix/store/<base name>/…`.
@@ -53,6 +61,8 @@ const HEADER_BYTES: usize = 8;
 const TAG_CALL: u8 = 1;
 const TAG_DONE: u8 = 2;
 const TAG_IN_PLACE: u8 = 3;
+const TAG_CONTROL: u8 = 4;
+const TAG_REPORT: u8 = 5;
 
 /// The size of a terminal's window, in characters; `0` where it was never set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -358,17 +368,83 @@ pub fn send_call(socket: impl AsFd, call: &Call) -> Result<(), ProtocolError> {
     send(socket.as_fd(), &call.to_frame()?, &[])
 }
 
-/// Receives a call; `None` when the peer closed the connection instead. Descriptors that come
+/// What may come to a server.
+#[derive(Debug)]
+pub enum Request {
+    /// A compiler call.
+    Call(Call),
+    /// Something about the server itself.
+    Control(Vec<u8>),
+}
+
+/// Receives a request; `None` when the peer closed the connection instead. Descriptors that come
 /// with it are closed.
+///
+/// # Errors
+/// When the socket fails or the message is not a request within the limits.
+pub fn receive_request(socket: impl AsFd) -> Result<Option<Request>, ProtocolError> {
+    let mut descriptors = Vec::new();
+    let Some(body) = receive_body(socket.as_fd(), &mut descriptors)? else {
+        return Ok(None);
+    };
+    if body.first() != Some(&TAG_CONTROL) {
+        return Call::from_body(&body).map(|call| Some(Request::Call(call)));
+    }
+    let mut reader = Reader(&body[1..]);
+    let text = reader.string("control")?;
+    reader.end("control")?;
+    Ok(Some(Request::Control(text)))
+}
+
+/// Receives a call; `None` when the peer closed the connection instead.
 ///
 /// # Errors
 /// When the socket fails or the message is not a call within the limits.
 pub fn receive_call(socket: impl AsFd) -> Result<Option<Call>, ProtocolError> {
-    let mut descriptors = Vec::new();
-    match receive_body(socket.as_fd(), &mut descriptors)? {
-        Some(body) => Call::from_body(&body).map(Some),
+    match receive_request(socket)? {
+        Some(Request::Call(call)) => Ok(Some(call)),
+        Some(Request::Control(_)) => Err(ProtocolError::Malformed { field: "tag" }),
         None => Ok(None),
     }
+}
+
+fn send_text(socket: BorrowedFd<'_>, tag: u8, text: &[u8]) -> Result<(), ProtocolError> {
+    let mut writer = Writer::new();
+    writer.u8(tag);
+    writer.string(text);
+    send(socket, &writer.finish()?, &[])
+}
+
+/// Asks a server about itself.
+///
+/// # Errors
+/// When the text exceeds a limit or the socket fails.
+pub fn send_control(socket: impl AsFd, text: &[u8]) -> Result<(), ProtocolError> {
+    send_text(socket.as_fd(), TAG_CONTROL, text)
+}
+
+/// Answers what [`send_control`] asked.
+///
+/// # Errors
+/// When the text exceeds a limit or the socket fails.
+pub fn send_report(socket: impl AsFd, text: &[u8]) -> Result<(), ProtocolError> {
+    send_text(socket.as_fd(), TAG_REPORT, text)
+}
+
+/// Receives the answer to [`send_control`].
+///
+/// # Errors
+/// When the socket fails or closes, or the message is no report within the limits.
+pub fn receive_report(socket: impl AsFd) -> Result<Vec<u8>, ProtocolError> {
+    let mut descriptors = Vec::new();
+    let body = receive_body(socket.as_fd(), &mut descriptors)?.ok_or(ProtocolError::Closed)?;
+    let mut reader = Reader(&body);
+    if reader.u8("tag")? != TAG_REPORT {
+        return Err(ProtocolError::Malformed { field: "tag" });
+    }
+    let text = reader.string("report")?;
+    reader.end("report")?;
+    Ok(text)
 }
 
 /// Sends an answer with its descriptors.
