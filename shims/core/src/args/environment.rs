@@ -90,6 +90,68 @@ pub fn environment<E: AsRef<[u8]>>(
     Ok(found)
 }
 
+/// Variables that make a traced call write to files that stay, or behave as no trace of its files
+/// can tell.
+const REFUSED_IF_TRACED: &[&str] = &[
+    "CCC_ADD_ARGS",
+    "CCC_OVERRIDE_OPTIONS",
+    "CC_LOG_DIAGNOSTICS",
+    "CC_LOG_DIAGNOSTICS_FILE",
+    "CC_PRINT_HEADERS",
+    "CC_PRINT_INTERNAL_STAT",
+    "CC_PRINT_OPTIONS",
+    "CC_PRINT_PROC_STAT",
+    "DEPENDENCIES_OUTPUT",
+    "EXTRA_CLANG_CFLAGS",
+    "GCC_COMPARE_DEBUG",
+    "LD_AUDIT",
+    "LD_DEBUG",
+    "LD_DEBUG_OUTPUT",
+    // A library that is loaded into the call can do anything; fakeroot's talks to a server.
+    "LD_PRELOAD",
+    "LD_PROFILE",
+    "LD_SHOW_AUXV",
+    "LD_TRACE_LOADED_OBJECTS",
+    "LLD_REPRODUCE",
+    "QA_OVERRIDE_GCC3_OPTIONS",
+    "SUNPRO_DEPENDENCIES",
+];
+
+/// Whether a call with this environment of `NAME=VALUE` entries can be a child whose files are
+/// traced.
+///
+/// Only what a trace cannot see is refused. All else has to be in the child's key.
+///
+/// # Errors
+/// [`Reason::CalledByCompiler`] for a part of a compiler's call, [`Reason::HostProcessor`] and the
+/// like for flags that a wrapper script takes from the environment, [`Reason::Environment`] with
+/// the variable's name for all else.
+pub fn traced_environment<E: AsRef<[u8]>>(entries: &[E]) -> Result<(), Reason> {
+    for entry in entries {
+        let entry = entry.as_ref();
+        let Some(equals) = entry.iter().position(|&byte| byte == b'=') else {
+            continue;
+        };
+        let (name, value) = (&entry[..equals], &entry[equals + 1..]);
+        if matches!(name, b"COLLECT_GCC" | b"COLLECT_GCC_OPTIONS") {
+            return Err(Reason::CalledByCompiler);
+        }
+        let refused = REFUSED_IF_TRACED
+            .iter()
+            .any(|known| known.as_bytes() == name);
+        if refused && !value.is_empty() {
+            return Err(Reason::Environment(name.to_vec()));
+        }
+        // Flags for nixpkgs' wrappers. Names and numbers among them do no harm.
+        if name.starts_with(b"NIX_") && memchr::memchr(b'-', value).is_some() {
+            for word in value.split(u8::is_ascii_whitespace) {
+                super::traced::check_word(word)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The flags that nixpkgs' compiler wrapper takes from the environment: the words of
 /// `NIX_CFLAGS_COMPILE` and of its variants for a target or a place.
 pub fn wrapper_flags<E: AsRef<[u8]>>(entries: &[E]) -> Vec<Vec<u8>> {
@@ -166,6 +228,32 @@ mod tests {
             "LD_PRELOAD=",
         ];
         assert!(environment(&entries, Language::C, STORE).is_ok());
+    }
+
+    #[rstest]
+    #[case::appends("DEPENDENCIES_OUTPUT=x", Reason::Environment(b"DEPENDENCIES_OUTPUT".into()))]
+    #[case::preloads("LD_PRELOAD=libfakeroot.so", Reason::Environment(b"LD_PRELOAD".into()))]
+    #[case::part_of_a_call("COLLECT_GCC=gcc", Reason::CalledByCompiler)]
+    #[case::processor("NIX_CFLAGS_COMPILE=-O2 -march=native", Reason::HostProcessor)]
+    #[case::random("NIX_LDFLAGS=--build-id=uuid", Reason::Random)]
+    #[case::random_by_driver("NIX_CFLAGS_LINK=-Wl,--build-id=uuid", Reason::Random)]
+    fn a_traced_call_is_refused(#[case] entry: &str, #[case] reason: Reason) {
+        assert_eq!(traced_environment(&["A=b", entry]), Err(reason));
+    }
+
+    #[test]
+    fn a_traced_call_may_have_what_is_looked_up_or_only_read() {
+        let entries = [
+            "COMPILER_PATH=/build/tools",
+            "CPATH=/build/include",
+            "LD_LIBRARY_PATH=/build/lib",
+            "LD_PRELOAD=",
+            "LIBRARY_PATH=lib",
+            "NIX_CFLAGS_COMPILE=-frandom-seed=x -isystem /a",
+            "CFLAGS=-march=native",
+            "SOURCE_DATE_EPOCH=1",
+        ];
+        assert_eq!(traced_environment(&entries), Ok(()));
     }
 
     #[test]

@@ -6,13 +6,18 @@
 
 mod environment;
 mod families;
+mod linker;
 mod parse;
 mod response;
 mod table;
+mod tool;
+mod traced;
 
-pub use environment::{Environment, environment, wrapper_flags};
+pub use environment::{Environment, environment, traced_environment, wrapper_flags};
 pub use parse::classify;
 pub use response::{Expansion, expand};
+pub use tool::{Tool, tool_of};
+pub use traced::{Traced, records_times, traced};
 
 /// The languages of a compile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -176,6 +181,17 @@ pub enum Reason {
     Environment(Vec<u8>),
     /// Several architectures at once, or offloading.
     Offload,
+    /// The result holds the time of the call.
+    Clock,
+    /// The result holds a number that is another one in each call (`--build-id=uuid`).
+    Random,
+    /// Files are kept that later calls of another command read and change: incremental links,
+    /// caches.
+    KeptState,
+    /// `make`'s jobs are counted (`-flto=jobserver`).
+    Jobserver,
+    /// A compiler calls this program for a part of a call of its own, with files of random names.
+    CalledByCompiler,
 }
 
 impl Reason {
@@ -209,6 +225,11 @@ impl Reason {
             Self::PassThrough(_) => "pass-through",
             Self::Environment(_) => "environment",
             Self::Offload => "offload",
+            Self::Clock => "clock",
+            Self::Random => "random",
+            Self::KeptState => "kept-state",
+            Self::Jobserver => "jobserver",
+            Self::CalledByCompiler => "called-by-compiler",
         }
     }
 

@@ -68,6 +68,60 @@ fn split(content: &[u8], argv: &mut Vec<Vec<u8>>) -> Result<(), Reason> {
     end(word, argv)
 }
 
+/// Expands response files as far as is needed to know what is in a call whose files are traced:
+/// whatever a compiler makes of their text, its words are among those of GCC's reading, in which
+/// a backslash takes the next byte as it is (libiberty, `buildargv`).
+///
+/// # Errors
+/// [`Reason::ResponseFile`] if a file cannot be read, or there are too many.
+pub(super) fn expand_loosely<A: AsRef<[u8]>>(
+    argv: &[A],
+    read: &mut dyn FnMut(&[u8]) -> Option<Vec<u8>>,
+) -> Result<Vec<Vec<u8>>, Reason> {
+    // The next word is the last one of this list.
+    let mut waiting: Vec<Vec<u8>> = argv.iter().rev().map(|arg| arg.as_ref().to_vec()).collect();
+    let mut expanded = Vec::with_capacity(waiting.len());
+    let mut files = 0;
+    while let Some(word) = waiting.pop() {
+        match word.strip_prefix(b"@") {
+            None => expanded.push(word),
+            Some(name) => {
+                files += 1;
+                if files > FILES_MAX {
+                    return Err(Reason::ResponseFile);
+                }
+                let content = read(name).ok_or(Reason::ResponseFile)?;
+                waiting.extend(split_loosely(&content).into_iter().rev());
+            }
+        }
+        if expanded.len() + waiting.len() > ARGUMENTS_MAX {
+            return Err(Reason::ResponseFile);
+        }
+    }
+    Ok(expanded)
+}
+
+fn split_loosely(content: &[u8]) -> Vec<Vec<u8>> {
+    let mut words = Vec::new();
+    let mut word: Option<Vec<u8>> = None;
+    let mut quote: Option<u8> = None;
+    let mut bytes = content.iter().copied();
+    while let Some(byte) = bytes.next() {
+        match (byte, quote) {
+            (b'\\', _) => word.get_or_insert_default().extend(bytes.next()),
+            (_, Some(open)) if byte == open => quote = None,
+            (b'"' | b'\'', None) => {
+                quote = Some(byte);
+                word.get_or_insert_default();
+            }
+            (b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c, None) => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(byte),
+        }
+    }
+    words.extend(word);
+    words
+}
+
 fn end(word: Option<Vec<u8>>, argv: &mut Vec<Vec<u8>>) -> Result<(), Reason> {
     match word {
         None => Ok(()),
