@@ -46,9 +46,11 @@ pub enum Lookup {
 /// What a path is looked up for. The file need not be there in any of these cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {
-    /// To read it or to see whether and what it is: open(2) for reading, stat(2), access(2),
-    /// readlink(2), chdir(2), the source of link(2).
+    /// To see whether and what it is: stat(2), access(2), readlink(2), chdir(2), open(2) with
+    /// `O_PATH`, the source of link(2).
     Look,
+    /// To read what it holds: open(2) for reading.
+    Read,
     /// To execute it.
     Execute,
     /// To write it anew: open(2) with `O_CREAT` and `O_TRUNC`, or creat(2). Nothing of what it
@@ -358,7 +360,7 @@ fn opened(flags: u32) -> (Intent, bool) {
     let reads_only = !flags.intersects(OFlags::WRONLY | OFlags::RDWR);
     let intent = match (has(OFlags::CREATE), has(OFlags::TRUNC)) {
         (true, true) => Intent::Overwrite,
-        (false, false) if reads_only => Intent::Look,
+        (false, false) if reads_only => Intent::Read,
         _ => Intent::Modify,
     };
     (intent, follows)
