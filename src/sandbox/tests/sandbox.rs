@@ -6,6 +6,7 @@
 //! time in a copy of this executable that a plain user can read.
 
 mod inside;
+mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -129,6 +130,43 @@ const TESTS: &[Test] = &[
     (
         "forgotten_scratch_directories_stay",
         forgotten_scratch_directories_stay,
+    ),
+    (
+        "every_lookup_is_seen_also_of_threads_and_descendants",
+        watching::every_lookup_is_seen_also_of_threads_and_descendants,
+    ),
+    (
+        "what_cannot_be_told_is_said_to_be_so",
+        watching::what_cannot_be_told_is_said_to_be_so,
+    ),
+    (
+        "a_file_made_while_its_lookup_waits_is_found",
+        watching::a_file_made_while_its_lookup_waits_is_found,
+    ),
+    ("a_lookup_can_be_refused", watching::a_lookup_can_be_refused),
+    (
+        "a_watched_build_is_refused_the_same",
+        watching::a_watched_build_is_refused_the_same,
+    ),
+    (
+        "a_watched_sandbox_has_no_ring_and_its_other_abis_are_watched",
+        watching::a_watched_sandbox_has_no_ring_and_its_other_abis_are_watched,
+    ),
+    (
+        "the_end_of_a_watched_sandbox_ends_the_watching",
+        watching::the_end_of_a_watched_sandbox_ends_the_watching,
+    ),
+    (
+        "without_a_watcher_lookups_fail_and_nothing_hangs",
+        watching::without_a_watcher_lookups_fail_and_nothing_hangs,
+    ),
+    (
+        "a_watched_program_that_is_missing_is_an_error",
+        watching::a_watched_program_that_is_missing_is_an_error,
+    ),
+    (
+        "many_threads_lookups_are_seen_each",
+        watching::many_threads_lookups_are_seen_each,
     ),
 ];
 

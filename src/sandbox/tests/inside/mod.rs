@@ -67,6 +67,37 @@ pub fn run(arguments: &[String]) {
                 contents.iter().map(|byte| u64::from(*byte)).sum::<u64>()
             );
         }
+        ["lookups"] => lookups(),
+        ["lookups_in_nothing"] => {
+            std::fs::create_dir("gone").expect("created");
+            std::env::set_current_dir("gone").expect("entered");
+            std::fs::remove_dir("/build/gone").expect("removed");
+            std::fs::metadata("file").expect_err("there is nothing");
+            let result = rustix::process::chroot("/");
+            println!("chroot={}", outcome(result.map_err(Into::into)));
+        }
+        ["many_lookups", threads, each] => {
+            let number = |text: &str| text.parse::<u32>().expect("a number");
+            std::thread::scope(|scope| {
+                for thread in 0..number(threads) {
+                    scope.spawn(move || {
+                        for each in 0..number(each) {
+                            look(&format!("/many/{thread}/{each}"));
+                        }
+                    });
+                }
+            });
+            println!("done");
+        }
+        ["look", path] => println!("{}", look(path)),
+        ["look_again", path] => println!("{}\n{}", look(path), look(path)),
+        ["descendant", path] => {
+            look(path);
+        }
+        ["descendant", path, ref more @ ..] => {
+            look(path);
+            descend(more);
+        }
         ["abstract_socket", name] => abstract_socket(name),
         _ => panic!("what is {arguments:?}?"),
     }
@@ -90,6 +121,8 @@ fn outcome<T>(result: std::io::Result<T>) -> &'static str {
         Some(Errno::SRCH) => "ESRCH",
         Some(Errno::ROFS) => "EROFS",
         Some(Errno::ACCESS) => "EACCES",
+        Some(Errno::NOSYS) => "ENOSYS",
+        Some(Errno::XDEV) => "EXDEV",
         Some(Errno::NETUNREACH) => "ENETUNREACH",
         Some(Errno::CONNREFUSED) => "ECONNREFUSED",
         _ => panic!("{error}"),
@@ -334,6 +367,55 @@ fn shell() {
         println!("{answer}");
         std::io::stdout().flush().expect("flushed");
     }
+}
+
+fn look(path: &str) -> &'static str {
+    outcome(std::fs::metadata(path).map(drop))
+}
+
+fn descend(paths: &[&str]) {
+    let mut command = Command::new("/bin/program");
+    let status = command.args(["inside", "descendant"]).args(paths).status();
+    assert!(status.expect("it starts").success());
+}
+
+/// Every kind of lookup once.
+fn lookups() {
+    std::fs::create_dir("dir").expect("created");
+    let file = std::fs::write("new", "x").and_then(|()| std::fs::File::open("new"));
+    assert_eq!(
+        file.and_then(|file| file.metadata()).expect("a file").len(),
+        1
+    );
+    std::fs::OpenOptions::new()
+        .append(true)
+        .open("new")
+        .expect("opened");
+    std::fs::File::create_new("exclusive").expect("created");
+    look("missing");
+    std::fs::symlink_metadata("missing-link").expect_err("missing");
+    std::os::unix::fs::symlink("text", "link").expect("linked");
+    std::fs::read_link("link").expect("a link");
+    std::fs::hard_link("new", "hard").expect("linked");
+    std::fs::rename("hard", "renamed").expect("renamed");
+    std::fs::remove_file("link").expect("removed");
+    let dir = std::fs::File::open("dir").expect("opened");
+    let found = rustix::fs::statat(&dir, "by-descriptor", AtFlags::empty());
+    assert_eq!(found.expect_err("missing"), Errno::NOENT);
+    // An open file, but no directory.
+    let null = std::fs::File::open("new").expect("opened");
+    let found = rustix::fs::statat(&null, "name", AtFlags::empty());
+    assert_eq!(found.expect_err("no directory"), Errno::NOTDIR);
+    assert_eq!(names("/build").len(), 4);
+    std::env::set_current_dir("dir").expect("entered");
+    look("../by-directory");
+    let thread = std::thread::spawn(|| look("/from-a-thread"));
+    thread.join().expect("it ends");
+    descend(&["/from-a-child", "/from-a-grandchild"]);
+    Command::new("/missing-program")
+        .status()
+        .expect_err("missing");
+    println!("done");
 }
 
 fn abstract_socket(name: &str) {
