@@ -13,8 +13,9 @@ use crate::error::{BuildError, environment};
 /// The name of the store object with the shims, for `PATH`.
 const SHIMS_NAME: &str = "droste-shims";
 
-/// The names under which the shim is found in `PATH`.
-const SHIM_NAMES: &[&str] = &["cc", "gcc", "c++", "g++", "clang", "clang++"];
+/// The names under which the shim is found in `PATH`. Fewer than those it can stand in for:
+/// who looks whether there is a `gfortran` or an `ld.gold` would find one.
+const SHIM_NAMES: &[&str] = &["cc", "gcc", "c++", "g++", "clang", "clang++", "ld"];
 
 impl Executor {
     /// The store path of an embedded program, added if need be.

@@ -45,6 +45,9 @@ const READ_BY_COMPILERS: &[&str] = &[
 /// Variables whose names begin so are read, too.
 const READ_BY_PREFIX: &[&str] = &["LC_"];
 
+/// Variables that are decided by the caller, who knows the files, and those that a shell sets.
+const DECIDED_BY_CALLER: &[&[u8]] = &[b"PATH", b"PWD", b"OLDPWD", b"_", b"SHLVL"];
+
 /// Variables that every Nix build has and that differ between machines or runs
 /// without a meaning to a wrapper script, unless it names them.
 const NOT_FOR_WRAPPERS: &[&str] = &[
@@ -73,8 +76,7 @@ pub fn relevant(
         let by_wrapper = named_by_wrapper.is_some_and(|words| {
             words.contains(name) || (name.starts_with(b"NIX_") && !is(NOT_FOR_WRAPPERS, name))
         });
-        // These are decided by the caller, who knows the files.
-        if matches!(&**name, b"PATH" | b"PWD" | b"OLDPWD" | b"_" | b"SHLVL") {
+        if DECIDED_BY_CALLER.contains(&&**name) {
             continue;
         }
         if by_compiler || by_wrapper {
@@ -82,6 +84,74 @@ pub fn relevant(
         }
     }
     kept
+}
+
+/// What linkers, and the drivers that call them, read beside
+/// [`READ_BY_COMPILERS`]. Sources: ld(1), "ENVIRONMENT"; gcc manual, "Environment Variables
+/// Affecting GCC"; the calls of `getenv` in GCC's `collect2` and `lto-wrapper` and in BFD.
+const READ_BY_LINKERS: &[&str] = &[
+    "BINUTILS_ROOT",
+    "COLLECT_NO_DEMANGLE",
+    "GNUTARGET",
+    // Where Clang looks for a user's configuration.
+    "HOME",
+    "LDEMULATION",
+    "LD_RUN_PATH",
+    "LIBRARY_PATH",
+    "LPATH",
+    // `lto-wrapper` runs it.
+    "MAKE",
+    "MACOSX_DEPLOYMENT_TARGET",
+    "SDKROOT",
+    "XDG_CONFIG_HOME",
+];
+
+/// Variables of compilers and linkers whose names begin so.
+const READ_BY_PREFIX_IF_TRACED: &[&str] =
+    &["CCC_", "CLANG_", "GCC_", "LLD_", "LLVM_", "MOLD_", "NIX_"];
+
+/// The variables that a traced call depends on, as far as is known before it runs: those of
+/// compilers and linkers, of nixpkgs' wrappers, which any of a call's programs can be, and
+/// those that its wrapper names.
+///
+/// The scripts that it has run in the end may name more: see [`named_but_dropped`].
+pub fn relevant_if_traced(
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+    named_by_wrapper: Option<&HashSet<Vec<u8>>>,
+) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut kept = relevant(env, named_by_wrapper);
+    for (name, value) in env {
+        let is_read = READ_BY_LINKERS
+            .iter()
+            .any(|known| known.as_bytes() == &**name)
+            || READ_BY_PREFIX_IF_TRACED
+                .iter()
+                .any(|prefix| name.starts_with(prefix.as_bytes()));
+        let is_needless = NOT_FOR_WRAPPERS
+            .iter()
+            .any(|known| known.as_bytes() == &**name);
+        if is_read && !is_needless {
+            kept.insert(name.clone(), value.clone());
+        }
+    }
+    kept
+}
+
+/// The variables that a script names, that are set, and that a child did not get: if there are
+/// any, the script may have read one, and the child is not to be believed.
+pub fn named_but_dropped(
+    script: &[u8],
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+    kept: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> HashSet<Vec<u8>> {
+    words(script)
+        .into_iter()
+        .filter(|word| {
+            env.contains_key(word)
+                && !kept.contains_key(word)
+                && !DECIDED_BY_CALLER.contains(&&**word)
+        })
+        .collect()
 }
 
 /// The words of a script that could name a variable.
@@ -116,6 +186,47 @@ mod tests {
             relevant(&all, None),
             env(&[("LC_ALL", "C"), ("TERM", "dumb")])
         );
+    }
+
+    #[test]
+    fn a_traced_call_sees_what_linkers_and_nixpkgs_wrappers_read() {
+        let all = env(&[
+            ("LC_ALL", "C"),
+            ("LIBRARY_PATH", "/a"),
+            ("LD_RUN_PATH", "/b"),
+            ("NIX_BUILD_CORES", "2"),
+            ("NIX_LDFLAGS_FOR_TARGET", "-L/c"),
+            ("PATH", "/bin"),
+            ("flags", "-O"),
+            ("src", "/nix/store/y"),
+        ]);
+        let words = words(b"exec gcc $flags");
+        let kept = relevant_if_traced(&all, Some(&words));
+        let names: Vec<_> = kept
+            .keys()
+            .map(|name| str::from_utf8(name).unwrap())
+            .collect();
+        let expected = [
+            "LC_ALL",
+            "LD_RUN_PATH",
+            "LIBRARY_PATH",
+            "NIX_LDFLAGS_FOR_TARGET",
+            "flags",
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn a_script_that_names_a_variable_that_its_child_lacks_is_told() {
+        let all = env(&[
+            ("src", "/x"),
+            ("PATH", "/bin"),
+            ("LANG", "C"),
+            ("other", "1"),
+        ]);
+        let kept = relevant_if_traced(&all, None);
+        let named = named_but_dropped(b"echo $src ${LANG} $PATH ${unset-}", &all, &kept);
+        assert_eq!(Vec::from_iter(named), [b"src"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use shim_core::args::{Tool, tool_of};
 use shim_core::protocol::Call;
 use store_types::{StoreDir, StorePath};
 
@@ -44,6 +45,13 @@ const DRIVER_MARKS: &[&str] = &[
     "libclang-cpp.so",
 ];
 
+/// Strings that linkers contain: what they call themselves in their own words (mold is
+/// "compatible with GNU ld"). LLVM's is a program for several names.
+const LINKER_MARKS: &[&str] = &["GNU ld", "GNU gold", "lld is a generic driver"];
+
+/// The same of an assembler.
+const ASSEMBLER_MARKS: &[&str] = &["GNU assembler"];
+
 /// Interpreters whose scripts can be wrappers.
 const SHELLS: &[&str] = &["sh", "bash", "dash", "ash", "busybox"];
 
@@ -68,6 +76,10 @@ const PROGRAM_LEN_MAX: u64 = 512 << 20;
 pub enum Program {
     /// The driver of gcc or clang, of which is known what it reads of the environment.
     Driver,
+    /// A linker.
+    Linker,
+    /// An assembler.
+    Assembler,
     /// A shell script, and its text.
     Script(Arc<[u8]>),
     /// Anything else.
@@ -99,7 +111,23 @@ pub fn environment_map(env: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<u8>> {
         .collect()
 }
 
-/// Finds the compiler that a shim stands in for.
+/// A program as it is called: perhaps a wrapper, which nobody looks behind.
+#[derive(Clone)]
+pub struct CalledProgram {
+    /// What is executed: an absolute path, symlinks and all.
+    pub exec_path: Vec<u8>,
+    /// The store object that it is in.
+    pub store_path: StorePath,
+    /// The file that it is: the path free of symlinks.
+    pub real: Vec<u8>,
+    /// What it is by the name it is called by, or else by its own.
+    pub tool: Tool,
+    /// The words of the script, if it is one, and of those it names; see
+    /// [`relevant_if_traced`](super::environment::relevant_if_traced).
+    pub words: Option<HashSet<Vec<u8>>>,
+}
+
+/// Finds the compiler that a shim stands in for, and the call behind its wrappers.
 ///
 /// A shim laid over a compiler has that compiler's path. One that was found by
 /// `PATH` lies in the store object `shims`, and means the next program of its name
@@ -112,6 +140,73 @@ pub fn find_compiler(
     call: &Call,
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> Result<Compiler, InPlace> {
+    let called = locate(walker, store_dir, shims, call, env)?;
+    let unwrapped = unwrap(walker, store, store_dir, &called.real, call, env)?;
+    Ok(Compiler {
+        effective_argv: unwrapped.argv,
+        words: unwrapped.words,
+        exec_path: called.exec_path,
+        store_path: called.store_path,
+    })
+}
+
+/// Finds the program that a shim stands in for, for a call whose files are traced: wrappers
+/// stay what they are, since the files that they read are traced as well.
+///
+/// # Errors
+/// `unknown-compiler` if its name is not that of a tool, or if it is neither a shell script nor
+/// what its name says; a reason of the file system.
+pub fn find_program(
+    walker: &mut Walker<'_>,
+    store_dir: &StoreDir,
+    store: &StoreTree,
+    shims: Option<&StorePath>,
+    call: &Call,
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Result<CalledProgram, InPlace> {
+    let unknown = || InPlace::new("unknown-compiler");
+    let Located {
+        exec_path,
+        store_path,
+        real,
+    } = locate(walker, store_dir, shims, call, env)?;
+    let tool = tool_of(split_last(&exec_path).1)
+        .or_else(|| tool_of(split_last(&real).1))
+        .ok_or_else(unknown)?;
+    let words = match (store.program(store_dir, &real)?, tool) {
+        (Program::Script(_), _) => {
+            check_shell_environment(env)?;
+            Some(script_words(walker, store, store_dir, &real)?)
+        }
+        (Program::Driver, Tool::Compiler)
+        | (Program::Linker, Tool::Linker)
+        | (Program::Assembler, Tool::Assembler) => None,
+        _ => return Err(unknown()),
+    };
+    Ok(CalledProgram {
+        exec_path,
+        store_path,
+        real,
+        tool,
+        words,
+    })
+}
+
+/// Where a program is.
+struct Located {
+    exec_path: Vec<u8>,
+    store_path: StorePath,
+    real: Vec<u8>,
+}
+
+/// Finds the file that a shim stands in for.
+fn locate(
+    walker: &mut Walker<'_>,
+    store_dir: &StoreDir,
+    shims: Option<&StorePath>,
+    call: &Call,
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Result<Located, InPlace> {
     let unknown = || InPlace::new("unknown-compiler");
     if call.exec_path.is_empty() {
         return Err(unknown());
@@ -129,13 +224,32 @@ pub fn find_compiler(
     };
     let text = str::from_utf8(&real).map_err(|_| unknown())?;
     let (store_path, _) = store_dir.split(text).ok_or_else(unknown)?;
-    let unwrapped = unwrap(walker, store, store_dir, &real, call, env)?;
-    Ok(Compiler {
-        effective_argv: unwrapped.argv,
-        words: unwrapped.words,
+    Ok(Located {
         exec_path,
         store_path,
+        real,
     })
+}
+
+/// `PATH` as a traced child gets it: as it is, but for the directories with our own shims.
+/// `None` if there is none.
+pub fn path_without_shims(
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+    store_dir: &StoreDir,
+    shims: Option<&StorePath>,
+) -> Option<Vec<u8>> {
+    let path = env.get(&b"PATH"[..])?;
+    let is_shims = |entry: &[u8]| {
+        let object = str::from_utf8(entry)
+            .ok()
+            .and_then(|entry| store_dir.split(entry));
+        object.is_some_and(|(object, _)| Some(&object) == shims)
+    };
+    let kept: Vec<&[u8]> = path
+        .split(|byte| *byte == b':')
+        .filter(|entry| !is_shims(entry))
+        .collect();
+    Some(kept.join(&b':'))
 }
 
 fn path_entries(env: &BTreeMap<Vec<u8>, Vec<u8>>) -> impl Iterator<Item = &[u8]> {
@@ -196,13 +310,13 @@ fn unwrap(
     for _ in 0..WRAPPERS_MAX {
         let script = match store.program(store_dir, &program)? {
             Program::Driver => return Ok(found),
-            Program::Other => return Err(unknown()),
+            Program::Linker | Program::Assembler | Program::Other => return Err(unknown()),
             Program::Script(script) => script,
         };
         check_shell_environment(env)?;
         let words = found.words.get_or_insert_default();
         if is_nixpkgs_wrapper(&script) {
-            words.extend(nixpkgs_words(walker, store, store_dir, &program)?);
+            words.extend(script_words(walker, store, store_dir, &program)?);
             // Its own flags come behind those of the call.
             found.argv.extend(shim_core::args::wrapper_flags(&call.env));
             return Ok(found);
@@ -269,8 +383,8 @@ fn first_in_path(
     Ok(None)
 }
 
-/// The words of one of nixpkgs' wrappers, and of the scripts in the store that it names.
-fn nixpkgs_words(
+/// The words of a script, and of the scripts in the store that it names.
+fn script_words(
     walker: &mut Walker<'_>,
     store: &StoreTree,
     store_dir: &StoreDir,
@@ -342,9 +456,17 @@ impl StoreTree {
         let mut bytes = if len > 4 { head.to_vec() } else { Vec::new() };
         file.read_to_end(&mut bytes)?;
         if is_elf {
-            let has = |mark: &&str| memchr::memmem::find(&bytes, mark.as_bytes()).is_some();
-            return Ok(if DRIVER_MARKS.iter().any(has) {
+            let has_any = |marks: &[&str]| {
+                marks
+                    .iter()
+                    .any(|mark| memchr::memmem::find(&bytes, mark.as_bytes()).is_some())
+            };
+            return Ok(if has_any(DRIVER_MARKS) {
                 Program::Driver
+            } else if has_any(LINKER_MARKS) {
+                Program::Linker
+            } else if has_any(ASSEMBLER_MARKS) {
+                Program::Assembler
             } else {
                 Program::Other
             });
