@@ -430,6 +430,7 @@ mod tests {
                 built: 3,
                 reused: 1,
                 substituted: 0,
+                failed: 0,
                 in_place: 2,
                 in_place_reasons: BTreeMap::from([("link".to_owned(), 2)]),
             },

@@ -1,9 +1,10 @@
 //! Who makes calls: a running build, as those who serve its sockets see it, or the host.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use droste_sandbox::Running;
+use shim_core::client;
 use store_types::StorePath;
 
 use crate::Executor;
@@ -19,6 +20,8 @@ pub struct ChildCounts {
     pub reused: u64,
     /// Children whose result came from a substituter.
     pub substituted: u64,
+    /// Calls among all these that ended as failures.
+    pub failed: u64,
     /// Calls that ran in place.
     pub in_place: u64,
     /// Why, by reason.
@@ -32,11 +35,27 @@ impl ChildCounts {
         *self.in_place_reasons.entry(reason.to_owned()).or_default() += 1;
     }
 
+    /// Counts one more call.
+    pub(crate) fn count(&mut self, counted: &Counted) {
+        match counted {
+            Counted::Built { failed } => {
+                self.built += 1;
+                self.failed += u64::from(*failed);
+            }
+            Counted::Reused { failed } => {
+                self.reused += 1;
+                self.failed += u64::from(*failed);
+            }
+            Counted::InPlace(reason) => self.count_in_place(reason.as_str()),
+        }
+    }
+
     /// Adds another build's counts.
     pub fn add(&mut self, other: &Self) {
         self.built += other.built;
         self.reused += other.reused;
         self.substituted += other.substituted;
+        self.failed += other.failed;
         self.in_place += other.in_place;
         for (reason, count) in &other.in_place_reasons {
             *self.in_place_reasons.entry(reason.clone()).or_default() += count;
@@ -47,8 +66,11 @@ impl ChildCounts {
 /// Something that happened to one call.
 #[derive(Debug)]
 pub(crate) enum Counted {
-    Built,
-    Reused,
+    /// A child ran for it; whether the call ended as a failure.
+    Built { failed: bool },
+    /// A child was there for it; whether the call ended as a failure.
+    Reused { failed: bool },
+    /// It ran in place.
     InPlace(InPlace),
 }
 
@@ -79,11 +101,19 @@ impl Caller {
         }
     }
 
-    /// Counts what became of a call.
-    pub(crate) fn count(&self, counted: &Counted) {
+    /// The store paths that the caller may see.
+    pub(crate) fn allowed(&self) -> BTreeSet<StorePath> {
         match self {
-            Self::Build(build) => build.counts.count(counted),
-            Self::Host(host) => host.counts.count(counted),
+            Self::Build(build) => build.allowed(),
+            Self::Host(_) => BTreeSet::new(),
+        }
+    }
+
+    /// Counts what became of a call with this environment.
+    pub(crate) fn count(&self, env: &[Vec<u8>], counted: &Counted) {
+        match self {
+            Self::Build(build) => build.counts().count(counted),
+            Self::Host(host) => host.count(env, counted),
         }
     }
 }
@@ -91,7 +121,9 @@ impl Caller {
 /// The host, whose commands may call at any time.
 pub(crate) struct HostContext {
     tree: CallerTree,
-    counts: Counts,
+    /// The counts of commands that have asked for theirs, by the value of the variable
+    /// that all their calls have in their environments.
+    sessions: Mutex<HashMap<Vec<u8>, ChildCounts>>,
 }
 
 impl HostContext {
@@ -99,27 +131,36 @@ impl HostContext {
     pub(crate) fn new(tree: CallerTree) -> Self {
         Self {
             tree,
-            counts: Counts::default(),
-        }
-    }
-}
-
-/// Counts that many calls add to.
-#[derive(Default)]
-struct Counts(Mutex<ChildCounts>);
-
-impl Counts {
-    fn count(&self, counted: &Counted) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match counted {
-            Counted::Built => counts.built += 1,
-            Counted::Reused => counts.reused += 1,
-            Counted::InPlace(reason) => counts.count_in_place(reason.as_str()),
+            sessions: Mutex::default(),
         }
     }
 
-    fn take(&self) -> ChildCounts {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn sessions(&self) -> MutexGuard<'_, HashMap<Vec<u8>, ChildCounts>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts the calls of a command apart from now on.
+    pub(crate) fn begin_session(&self, key: &[u8]) {
+        self.sessions()
+            .insert(key.to_owned(), ChildCounts::default());
+    }
+
+    /// The calls of a command so far; they are no longer counted apart.
+    pub(crate) fn end_session(&self, key: &[u8]) -> ChildCounts {
+        self.sessions().remove(key).unwrap_or_default()
+    }
+
+    fn count(&self, env: &[Vec<u8>], counted: &Counted) {
+        let key = env.iter().find_map(|entry| {
+            entry
+                .strip_prefix(client::SESSION_VARIABLE.as_bytes())?
+                .strip_prefix(b"=")
+        });
+        if let Some(key) = key
+            && let Some(counts) = self.sessions().get_mut(key)
+        {
+            counts.count(counted);
+        }
     }
 }
 
@@ -135,7 +176,7 @@ pub(crate) struct Live {
 pub(crate) struct BuildContext {
     allowed: RwLock<BTreeSet<StorePath>>,
     live: OnceLock<Live>,
-    counts: Counts,
+    counts: Mutex<ChildCounts>,
 }
 
 impl BuildContext {
@@ -144,7 +185,7 @@ impl BuildContext {
         Self {
             allowed: RwLock::new(inputs),
             live: OnceLock::new(),
-            counts: Counts::default(),
+            counts: Mutex::default(),
         }
     }
 
@@ -204,8 +245,12 @@ impl BuildContext {
         self.live.wait()
     }
 
+    fn counts(&self) -> MutexGuard<'_, ChildCounts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The counts so far.
     pub(crate) fn take_counts(&self) -> ChildCounts {
-        self.counts.take()
+        std::mem::take(&mut *self.counts())
     }
 }

@@ -14,10 +14,13 @@ use store_types::{Derivation, DrvOutput, Hash, HashModulo, StoreDir, StorePath};
 
 use crate::child::files::FileMemory;
 use crate::child::index::Index;
+use crate::child::records::Records;
 use crate::child::run::InFlight;
+use crate::child::traced::Turns;
 use crate::child::tree::StoreTree;
 use crate::error::{BuildError, environment};
 use crate::settings::Settings;
+use crate::statistics::Statistics;
 use crate::tokens::Tokens;
 
 /// Programs that an executor lays into sandboxes; they are part of its own binary.
@@ -64,6 +67,9 @@ pub struct Executor {
     pub(crate) builds_dir: PathBuf,
     _builds_lock: OwnedFd,
     pub(crate) index: Index,
+    /// What traced calls looked up.
+    pub(crate) records: Records,
+    pub(crate) turns: Turns,
     pub(crate) store_tree: StoreTree,
     pub(crate) memory: FileMemory,
     pub(crate) child_tokens: Tokens,
@@ -77,6 +83,7 @@ pub struct Executor {
     /// The compilers' own search paths, by the hash of the question; `None` for one
     /// that gave no answer.
     pub(crate) search_dirs: Mutex<HashMap<Hash, SearchDirs>>,
+    statistics: Statistics,
     modulo: Mutex<HashModulo>,
 }
 
@@ -109,6 +116,7 @@ impl Executor {
         std::fs::create_dir_all(&droste_state).map_err(state_error(&droste_state))?;
         let index_file = droste_state.join("children.sqlite");
         let index = Index::open(&index_file).map_err(state_error(&index_file))?;
+        let records = Records::open(&index_file).map_err(state_error(&index_file))?;
         let physical = store.physical_dir().to_owned();
         let store_fd = rustix::fs::open(
             &physical,
@@ -128,12 +136,15 @@ impl Executor {
             builds_dir,
             _builds_lock: builds_lock,
             index,
+            records,
+            turns: Turns::default(),
             store_tree: StoreTree::new(store_fd),
             memory: FileMemory::default(),
             in_flight: InFlight::default(),
             drivers: Mutex::default(),
             programs: Mutex::default(),
             search_dirs: Mutex::default(),
+            statistics: Statistics::new(&droste_state),
         }))
     }
 
@@ -150,6 +161,11 @@ impl Executor {
     /// The memory of children.
     pub fn children(&self) -> &Index {
         &self.index
+    }
+
+    /// What became of all calls.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
     }
 
     /// The logical store directory.

@@ -30,6 +30,7 @@ mod programs;
 mod restricted;
 mod settings;
 pub mod state;
+pub mod statistics;
 mod tokens;
 mod unit;
 mod users;

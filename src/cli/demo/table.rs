@@ -126,6 +126,7 @@ mod tests {
                     built: 33,
                     reused: 0,
                     substituted: 0,
+                    failed: 0,
                     in_place: 2,
                     in_place_reasons: [("link".to_owned(), 1), ("query".to_owned(), 1)].into(),
                 },

@@ -1,4 +1,11 @@
-//! The shims' socket of one build: laying the shims out, accepting their calls.
+//! The sockets for shims, a build's or the host's: laying shims out, accepting their calls.
+//!
+//! The host's socket also takes a few requests of the command line (`protocol::Request`):
+//!
+//! - `session KEY`: calls with this value of the session's variable are counted apart, as
+//!   long as the connection is open; `end` then asks for the counts, a line each, name and
+//!   number with a tab between;
+//! - `flush`: has the statistics written; `zero`: has them set to zero.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -8,14 +15,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use droste_sandbox::{Mount, Request, Source};
+use droste_sandbox::{Mount, Source};
 use droste_sys::ReadWatch;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
-use shim_core::protocol::{self, Answer};
+use rustix::net::UCred;
+use shim_core::protocol::{self, Answer, Call, Request};
 use store_types::StorePath;
 
 use super::call::answer;
@@ -26,11 +34,17 @@ use crate::Executor;
 use crate::context::{BuildContext, Caller, Counted, HostContext};
 use crate::error::{BuildError, environment};
 use crate::programs::write_program;
+use crate::statistics::StatisticsError;
 use crate::unit::BuildDir;
 
-/// Calls of one build that are served at once. A shim that is not served runs its
-/// call in place.
+/// Calls of one socket that are served at once; further ones wait to be accepted.
 const CALLS_MAX: usize = 2048;
+
+/// How long to wait where there is nothing to wait for.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long calls of the host may take to end when the socket is closed.
+const FINISH_MAX: Duration = Duration::from_secs(10);
 
 /// A shim that does not send its call, or take its answer, in this time is given up.
 const IO_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,13 +56,46 @@ pub struct Shims {
     /// Watches the shims that were laid over compilers.
     reads: Option<Arc<ReadWatch>>,
     was_read: Arc<AtomicBool>,
+    activity: Arc<Activity>,
+}
+
+/// What a socket's clients do.
+struct Activity {
+    /// Calls that are served.
+    calls: AtomicUsize,
+    /// Commands that have their calls counted.
+    sessions: AtomicUsize,
+    /// When the last of either ended.
+    last_end: Mutex<Instant>,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self {
+            calls: AtomicUsize::new(0),
+            sessions: AtomicUsize::new(0),
+            last_end: Mutex::new(Instant::now()),
+        }
+    }
 }
 
 impl Shims {
-    /// Closes the socket; calls that are still served end by themselves. To be called
-    /// when the build has ended. True if the build has read a shim, which to it was a
-    /// compiler.
-    pub(crate) fn stop(mut self) -> bool {
+    /// How long there has been nothing to do; `None` if there is.
+    pub fn idle_for(&self) -> Option<Duration> {
+        let is_idle = self.activity.calls.load(Ordering::Acquire) == 0
+            && self.activity.sessions.load(Ordering::Acquire) == 0;
+        let last_end = self
+            .activity
+            .last_end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        is_idle.then(|| last_end.elapsed())
+    }
+
+    /// Closes the socket; calls of a build that are still served end by themselves, those
+    /// of the host get some time. To be called when the build has ended. True if the build
+    /// has read a shim, which to it was a compiler.
+    pub fn stop(mut self) -> bool {
         self.end();
         // What cannot be known is taken for the worse.
         let last = |reads: Arc<ReadWatch>| reads.drain().unwrap_or(true);
@@ -75,7 +122,7 @@ impl Executor {
     pub(crate) fn open_shims(
         self: &Arc<Self>,
         text: &str,
-        request: &mut Request,
+        request: &mut droste_sandbox::Request,
         dir: &BuildDir,
         context: &Arc<BuildContext>,
         interpose: bool,
@@ -96,6 +143,7 @@ impl Executor {
         }
         let listener = listen(dir, protocol::SOCKET_PATH)
             .map_err(environment(text, "open the socket for shims"))?;
+        make_marker(dir).map_err(environment(text, "open the socket for shims"))?;
         self.accept_calls(Caller::Build(context.clone()), listener, reads)
             .map(Some)
             .map_err(environment(text, "open the socket for shims"))
@@ -130,6 +178,7 @@ impl Executor {
     ) -> std::io::Result<Shims> {
         let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let was_read = Arc::new(AtomicBool::new(false));
+        let activity = Arc::new(Activity::new());
         let accept = Accept {
             executor: self.clone(),
             caller,
@@ -137,6 +186,7 @@ impl Executor {
             stopped,
             reads: reads.clone(),
             was_read: was_read.clone(),
+            activity: activity.clone(),
         };
         let thread = std::thread::Builder::new()
             .name("shims".into())
@@ -146,6 +196,7 @@ impl Executor {
             thread: Some(thread),
             reads,
             was_read,
+            activity,
         })
     }
 
@@ -155,7 +206,7 @@ impl Executor {
     fn lay_shims(
         &self,
         text: &str,
-        request: &mut Request,
+        request: &mut droste_sandbox::Request,
         dir: &BuildDir,
         inputs: &BTreeSet<StorePath>,
         shims_package: Option<&StorePath>,
@@ -265,7 +316,16 @@ pub(crate) fn listen(dir: &BuildDir, inside: &str) -> std::io::Result<UnixListen
     Ok(listener)
 }
 
-/// Accepts the calls of one build's shims.
+/// Makes the marker of the one warning, which all of a build's users may mark.
+fn make_marker(dir: &BuildDir) -> std::io::Result<()> {
+    let path = dir
+        .root()
+        .join(protocol::MARKER_PATH.trim_start_matches('/'));
+    std::fs::File::create(&path)?;
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666))
+}
+
+/// Accepts the calls of one socket's shims.
 struct Accept {
     executor: Arc<Executor>,
     caller: Caller,
@@ -273,6 +333,7 @@ struct Accept {
     stopped: OwnedFd,
     reads: Option<Arc<ReadWatch>>,
     was_read: Arc<AtomicBool>,
+    activity: Arc<Activity>,
 }
 
 impl Accept {
@@ -280,7 +341,6 @@ impl Accept {
         if self.listener.set_nonblocking(true).is_err() {
             return;
         }
-        let served = Arc::new(AtomicUsize::new(0));
         loop {
             let mut fds = vec![
                 PollFd::new(&self.listener, PollFlags::IN),
@@ -294,7 +354,7 @@ impl Accept {
                 Err(_) => return,
             }
             if !fds[1].revents().is_empty() {
-                return;
+                break;
             }
             // Taken as they come, so that none is lost for lack of room.
             if let Some(reads) = &self.reads
@@ -302,50 +362,72 @@ impl Accept {
             {
                 self.was_read.store(true, Ordering::Release);
             }
+            if self.activity.calls.load(Ordering::Relaxed) >= CALLS_MAX {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
             match self.listener.accept() {
-                Ok((stream, _)) => self.serve(stream, &served),
+                Ok((stream, _)) => self.serve(stream),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 // Out of descriptors or memory: shims in the queue wait, and we do not spin.
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+                Err(_) => std::thread::sleep(PAUSE),
             }
+        }
+        if let Caller::Host(_) = self.caller {
+            self.finish();
         }
     }
 
-    fn serve(&self, stream: UnixStream, served: &Arc<AtomicUsize>) {
-        if served.load(Ordering::Relaxed) >= CALLS_MAX {
-            let reason = InPlace::new("too-many-calls");
-            self.caller.count(&Counted::InPlace(reason));
-            return;
+    /// Serves who has connected already, and lets calls come to their end.
+    fn finish(&self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            self.serve(stream);
         }
-        let one = Served::new(served);
+        let deadline = Instant::now() + FINISH_MAX;
+        while self.activity.calls.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn serve(&self, stream: UnixStream) {
+        let call = Guard::new(&self.activity, |activity| &activity.calls);
         let (executor, caller) = (self.executor.clone(), self.caller.clone());
         // If no thread can be had, the shim finds its connection closed.
         let _ = std::thread::Builder::new()
             .name("call".into())
-            .spawn(move || {
-                let _one = one;
-                serve_call(&executor, &caller, &stream);
-            });
+            .spawn(move || serve(&executor, &caller, &stream, call));
     }
 }
 
-/// Counts one served call as long as it lives.
-struct Served(Arc<AtomicUsize>);
+/// Counts one client as long as it lives.
+struct Guard {
+    activity: Arc<Activity>,
+    counter: fn(&Activity) -> &AtomicUsize,
+}
 
-impl Served {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
+impl Guard {
+    fn new(activity: &Arc<Activity>, counter: fn(&Activity) -> &AtomicUsize) -> Self {
+        counter(activity).fetch_add(1, Ordering::AcqRel);
+        Self {
+            activity: activity.clone(),
+            counter,
+        }
     }
 }
 
-impl Drop for Served {
+impl Drop for Guard {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        *self
+            .activity
+            .last_end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        (self.counter)(&self.activity).fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-fn serve_call(executor: &Arc<Executor>, caller: &Caller, stream: &UnixStream) {
+/// Serves one connection, which `guard` counts as a call.
+fn serve(executor: &Arc<Executor>, caller: &Caller, stream: &UnixStream, guard: Guard) {
     let ready = stream
         .set_nonblocking(false)
         .and_then(|()| stream.set_read_timeout(Some(IO_TIMEOUT)))
@@ -353,10 +435,34 @@ fn serve_call(executor: &Arc<Executor>, caller: &Caller, stream: &UnixStream) {
     if ready.is_err() {
         return;
     }
-    // A client that sends anything else is no shim of ours; it gets no answer.
-    let Ok(Some(call)) = protocol::receive_call(stream) else {
-        return;
+    let seen = match caller {
+        Caller::Build(_) => Ok(()),
+        Caller::Host(_) => match Peer::of(stream) {
+            Some(peer) if peer.is_own_user() => peer.check_view(),
+            // The socket is its owner's alone.
+            _ => return,
+        },
     };
+    // A client that sends anything else is no shim of ours; it gets no answer.
+    match (protocol::receive_request(stream), caller) {
+        (Ok(Some(Request::Call(call))), _) => serve_call(executor, caller, stream, &call, seen),
+        (Ok(Some(Request::Control(text))), Caller::Host(host)) => {
+            let session = Guard::new(&guard.activity, |activity| &activity.sessions);
+            drop(guard);
+            let _session = session;
+            serve_control(executor, host, stream, text);
+        }
+        _ => {}
+    }
+}
+
+fn serve_call(
+    executor: &Arc<Executor>,
+    caller: &Caller,
+    stream: &UnixStream,
+    call: &Call,
+    seen: Result<(), InPlace>,
+) {
     // A caller that was killed has closed its end.
     let is_gone = || {
         let mut fds = [PollFd::new(stream, PollFlags::empty())];
@@ -367,15 +473,99 @@ fn serve_call(executor: &Arc<Executor>, caller: &Caller, stream: &UnixStream) {
         rustix::event::poll(&mut fds, Some(&now)).is_ok()
             && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
     };
-    let (answer, counted) = match answer(executor, caller, &call, &is_gone) {
-        Ok((done, Origin::Built)) => (Answer::Done(done), Counted::Built),
-        Ok((done, Origin::Reused)) => (Answer::Done(done), Counted::Reused),
+    let (answer, counted) = match seen.and_then(|()| answer(executor, caller, call, &is_gone)) {
+        Ok((done, origin)) => {
+            let failed = done.status != 0;
+            let counted = match origin {
+                Origin::Built => Counted::Built { failed },
+                Origin::Reused => Counted::Reused { failed },
+            };
+            (Answer::Done(done), counted)
+        }
         Err(reason) => {
             let text = reason.as_str().as_bytes().to_vec();
             (Answer::InPlace { reason: text }, Counted::InPlace(reason))
         }
     };
     // Before the answer: once the shim has it, the build may end and the counts be read.
-    caller.count(&counted);
+    caller.count(&call.env, &counted);
+    executor.statistics().count(&counted);
     let _ = protocol::send_answer(stream, &answer);
+}
+
+/// Serves a client that asks about the server itself, until it goes.
+fn serve_control(executor: &Executor, host: &HostContext, stream: &UnixStream, mut text: Vec<u8>) {
+    let mut session: Option<Vec<u8>> = None;
+    loop {
+        let report = match text.as_slice() {
+            b"flush" => text_of(executor.statistics().flush()),
+            b"zero" => text_of(executor.statistics().zero()),
+            b"end" => {
+                let counts = session.take().map(|key| host.end_session(&key));
+                let rows = counts.unwrap_or_default().rows();
+                rows.iter()
+                    .map(|(name, count)| format!("{name}\t{count}\n"))
+                    .collect()
+            }
+            text => match text.strip_prefix(b"session ") {
+                Some(key) => {
+                    host.begin_session(key);
+                    session = Some(key.to_vec());
+                    String::new()
+                }
+                None => break,
+            },
+        };
+        if protocol::send_report(stream, report.as_bytes()).is_err() {
+            break;
+        }
+        // A session lasts as long as its command runs.
+        if stream.set_read_timeout(None).is_err() {
+            break;
+        }
+        match protocol::receive_request(stream) {
+            Ok(Some(Request::Control(next))) => text = next,
+            _ => break,
+        }
+    }
+    if let Some(key) = session {
+        host.end_session(&key);
+    }
+}
+
+/// Nothing, or what went wrong.
+fn text_of(result: Result<(), StatisticsError>) -> String {
+    result.map_or_else(|error| error.to_string(), |()| String::new())
+}
+
+/// Who is at the other end of the host's socket.
+struct Peer(UCred);
+
+impl Peer {
+    fn of(stream: &UnixStream) -> Option<Self> {
+        rustix::net::sockopt::socket_peercred(stream).ok().map(Self)
+    }
+
+    fn is_own_user(&self) -> bool {
+        self.0.uid == rustix::process::geteuid()
+    }
+
+    /// Whether paths mean the same to the caller as to us: it may be in a container that
+    /// the socket was shown to.
+    fn check_view(&self) -> Result<(), InPlace> {
+        let other = || InPlace::new("other-root");
+        let dir = format!("/proc/{}", self.0.pid.as_raw_nonzero());
+        let link = |path: String| std::fs::read_link(path).ok();
+        let mounts = link(format!("{dir}/ns/mnt")).ok_or_else(other)?;
+        let id = |path: &str| {
+            let stat = rustix::fs::stat(path).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        let root = id(&format!("{dir}/root")).ok_or_else(other)?;
+        if link("/proc/self/ns/mnt".into()) == Some(mounts) && id("/") == Some(root) {
+            Ok(())
+        } else {
+            Err(other())
+        }
+    }
 }
