@@ -128,7 +128,7 @@ pub(super) fn find_parts(
     if place.kind != FileType::RegularFile {
         return Err(unknown());
     }
-    let real = members.add_file(&place.path)?.ok_or_else(unknown)?;
+    let real = members.add_file(program)?.ok_or_else(unknown)?;
     match members.format(&real)? {
         Format::Elf { .. } => {}
         Format::Script => return Err(InPlace::new("wrapper")),
