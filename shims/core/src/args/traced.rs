@@ -66,6 +66,9 @@ pub fn traced(
     let Some((program, arguments)) = argv.split_first() else {
         return Err(Reason::NotACompile);
     };
+    for word in arguments {
+        check_places(word)?;
+    }
     let words = expand_loosely(arguments, read)?;
     for word in &words {
         check_places(word)?;
@@ -142,13 +145,14 @@ fn check_places(word: &[u8]) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Whether a word asks for the processor at hand: `-march=native`, `-mllvm=-mcpu=native`.
+/// Whether a word asks for the processor at hand: `-march=native`, `-Wl,-mllvm,-mcpu=native`.
 pub(super) fn native(word: &[u8]) -> bool {
+    const ENDS: [&[u8]; 3] = [b"arch=native", b"cpu=native", b"tune=native"];
     word.starts_with(b"-")
         && !word.starts_with(b"-D")
         && word
             .split(|&byte| byte == b',')
-            .any(|part| part.ends_with(b"=native"))
+            .any(|part| ENDS.iter().any(|end| part.ends_with(end)))
 }
 
 /// Flags that keep a driver's call from being traced, and what else begins like them.
@@ -729,7 +733,9 @@ impl Driver {
         }
         let default = match self.stage {
             Stage::Link if self.output.is_none() => {
-                self.files.written(b"a.out");
+                if !makes_header {
+                    self.files.written(b"a.out");
+                }
                 None
             }
             Stage::Object => Some(".o"),
@@ -737,13 +743,13 @@ impl Driver {
             _ => None,
         };
         let bases = self.bases();
-        if self.output.is_none()
-            && let Some(suffix) = default
-        {
+        if self.output.is_none() {
             for (source, kind) in &self.operands {
-                if *kind == Kind::Header || makes_header {
+                if *kind == Kind::Header && makes_header {
                     self.files.written(&[source, &b".gch"[..]].concat());
-                } else if *kind != Kind::Linked {
+                } else if *kind != Kind::Linked
+                    && let Some(suffix) = default
+                {
                     let name = without_suffix(file_name(source));
                     self.files.written(&[name, suffix.as_bytes()].concat());
                 }
@@ -879,4 +885,268 @@ fn simplified(path: &[u8]) -> Vec<&[u8]> {
         }
     }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn words(line: &str) -> Vec<Vec<u8>> {
+        line.split_whitespace()
+            .map(|word| word.as_bytes().to_vec())
+            .collect()
+    }
+
+    fn ask(line: &str) -> Result<Traced, Reason> {
+        let argv = words(line);
+        let tool = super::super::tool_of(file_name(&argv[0])).unwrap();
+        traced(tool, &argv, &mut |_| None)
+    }
+
+    fn texts(list: &[Vec<u8>]) -> Vec<&str> {
+        list.iter()
+            .map(|text| str::from_utf8(text).unwrap())
+            .collect()
+    }
+
+    #[rstest]
+    #[case::object("gcc -c a.c", "compile", &["a.o"])]
+    #[case::named("gcc -c x/a.c -o y/b.o", "compile", &["y/b.o"])]
+    #[case::several("gcc -c a.c x/b.cc c.o", "compile", &["a.o", "b.o"])]
+    #[case::by_language("g++ -c -x c++ a.inc", "compile", &["a.o"])]
+    #[case::assembler("gcc -c a.S b.s", "assemble", &["a.o", "b.o"])]
+    #[case::assembly("gcc -S a.c", "assembly-output", &["a.s"])]
+    #[case::preprocessed("gcc -E a.c", "preprocess", &[])]
+    #[case::preprocessed_to_a_file("gcc -c -E a.c -o a.i", "preprocess", &["a.i"])]
+    #[case::rules("gcc -M a.c -MF a.d", "dependencies", &["a.d"])]
+    #[case::rules_on_stdout("gcc -MM a.c", "dependencies", &[])]
+    #[case::check("gcc -fsyntax-only -S a.c", "syntax-only", &[])]
+    #[case::header("gcc -x c-header a.h", "precompile-header", &["a.h.gch"])]
+    #[case::header_by_name("g++ a.hpp -o x.gch", "precompile-header", &["x.gch"])]
+    #[case::rules_of_a_header("gcc -MM a.h", "dependencies", &[])]
+    #[case::link("gcc a.o b.o", "link", &["a.out"])]
+    #[case::link_named("gcc a.o -shared -o liba.so.1 -lm", "link", &["liba.so.1"])]
+    #[case::link_with_map("gcc a.o -o a -Wl,-Map=a.map,--cref", "link", &["a", "a.map"])]
+    #[case::map_apart("gcc a.o -o a -Wl,-Map,a.map", "link", &["a", "a.map"])]
+    #[case::by_xlinker("gcc a.o -o a -Xlinker -Map -Xlinker a.map", "link", &["a", "a.map"])]
+    #[case::nothing_kept("gcc a.c -o /dev/null", "link", &[])]
+    #[case::fortran("gfortran -c a.f90", "compile", &["a.o"])]
+    #[case::objective_c("gcc -c a.m b.mm", "compile", &["a.o", "b.o"])]
+    #[case::listing("gcc -c a.c -Wa,-alh=a.lst,--MD,a.d", "compile", &["a.d", "a.lst", "a.o"])]
+    #[case::passed_dependencies("gcc -c a.c -Wp,-MMD,.a.d", "compile", &[".a.d", "a.o"])]
+    #[case::dependencies("gcc -c x/a.c -MD -o y/b.o", "compile", &["a.d", "y/b.d", "y/b.o"])]
+    #[case::target_is_no_input(
+        "gcc -MT a.o -MD -MP -MF .d/a.Tpo -c -o a.o a.c", "compile", &[".d/a.Tpo", "a.o"]
+    )]
+    #[case::coverage("gcc --coverage -c a.c", "compile", &["a.gcno", "a.o"])]
+    #[case::stack("gcc -fstack-usage -c a.c -o x/b.o", "compile", &["a.su", "x/b.o", "x/b.su"])]
+    #[case::unknown_flag("gcc -fnew-thing=3 -c a.c", "compile", &["a.o"])]
+    #[case::plugin("gcc -fplugin=./p.so -fplugin-arg-p-x=1 -c a.c", "compile", &["a.o"])]
+    #[case::profile("gcc -fprofile-use=a.gcda -c a.c", "compile", &["a.o"])]
+    #[case::specs("gcc -specs=x.specs -c a.c", "compile", &["a.o"])]
+    #[case::lto("gcc -flto=auto a.o -o a", "link", &["a"])]
+    #[case::ld("ld -o a a.o -lc", "link", &["a"])]
+    #[case::ld_default("ld a.o", "link", &["a.out"])]
+    #[case::ld_library("ld -shared -soname liba.so -o liba.so a.o", "link", &["liba.so"])]
+    #[case::ld_long("ld --output=a --Map a.map a.o -T x.ld", "link", &["a", "a.map"])]
+    #[case::relink("ld -r -o a.o b.o c.o", "relink", &["a.o"])]
+    #[case::relink_of_namesakes("ld -r -o x/a.o x/y/a.o", "relink", &["x/a.o"])]
+    #[case::gold("ld.gold --threads --build-id=sha1 -o a a.o", "link", &["a"])]
+    #[case::as_("as -o a.o a.s", "assemble", &["a.o"])]
+    #[case::as_default("as --64 -I x a.s", "assemble", &["a.out"])]
+    fn a_call_replaces_its_outputs(
+        #[case] line: &str,
+        #[case] kind: &str,
+        #[case] outputs: &[&str],
+    ) {
+        let traced = ask(line).unwrap();
+        assert_eq!(
+            (traced.kind, texts(&traced.outputs).as_slice()),
+            (kind, outputs)
+        );
+    }
+
+    #[rstest]
+    #[case::relinked("ld -r -o a.o a.o b.o")]
+    #[case::by_another_name("ld -r -o a.o ./x/../a.o")]
+    #[case::absolute("ld -r -o /x/a.o /x//a.o")]
+    #[case::library("gcc -shared -o libfoo.so a.o -L. -lfoo")]
+    #[case::library_apart("ld -o libfoo.so.1 a.o -L. -lfoo")]
+    #[case::exact_library("gcc -o foo.so a.o -L. -l:foo.so")]
+    #[case::script("ld -o a -T a")]
+    #[case::version_script("gcc a.o -o a -Wl,--version-script=a")]
+    #[case::version_script_apart("gcc a.o -o a -Wl,--version-script,a")]
+    #[case::source("gcc -E a.i -o a.i")]
+    #[case::forced("gcc -E a.c -include b.h -o b.h")]
+    fn what_is_read_as_well_is_no_output(#[case] line: &str) {
+        assert_eq!(ask(line).unwrap().outputs, Vec::<Vec<u8>>::new());
+    }
+
+    #[rstest]
+    #[case::nothing("gcc", Reason::NotACompile)]
+    #[case::version("gcc --version", Reason::NotACompile)]
+    #[case::version_with_a_source("gcc -dumpversion a.c", Reason::NotACompile)]
+    #[case::search("gcc -print-file-name=crt1.o", Reason::NotACompile)]
+    #[case::linker_version("ld --version", Reason::NotACompile)]
+    #[case::linker_words("ld -V --help -m elf_x86_64", Reason::NotACompile)]
+    #[case::stdin("gcc -E -", Reason::Stdin)]
+    #[case::stdin_by_language("gcc -c -x c - -o a.o", Reason::Stdin)]
+    #[case::pipe("gcc a.o -Wl,--version-script=/dev/fd/63", Reason::Stdin)]
+    #[case::stdin_by_name("gcc -c -x c /dev/stdin", Reason::Stdin)]
+    #[case::pipe_as_response_file("gcc @/proc/self/fd/3", Reason::Stdin)]
+    #[case::assembler_without_a_file("as -o a.o", Reason::Stdin)]
+    #[case::to_stdout("gcc -E a.c -o /dev/stdout", Reason::Stdin)]
+    #[case::arch("gcc -march=native -c a.c", Reason::HostProcessor)]
+    #[case::tune("gcc -mtune=native a.o", Reason::HostProcessor)]
+    #[case::in_the_linker("clang a.o -Wl,-plugin-opt=mcpu=native", Reason::HostProcessor)]
+    #[case::in_the_middle("clang a.o -Wl,-mllvm,-mcpu=native,-x", Reason::HostProcessor)]
+    #[case::llvm("clang -mllvm -mcpu=native a.o", Reason::HostProcessor)]
+    #[case::other_cpu("clang -Xarch_device -march=native -c a.c", Reason::HostProcessor)]
+    #[case::by_linker("ld.lld -mllvm -mcpu=native a.o", Reason::HostProcessor)]
+    #[case::random("gcc a.o -Wl,--build-id=uuid", Reason::Random)]
+    #[case::random_by_ld("ld -build-id=uuid a.o", Reason::Random)]
+    #[case::random_by_xlinker("gcc a.o -Xlinker --build-id=uuid", Reason::Random)]
+    #[case::shown("gcc -v a.c", Reason::Verbose)]
+    #[case::only_shown("gcc -### a.c", Reason::Verbose)]
+    #[case::quiet("gcc -Q -c a.c", Reason::Verbose)]
+    #[case::preprocessor_shows("gcc -E -Wp,-v a.c", Reason::Verbose)]
+    #[case::times("gcc -ftime-report -c a.c", Reason::Dump)]
+    #[case::trace("clang -ftime-trace=x -c a.c", Reason::Dump)]
+    #[case::memory("gcc -fmem-report -c a.c", Reason::Dump)]
+    #[case::time("gcc -time -c a.c", Reason::Dump)]
+    #[case::time_to_file("gcc -time=f -c a.c", Reason::Dump)]
+    #[case::passes("clang -mllvm -time-passes -c a.c", Reason::Dump)]
+    #[case::cc1("clang -Xclang -print-stats -c a.c", Reason::Dump)]
+    #[case::linker_stats("gcc a.o -Wl,--stats", Reason::Dump)]
+    #[case::assembler_stats("gcc -c a.s -Wa,--statistics", Reason::Dump)]
+    #[case::listing_with_the_time("gcc -c a.c -Wa,-ahlg=a.lst", Reason::Clock)]
+    #[case::sarif("gcc -fdiagnostics-format=sarif-file -c a.c", Reason::Clock)]
+    #[case::windows("x86_64-w64-mingw32-gcc a.o", Reason::Clock)]
+    #[case::windows_by_clang("clang --target=x86_64-pc-windows-gnu a.o", Reason::Clock)]
+    #[case::windows_by_ld("ld -m i386pep a.o", Reason::Clock)]
+    #[case::wrapper("gcc -wrapper time -c a.c", Reason::Wrapper)]
+    #[case::modules("g++ -fmodules-ts -c a.cc", Reason::Modules)]
+    #[case::mapper("g++ -fmodule-mapper=|x -c a.cc", Reason::Modules)]
+    #[case::module("clang++ -c a.cppm", Reason::Modules)]
+    #[case::module_by_language("clang++ -x c++-module -c a.cc", Reason::Modules)]
+    #[case::module_of_clang("clang++ -fmodule-file=a=a.pcm -c a.cc", Reason::Modules)]
+    #[case::clang_header("clang -x c-header a.h", Reason::PrecompiledHeader)]
+    #[case::clang_header_used("clang -include-pch a.pch -c a.c", Reason::PrecompiledHeader)]
+    #[case::incremental("gcc -fuse-ld=gold -Wl,--incremental a.o", Reason::KeptState)]
+    #[case::cache("clang -flto=thin -Wl,--thinlto-cache-dir=x a.o", Reason::KeptState)]
+    #[case::cache_by_plugin("ld -plugin x -plugin-opt=cache-dir=y a.o", Reason::KeptState)]
+    #[case::cache_apart("ld -plugin-opt cache-dir=y a.o", Reason::KeptState)]
+    #[case::jobs("gcc -flto=jobserver a.o", Reason::Jobserver)]
+    #[case::by_gcc("ld -o a /tmp/ccA8dk2x.o", Reason::CalledByCompiler)]
+    #[case::by_clang("ld -o a /build/main-1f0c9e.o", Reason::CalledByCompiler)]
+    #[case::assembler_by_gcc("as -o a.o /build/ccA8dk2x.s", Reason::CalledByCompiler)]
+    #[case::mold("mold -run make", Reason::NotACompile)]
+    #[case::no_argument("gcc a.c -o", Reason::MissingArgument(b"-o".into()))]
+    #[case::no_linker_argument("ld a.o -Map", Reason::MissingArgument(b"-Map".into()))]
+    #[case::response_file("gcc @missing", Reason::ResponseFile)]
+    #[case::config("clang --config=x.cfg -c a.c", Reason::Specs)]
+    fn what_no_trace_shows_is_refused(#[case] line: &str, #[case] reason: Reason) {
+        assert_eq!(ask(line), Err(reason));
+    }
+
+    #[rstest]
+    #[case::definition("gcc -DFLAGS=-march=native -c a.c")]
+    #[case::definition_of_a_place("gcc -DLOG=/dev/stderr -c a.c")]
+    #[case::named_native("gcc -c native.c -o native")]
+    #[case::prefix("gcc -ffile-prefix-map=/x=native -c a.c")]
+    #[case::warning("gcc -Wtime=3 -c a.c")]
+    #[case::rules_to_stdout("gcc -MD -MF - -c a.c")]
+    #[case::devnull("gcc -Werror -x c /dev/null -c -o a.o")]
+    #[case::temporary_name("ld -o a cc123456.o main-1f0c9e.o")]
+    #[case::stats("ld -o a stats.o perf.o")]
+    #[case::no_incremental("ld.gold --no-incremental -o a a.o")]
+    #[case::no_modules("clang -fno-modules -c a.c")]
+    #[case::listing("gcc -c a.c -Wa,-a")]
+    #[case::aliasing("gcc -c a.c -Wa,--alternate,-agent")]
+    fn what_only_looks_like_it_is_traced(#[case] line: &str) {
+        let traced = ask(line);
+        assert!(traced.is_ok(), "{traced:?}");
+    }
+
+    #[rstest]
+    #[case::c("gcc -c a.c", true, &["a.c"])]
+    #[case::preprocessed("gcc -c a.i b.ii", false, &["a.i", "b.ii"])]
+    #[case::objects("gcc a.o libx.a liby.so.1 -lz", false, &[])]
+    #[case::both("gcc a.o b.c", true, &["b.c"])]
+    #[case::assembly("gcc -c a.s", false, &["a.s"])]
+    #[case::assembly_to_preprocess("gcc -c a.S", true, &["a.S"])]
+    #[case::assembly_by_language("gcc -c -x assembler-with-cpp a.s", true, &["a.s"])]
+    #[case::fortran("gfortran -c a.f90", false, &["a.f90"])]
+    #[case::fortran_to_preprocess("gfortran -c a.F90", true, &["a.F90"])]
+    #[case::fortran_by_flag("gfortran -cpp -c a.f90", true, &["a.f90"])]
+    #[case::unknown_suffix("gcc -c a.xyz", true, &["a.xyz"])]
+    #[case::language_ends("gcc -x c a -x none b.o", true, &["a"])]
+    #[case::linker("ld a.c", false, &[])]
+    fn sources_are_told_from_objects(
+        #[case] line: &str,
+        #[case] preprocesses: bool,
+        #[case] sources: &[&str],
+    ) {
+        let traced = ask(line).unwrap();
+        assert_eq!(
+            (traced.preprocesses, texts(&traced.sources).as_slice()),
+            (preprocesses, sources)
+        );
+    }
+
+    #[test]
+    fn facts_for_stand_ins_are_those_of_the_last_flags() {
+        let traced = ask("gcc -g -flto -gz -frandom-seed=a -frandom-seed=b -c a.c").unwrap();
+        assert!(traced.debug && traced.compressed_debug && traced.intermediate_code);
+        assert_eq!(traced.random_seed.as_deref(), Some(&b"b"[..]));
+        let traced = ask("gcc -g3 -g0 -gz=none -c a.c").unwrap();
+        assert!(!traced.debug && !traced.compressed_debug && !traced.intermediate_code);
+        assert!(
+            ask("gcc a.o -Wl,--compress-debug-sections=zlib")
+                .unwrap()
+                .compressed_debug
+        );
+        assert!(
+            !ask("gcc a.o -Wl,--compress-debug-sections=none")
+                .unwrap()
+                .compressed_debug
+        );
+    }
+
+    #[test]
+    fn response_files_are_looked_into_wherever_they_stand() {
+        let mut asked = Vec::new();
+        let mut ask = |line: &str, file: &str| {
+            let argv = words(line);
+            traced(Tool::Compiler, &argv, &mut |name| {
+                asked.push(String::from_utf8(name.to_vec()).unwrap());
+                Some(match name {
+                    b"inner" => b"-Wl,--build-id=uuid".to_vec(),
+                    _ => file.as_bytes().to_vec(),
+                })
+            })
+        };
+        let plain = ask("gcc @f", "a.o '-o' x\\ y").unwrap();
+        assert_eq!(texts(&plain.outputs), ["x y"]);
+        assert_eq!(ask("gcc a.o @f", "-DX @inner"), Err(Reason::Random));
+        assert_eq!(
+            ask("gcc a.o -Wl,@f", "--build-id=uuid"),
+            Err(Reason::Random)
+        );
+        assert_eq!(ask("gcc a.o -Wa,@f", "--statistics"), Err(Reason::Dump));
+        assert_eq!(ask("gcc a.o @f", "@f"), Err(Reason::ResponseFile));
+        assert_eq!(
+            ask("clang a.o --config f", "-O2\n-mcpu=native"),
+            Err(Reason::HostProcessor)
+        );
+        assert!(asked.len() > 6);
+    }
+
+    #[test]
+    fn kinds_of_files_with_times_are_known_by_their_first_bytes() {
+        assert!(records_times(b"CPCH\x01"));
+        assert!(!records_times(b"gpch.014") && !records_times(b"CPC"));
+    }
 }
