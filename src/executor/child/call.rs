@@ -1,7 +1,8 @@
 //! One compiler call: from what a shim sent to the child that answers it.
 //!
-//! If the call is a plain compile, its sources are [scanned](super::scanned): that finds every
-//! input without running anything.
+//! There are two ways to a child. If the call is a plain compile, its sources are
+//! [scanned](super::scanned): that finds every input without running anything. Any other
+//! call, and any whose child failed, is [traced](super::traced).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,9 +17,31 @@ use super::outcome::InPlace;
 use super::run::{ChildRequest, IsGone, Origin};
 use super::tools::{Compiler, child_path, environment_map};
 use super::tree::{CallerTree, Found, Walker, split_last};
-use super::{reply, scanned};
+use super::{reply, scanned, traced};
 use crate::Executor;
 use crate::context::Caller;
+
+/// Reasons that tracing cannot help.
+const FINAL: &[&str] = &[
+    "caller-gone",
+    "child-damaged",
+    "child-lost",
+    "child-not-run",
+    "child-odd",
+    "child-unreadable",
+    "copy-failed",
+    "failed-with-older-output",
+    "index-failed",
+    "many-outputs",
+    "modification-time",
+    "no-arguments",
+    "outside-of-build",
+    "runner-missing",
+    "temporary-directory",
+    "time-macro",
+    "unknown-compiler",
+    "vanished-directory",
+];
 
 /// A call, and who asks.
 pub(super) struct Asked<'a> {
@@ -43,7 +66,10 @@ pub(super) fn answer(
         env: environment_map(&call.env),
         is_gone,
     };
-    scanned::answer(&asked)
+    match scanned::answer(&asked) {
+        Err(reason) if !FINAL.contains(&reason.as_str()) => traced::answer(&asked, &reason),
+        answered => answered,
+    }
 }
 
 impl<'a> Asked<'a> {

@@ -19,6 +19,11 @@ impl InPlace {
         Self(Cow::Owned(format!("{reason}:{detail}")))
     }
 
+    /// A reason by the name it had before.
+    pub fn named(name: String) -> Self {
+        Self(Cow::Owned(name))
+    }
+
     /// The reason's name.
     pub fn as_str(&self) -> &str {
         &self.0

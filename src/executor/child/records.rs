@@ -22,6 +22,7 @@ const SCHEMA: &str = "
         drv text not null,
         used integer not null,
         queries blob not null,
+        refused text,
         primary key (shape, drv)
     ) without rowid;
     create table if not exists Undeclared1 (shape text primary key not null) without rowid;
@@ -50,6 +51,8 @@ pub struct Record {
     pub drv: StorePath,
     /// What it asked for, in order.
     pub queries: Vec<Query>,
+    /// Why the child's result does not stand for the call's, if so.
+    pub refused: Option<String>,
 }
 
 /// A memory that cannot be opened or written.
@@ -107,11 +110,15 @@ impl Records {
         }
         drop(known);
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let rows: Vec<(String, Vec<u8>)> = database
-            .prepare_cached("select drv, queries from Traced1 where shape = ? order by used desc")
+        let rows: Vec<(String, Vec<u8>, Option<String>)> = database
+            .prepare_cached(
+                "select drv, queries, refused from Traced1 where shape = ? order by used desc",
+            )
             .and_then(|mut query| {
                 query
-                    .query_map([key(shape)], |row| Ok((row.get(0)?, row.get(1)?)))?
+                    .query_map([key(shape)], |row| {
+                        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                    })?
                     .collect()
             })
             .map_err(|source| self.error(source))?;
@@ -119,10 +126,11 @@ impl Records {
         // A row that cannot be read is a row that is not there.
         let records: Shape = rows
             .into_iter()
-            .filter_map(|(drv, queries)| {
+            .filter_map(|(drv, queries, refused)| {
                 Some(Arc::new(Record {
                     drv: StorePath::from_base_name(&drv).ok()?,
                     queries: decode(&queries)?,
+                    refused,
                 }))
             })
             .collect();
@@ -151,13 +159,15 @@ impl Records {
             let transaction = database.transaction()?;
             transaction
                 .prepare_cached(
-                    "insert or replace into Traced1 (shape, drv, used, queries)
-                     select ?1, ?2, 1 + coalesce(max(used), 0), ?3 from Traced1 where shape = ?1",
+                    "insert or replace into Traced1 (shape, drv, used, queries, refused)
+                     select ?1, ?2, 1 + coalesce(max(used), 0), ?3, ?4
+                     from Traced1 where shape = ?1",
                 )?
                 .execute(params![
                     key(shape),
                     records[0].drv.base_name(),
-                    encode(&records[0].queries)
+                    encode(&records[0].queries),
+                    records[0].refused
                 ])?;
             for record in &forgotten {
                 transaction
@@ -259,6 +269,7 @@ mod tests {
                 Query::Path(b"/build/a.o".to_vec()),
                 Query::List(b"/build/\xff".to_vec()),
             ],
+            refused: (n % 2 == 0).then(|| "time-macro".to_owned()),
         }
     }
 

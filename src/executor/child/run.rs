@@ -1,12 +1,12 @@
 //! Runs a child that is not known yet, once, however many ask for it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use droste_sandbox::{Network, Node, Owner, Stdio};
+use droste_sandbox::{Network, Node, Owner, Request, Running, Stdio};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use shim_core::manifest;
 use store_api::BuildMode;
@@ -16,10 +16,12 @@ use super::assemble::Made;
 use super::index::Child;
 use super::outcome::{ChildFile, ChildResult, InPlace};
 use crate::Executor;
+use crate::build_dir::BuildDir;
 use crate::builder_env::{BUILD_DIR, Surroundings, builder_start};
-use crate::error::BuildError;
-use crate::log;
+use crate::error::{BuildError, environment};
+use crate::log::{self, LogTail};
 use crate::outputs::Produced;
+use crate::users::BuildUser;
 
 /// A child leaves at most this many files; more are not worth replaying.
 const FILES_MAX: usize = 1024;
@@ -44,8 +46,15 @@ pub(crate) struct ChildRequest {
     pub files: Vec<(StorePath, Arc<[u8]>)>,
 }
 
+/// Where a child runs.
+pub(super) struct ChildPlace {
+    pub(super) scratch: BTreeMap<String, StorePath>,
+    pub(super) user: BuildUser,
+    dir: BuildDir,
+}
+
 /// One who waits for a child: whether it still does.
-pub(crate) type IsGone<'a> = &'a dyn Fn() -> bool;
+pub(crate) type IsGone<'a> = &'a (dyn Fn() -> bool + Sync);
 
 type Answer = Result<Arc<Child>, InPlace>;
 
@@ -225,17 +234,17 @@ impl Executor {
         }
     }
 
-    fn add_child_inputs(&self, request: &ChildRequest) -> Result<(), BuildError> {
+    pub(super) fn add_child_inputs(&self, request: &ChildRequest) -> Result<(), BuildError> {
         let text = self.store_dir().display(&request.made.path);
         for (path, bytes) in &request.files {
             // Before it is asked whether it is valid, so that it stays so.
             self.store
                 .add_temp_root(path)
-                .map_err(crate::error::environment(&text, "hold an input"))?;
+                .map_err(environment(&text, "hold an input"))?;
             if self
                 .store
                 .is_valid(path)
-                .map_err(crate::error::environment(&text, "query the store"))?
+                .map_err(environment(&text, "query the store"))?
             {
                 continue;
             }
@@ -249,16 +258,13 @@ impl Executor {
                     &BTreeSet::new(),
                     &mut { nar },
                 )
-                .map_err(crate::error::environment(&text, "add an input"))?;
+                .map_err(environment(&text, "add an input"))?;
             debug_assert_eq!(info.path, *path);
         }
         let name = request.made.path.name();
         self.store
             .add_text(name, &request.made.text, &request.made.drv.references())
-            .map_err(crate::error::environment(
-                &text,
-                "add the child's derivation",
-            ))?;
+            .map_err(environment(&text, "add the child's derivation"))?;
         Ok(())
     }
 
@@ -269,19 +275,36 @@ impl Executor {
         request: &ChildRequest,
         is_unwanted: IsGone<'_>,
     ) -> Result<StorePath, BuildError> {
-        use crate::error::environment;
-        let (drv_path, drv) = (&request.made.path, &request.made.drv);
+        let made = &request.made;
+        let _lock = self.lock_child(&made.path, is_unwanted)?;
+        if let Some(output) = self.known_outputs(&made.path, &made.drv)?.remove("out") {
+            return Ok(output);
+        }
+        let text = self.store_dir().display(&made.path);
+        let inputs = self
+            .closure(&made.drv.input_srcs)
+            .map_err(environment(&text, "query the input closure"))?;
+        let place = self.child_place(made)?;
+        let sandbox = self.child_sandbox(made, &place, &inputs);
+        let log = self.run_sandbox(&text, sandbox, is_unwanted, |_| {})?;
+        self.take_child(made, inputs, &place, &log)
+    }
+
+    /// Locks a child against other processes that build it.
+    pub(super) fn lock_child(
+        &self,
+        drv_path: &StorePath,
+        is_unwanted: IsGone<'_>,
+    ) -> Result<store_local::PathLocks, BuildError> {
         let text = self.store_dir().display(drv_path);
-        let name = drv_path.derivation_name().unwrap_or_default();
         let locked = BTreeSet::from([drv_path.clone()]);
-        let _lock = loop {
-            // Another process may build it.
+        loop {
             let lock = self
                 .store
                 .try_lock_paths(&locked)
                 .map_err(environment(&text, "lock the derivation"))?;
             if let Some(lock) = lock {
-                break lock;
+                return Ok(lock);
             }
             if is_unwanted() {
                 return Err(BuildError::Cancelled {
@@ -290,26 +313,36 @@ impl Executor {
                 });
             }
             std::thread::sleep(POLL);
-        };
-        if let Some(output) = self.known_outputs(drv_path, drv)?.remove("out") {
-            return Ok(output);
         }
-        let inputs = self
-            .closure(&drv.input_srcs)
-            .map_err(environment(&text, "query the input closure"))?;
-        let scratch = self.scratch_paths(drv_path, name, drv, BuildMode::Normal, &text)?;
+    }
+
+    /// Makes the place where a child runs.
+    pub(super) fn child_place(self: &Arc<Self>, made: &Made) -> Result<ChildPlace, BuildError> {
+        let text = self.store_dir().display(&made.path);
+        let name = made.path.derivation_name().unwrap_or_default();
+        let scratch = self.scratch_paths(&made.path, name, &made.drv, BuildMode::Normal, &text)?;
         let user = self.acquire_user(&text)?;
         let dir = self.make_build_dir(&text, &user)?;
+        Ok(ChildPlace { scratch, user, dir })
+    }
+
+    /// The sandbox of a child that sees these store paths.
+    pub(super) fn child_sandbox(
+        &self,
+        made: &Made,
+        place: &ChildPlace,
+        inputs: &BTreeSet<StorePath>,
+    ) -> Request {
         let around = Surroundings {
             store_dir: self.store_dir(),
             cores: 1,
-            scratch: &scratch,
+            scratch: &place.scratch,
             is_fixed: false,
             passes_impure: false,
             socket: None,
         };
-        let start = builder_start(drv, &around, |_| None);
-        let mut sandbox = self.base_request(&dir, &user, drv, Network::None);
+        let start = builder_start(&made.drv, &around, |_| None);
+        let mut sandbox = self.base_request(&place.dir, &place.user, &made.drv, Network::None);
         sandbox.args = start.args;
         sandbox.env = start.env.into_iter().collect();
         for (name, contents) in start.files {
@@ -320,15 +353,28 @@ impl Executor {
                 contents,
             });
         }
-        self.add_inputs(&mut sandbox, &inputs);
+        self.add_inputs(&mut sandbox, inputs);
+        sandbox
+    }
+
+    /// Runs a child's sandbox to its end. `started` is called when it runs, and may be the
+    /// one who lets it go on.
+    pub(super) fn run_sandbox(
+        &self,
+        text: &str,
+        mut sandbox: Request,
+        is_unwanted: IsGone<'_>,
+        started: impl FnOnce(&Running),
+    ) -> Result<LogTail, BuildError> {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(environment(&text, "make a pipe"))?;
+            .map_err(environment(text, "make a pipe"))?;
         sandbox.stdio = [Stdio::Null, Stdio::Fd(0), Stdio::Fd(0)];
         let running = self
             .spawner
             .spawn(&sandbox, &[write.as_fd()])
-            .map_err(environment(&text, "start the child"))?;
+            .map_err(environment(text, "start the child"))?;
         drop(write);
+        started(&running);
         let kill_if_unwanted = || {
             if is_unwanted() {
                 // If that fails, the sandbox has ended.
@@ -344,26 +390,38 @@ impl Executor {
         );
         let status = running
             .wait()
-            .map_err(environment(&text, "wait for the child"))?;
+            .map_err(environment(text, "wait for the child"))?;
         if !status.success() {
             return Err(BuildError::BuilderFailed {
-                drv: text,
+                drv: text.to_owned(),
                 how: crate::unit::describe_exit(status.exit),
                 log: log.for_error(),
             });
         }
+        Ok(log)
+    }
+
+    /// Takes the output of a child that ran in `place` into the store.
+    pub(super) fn take_child(
+        &self,
+        made: &Made,
+        candidates: BTreeSet<StorePath>,
+        place: &ChildPlace,
+        log: &LogTail,
+    ) -> Result<StorePath, BuildError> {
+        let text = self.store_dir().display(&made.path);
         let mut outputs = self.take_outputs(&Produced {
             text: &text,
-            drv_path,
-            name,
-            drv,
+            drv_path: &made.path,
+            name: made.path.derivation_name().unwrap_or_default(),
+            drv: &made.drv,
             kind: DerivationKind::Floating,
             mode: BuildMode::Normal,
-            scratch: &scratch,
-            candidates: inputs,
-            dir: &dir,
-            user: &user,
-            log: &log,
+            scratch: &place.scratch,
+            candidates,
+            dir: &place.dir,
+            user: &place.user,
+            log,
         })?;
         outputs
             .remove("out")
@@ -390,7 +448,7 @@ impl Executor {
     }
 
     /// Reads what the runner left; `None` if that is no runner's work.
-    fn read_result(&self, output: &StorePath) -> Option<ChildResult> {
+    pub(super) fn read_result(&self, output: &StorePath) -> Option<ChildResult> {
         let len = |name: &str| -> Option<u64> {
             let file = self.open_in_output(output, name.as_bytes()).ok()?;
             Some(rustix::fs::fstat(&file).ok()?.st_size as u64)

@@ -50,6 +50,12 @@ impl<'a> View<'a> {
         self.queries
     }
 
+    /// How many directories, links and files it holds.
+    pub(super) fn extent(&self) -> (usize, usize, usize) {
+        let layout = &self.walker.layout;
+        (layout.dirs.len(), layout.links.len(), self.files.len())
+    }
+
     /// Whether this was asked before.
     pub(super) fn has_answered(&self, query: &Query) -> bool {
         self.seen.contains(query)

@@ -1,0 +1,456 @@
+//! Running a call for the first time, and finding out what it looks up.
+//!
+//! The sandbox is [watched](droste_sandbox::Listener): each system call that names a file
+//! waits until it has been looked at here. If the caller has something of that name, it is
+//! laid out in the sandbox before the call goes on. In the end the [`View`] holds all that
+//! the tool could see and all that it missed, and the child made of that has the same result.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+use droste_sandbox::{FileUser, Intent, Listener, Lookup, Notification, Running, lookups, root_of};
+use rustix::fs::{Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use shim_core::manifest::LAID;
+use store_types::StoreDir;
+
+use super::call::Asked;
+use super::inputs::INPUT_MTIME;
+use super::outcome::InPlace;
+use super::interpreter::interpreter;
+use super::records::Query;
+use super::run::ChildPlace;
+use super::tree::{Entry, Found, split_last};
+use super::view::View;
+
+/// The kernel's own files: a sandbox has its own.
+const SAME_EVERYWHERE: &[&[u8]] = &[b"/dev", b"/proc", b"/sys"];
+
+/// Files of the host that a program of it finds by itself and does without: with them it
+/// would depend on what else is installed.
+const NEVER_SHOWN: &[&[u8]] = &[b"/etc/ld.so.cache", b"/etc/ld.so.preload"];
+
+/// How many interpreters may lead from one to the next.
+const INTERPRETERS_MAX: usize = 4;
+
+/// Answers the lookups of one sandbox.
+pub(super) struct Observer<'a, 'v> {
+    asked: &'a Asked<'a>,
+    view: &'v mut View<'a>,
+    /// Files that the call replaces: a stale one is not shown to who only looks at it.
+    outputs: HashSet<Vec<u8>>,
+    place: &'v ChildPlace,
+    /// Paths that are laid out in the sandbox.
+    laid: HashSet<Vec<u8>>,
+    /// How much of the view is laid out.
+    laid_of: (usize, usize, usize),
+    root: Option<OwnedFd>,
+    odd: Option<InPlace>,
+}
+
+/// A sandbox that has started.
+pub(super) struct Started {
+    pub(super) listener: Listener,
+    /// The runner's process; what it looks up is no part of the call.
+    pub(super) runner: i32,
+}
+
+impl Started {
+    /// The watched sandbox of this process.
+    pub(super) fn of(running: &Running) -> Option<Self> {
+        Some(Self {
+            listener: running.take_listener()?,
+            runner: running.pid(),
+        })
+    }
+}
+
+impl<'a, 'v> Observer<'a, 'v> {
+    /// An observer of a sandbox in which what the view holds is laid out already.
+    pub(super) fn new(
+        asked: &'a Asked<'a>,
+        view: &'v mut View<'a>,
+        outputs: HashSet<Vec<u8>>,
+        place: &'v ChildPlace,
+    ) -> Self {
+        let layout = &view.walker.layout;
+        let laid = layout.dirs.iter().chain(layout.links.keys()).cloned();
+        Self {
+            asked,
+            laid: laid.chain(view.files.keys().cloned()).collect(),
+            laid_of: view.extent(),
+            view,
+            outputs,
+            place,
+            root: None,
+            odd: None,
+        }
+    }
+
+    /// Answers until all processes of the sandbox have ended. `kill` is set as soon as
+    /// the result is of no use any more; the reason is returned.
+    pub(super) fn run(
+        mut self,
+        started: &mpsc::Receiver<Started>,
+        kill: &AtomicBool,
+    ) -> Result<(), InPlace> {
+        // A sandbox that did not start has another to tell why.
+        let Ok(Started { listener, runner }) = started.recv() else {
+            return Ok(());
+        };
+        let failed = |_: Errno| InPlace::new("child-not-run");
+        let (never, _writer) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed)?;
+        while let Some(call) = listener.receive(never.as_fd()).map_err(failed)? {
+            if call.pid == runner {
+                self.serve_runner(&listener, &call);
+            } else if self.odd.is_none() {
+                self.serve(&listener, &call);
+            }
+            match &self.odd {
+                None => listener.allow(&call).map_err(failed)?,
+                Some(_) => {
+                    kill.store(true, Ordering::Release);
+                    listener.refuse(&call, Errno::IO).map_err(failed)?;
+                }
+            }
+        }
+        self.odd.map_or(Ok(()), Err)
+    }
+
+    /// The runner asks, when the tool has ended, what was laid out meanwhile.
+    fn serve_runner(&mut self, listener: &Listener, call: &Notification) {
+        let is_question = |lookup: &Lookup| match lookup {
+            Lookup::Path { path, .. } => path == LAID.as_bytes(),
+            _ => false,
+        };
+        let Ok(found) = lookups(listener, call) else {
+            return;
+        };
+        if !found.iter().any(is_question) {
+            return;
+        }
+        let mut list = Vec::new();
+        for path in &self.laid {
+            list.extend_from_slice(path);
+            list.push(0);
+        }
+        let written = root_of(listener, call)
+            .map_err(|_| Errno::SRCH)
+            .and_then(|root| self.as_build(|| write_new(&root, LAID.as_bytes(), &list, false)));
+        if written.is_err() {
+            self.odd = Some(InPlace::new("child-not-run"));
+        }
+    }
+
+    fn serve(&mut self, listener: &Listener, call: &Notification) {
+        let Ok(found) = lookups(listener, call) else {
+            return;
+        };
+        if found.is_empty() {
+            return;
+        }
+        if self.root.is_none() {
+            match root_of(listener, call) {
+                Ok(root) => self.root = Some(root),
+                Err(_) => return,
+            }
+        }
+        for lookup in found {
+            let served = match lookup {
+                Lookup::Path { path, intent, .. } => self.path(&normal(&path), intent),
+                Lookup::List { path } => self.list(normal(&path)),
+                Lookup::Unreadable | Lookup::Other => Err(InPlace::new("unseen-lookup")),
+            };
+            if let Err(reason) = served {
+                self.odd.get_or_insert(reason);
+            }
+        }
+    }
+
+    fn path(&mut self, path: &[u8], intent: Intent) -> Result<(), InPlace> {
+        let is_below = |dir: &&&[u8]| is_below(path, dir);
+        if NEVER_SHOWN.iter().any(|file| path == *file) {
+            return Ok(());
+        }
+        if let Some(object) = store_object(path, self.asked.store_dir()) {
+            return self.ask(Query::Path(object.to_vec()));
+        }
+        if self.is_here(path) {
+            return match intent {
+                // It fails, as it does for the caller.
+                Intent::Look | Intent::Read | Intent::CreateNew => Ok(()),
+                Intent::Execute => self.ask_interpreters(path),
+                _ if self.is_laid(path) => {
+                    Err(InPlace::with_detail("changed-input", display(path)))
+                }
+                _ => Ok(()),
+            };
+        }
+        if SAME_EVERYWHERE.iter().find(is_below).is_some() {
+            return Ok(());
+        }
+        match intent {
+            Intent::Look | Intent::Remove if self.outputs.contains(path) => {
+                self.ask_parent(path)
+            }
+            Intent::Look | Intent::Read | Intent::Remove => {
+                self.ask(Query::Path(path.to_vec()))?;
+                self.check_change(path, intent)
+            }
+            Intent::Execute => {
+                self.ask(Query::Path(path.to_vec()))?;
+                self.ask_interpreters(path)
+            }
+            Intent::Modify => {
+                self.ask(Query::Path(path.to_vec()))?;
+                self.check_change(path, intent)
+            }
+            Intent::Overwrite | Intent::Replace | Intent::CreateNew => {
+                let may_be_there = intent != Intent::CreateNew;
+                if self.is_free(path, may_be_there)? {
+                    self.ask_parent(path)
+                } else {
+                    self.ask(Query::Path(path.to_vec()))?;
+                    self.check_change(path, intent)
+                }
+            }
+        }
+    }
+
+    /// Refuses what would change something that was just laid out.
+    fn check_change(&self, path: &[u8], intent: Intent) -> Result<(), InPlace> {
+        // What must not be there is left as it is.
+        let is_change = matches!(
+            intent,
+            Intent::Modify | Intent::Remove | Intent::Overwrite | Intent::Replace
+        );
+        if is_change && self.is_here(path) {
+            return Err(InPlace::with_detail("changed-input", display(path)));
+        }
+        Ok(())
+    }
+
+    /// Whether a file can be made at this path without anybody seeing what was there: it is
+    /// missing, or, if that `may_be_there`, a plain file.
+    fn is_free(&mut self, path: &[u8], may_be_there: bool) -> Result<bool, InPlace> {
+        let (parent, name) = split_last(path);
+        let Found::Dir(dir) = self.view.walker.look(b"/", parent)? else {
+            return Ok(true);
+        };
+        if !self.view.walker.is_local(&dir) {
+            return Ok(true);
+        }
+        let listing = self.view.walker.listing(&dir)?;
+        let entry = listing.as_ref().and_then(|listing| listing.get(name));
+        Ok(match entry {
+            None => listing.is_some(),
+            Some(Entry::File) => may_be_there,
+            Some(_) => false,
+        })
+    }
+
+    fn ask_parent(&mut self, path: &[u8]) -> Result<(), InPlace> {
+        let parent = split_last(path).0;
+        if self.is_here(parent) {
+            return Ok(());
+        }
+        self.ask(Query::Path(parent.to_vec()))
+    }
+
+    /// The kernel opens the interpreters of what it executes by itself.
+    fn ask_interpreters(&mut self, path: &[u8]) -> Result<(), InPlace> {
+        let mut path = path.to_vec();
+        for _ in 0..INTERPRETERS_MAX {
+            let Some(root) = &self.root else {
+                return Ok(());
+            };
+            let head = match open_below(root, &path, OFlags::RDONLY | OFlags::NONBLOCK, true) {
+                Ok(file) => interpreter(file),
+                Err(_) => return Ok(()),
+            };
+            let Some(next) = head else {
+                return Ok(());
+            };
+            if !next.starts_with(b"/") {
+                return Err(InPlace::new("unseen-lookup"));
+            }
+            self.path(&normal(&next), Intent::Read)?;
+            path = next;
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, path: Vec<u8>) -> Result<(), InPlace> {
+        if store_object(&path, self.asked.store_dir()).is_some()
+            || SAME_EVERYWHERE.iter().any(|dir| is_below(&path, dir))
+        {
+            return Ok(());
+        }
+        self.ask(Query::List(path))
+    }
+
+    fn ask(&mut self, query: Query) -> Result<(), InPlace> {
+        if self.view.has_answered(&query) {
+            return Ok(());
+        }
+        self.view.ask(query)?;
+        self.lay_out()
+    }
+
+    /// Lays out what the view has got since the last time.
+    fn lay_out(&mut self) -> Result<(), InPlace> {
+        let extent = self.view.extent();
+        if extent == self.laid_of {
+            return Ok(());
+        }
+        self.laid_of = extent;
+        let Some(root) = &self.root else {
+            return Ok(());
+        };
+        let failed = |_| InPlace::new("child-not-run");
+        let layout = &self.view.walker.layout;
+        for dir in layout.dirs.iter().filter(|dir| !self.laid.contains(*dir)) {
+            match self.as_build(|| make_dir(root, dir)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        for (path, target) in &layout.links {
+            if !self.laid.contains(path) {
+                self.as_build(|| make_link(root, path, target))
+                    .map_err(failed)?;
+            }
+        }
+        for (path, file) in &self.view.files {
+            if !self.laid.contains(path) {
+                let memory = &self.asked.executor.memory;
+                let bytes = memory.bytes(self.view.walker.tree(), path, file)?;
+                self.as_build(|| write_new(root, path, &bytes, file.executable))
+                    .map_err(failed)?;
+            }
+        }
+        let layout = &self.view.walker.layout;
+        let new = layout.dirs.iter().chain(layout.links.keys());
+        self.laid
+            .extend(new.chain(self.view.files.keys()).cloned());
+        Ok(())
+    }
+
+    /// Does this as the user of the build.
+    fn as_build<T>(&self, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        let user = &self.place.user;
+        let _as_user = FileUser::enter(user.uid, user.gid)?;
+        act()
+    }
+
+    fn is_here(&self, path: &[u8]) -> bool {
+        self.root
+            .as_ref()
+            .is_some_and(|root| open_below(root, path, OFlags::PATH | OFlags::NOFOLLOW, true).is_ok())
+    }
+
+    /// Whether what is at this path was laid out by us, under whatever name.
+    fn is_laid(&self, path: &[u8]) -> bool {
+        let real = self
+            .root
+            .as_ref()
+            .and_then(|root| open_below(root, path, OFlags::PATH | OFlags::NOFOLLOW, true).ok())
+            .and_then(|fd| rustix::fs::fstat(fd).ok());
+        let Some(real) = real else {
+            return true;
+        };
+        // Nothing that the tool made has this time, and it cannot change ours unseen.
+        self.laid.contains(path) || real.st_mtime == INPUT_MTIME
+    }
+}
+
+fn display(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+fn is_below(path: &[u8], dir: &[u8]) -> bool {
+    path.strip_prefix(dir)
+        .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+/// The path of the store object that a path is in.
+fn store_object<'p>(path: &'p [u8], store_dir: &StoreDir) -> Option<&'p [u8]> {
+    let store = store_dir.as_str().as_bytes();
+    let rest = path.strip_prefix(store)?.strip_prefix(b"/")?;
+    let len = rest.iter().position(|byte| *byte == b'/');
+    Some(&path[..path.len() - rest.len() + len.unwrap_or(rest.len())])
+}
+
+/// A path without empty and `.` parts. A `..` stays, since what it means depends on links.
+pub(super) fn normal(path: &[u8]) -> Vec<u8> {
+    let mut normal = Vec::with_capacity(path.len());
+    for part in path.split(|byte| *byte == b'/') {
+        if !matches!(part, b"" | b".") {
+            normal.push(b'/');
+            normal.extend_from_slice(part);
+        }
+    }
+    if normal.is_empty() {
+        normal.push(b'/');
+    }
+    normal
+}
+
+fn open_below(root: &OwnedFd, path: &[u8], flags: OFlags, links: bool) -> Result<OwnedFd, Errno> {
+    let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    if !links {
+        resolve |= ResolveFlags::NO_SYMLINKS;
+    }
+    let relative = match path.strip_prefix(b"/") {
+        Some(b"") | None => b".",
+        Some(relative) => relative,
+    };
+    rustix::fs::openat2(root, relative, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+fn parent_of<'p>(root: &OwnedFd, path: &'p [u8]) -> Result<(OwnedFd, &'p [u8]), Errno> {
+    let (parent, name) = split_last(path);
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    Ok((open_below(root, parent, flags, false)?, name))
+}
+
+fn make_dir(root: &OwnedFd, path: &[u8]) -> Result<(), Errno> {
+    let (parent, name) = parent_of(root, path)?;
+    rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))
+}
+
+fn make_link(root: &OwnedFd, path: &[u8], target: &[u8]) -> Result<(), Errno> {
+    let (parent, name) = parent_of(root, path)?;
+    rustix::fs::symlinkat(target, &parent, name)
+}
+
+fn write_new(root: &OwnedFd, path: &[u8], bytes: &[u8], executable: bool) -> Result<(), Errno> {
+    let (parent, name) = parent_of(root, path)?;
+    let mode = if executable { 0o755 } else { 0o644 };
+    let file = rustix::fs::openat(
+        &parent,
+        name,
+        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::from_raw_mode(mode),
+    )?;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let written = rustix::io::write(&file, rest)?;
+        rest = &rest[written..];
+    }
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    let time = Timespec {
+        tv_sec: INPUT_MTIME,
+        tv_nsec: 0,
+    };
+    rustix::fs::futimens(
+        &file,
+        &Timestamps {
+            last_access: time,
+            last_modification: time,
+        },
+    )
+}

@@ -1,0 +1,443 @@
+//! A call that no scan covers: what it looks up is found out by running it once.
+//!
+//! The first time, the call is [discovered](super::discover): its child is made of what the
+//! tool looked up. From then on its *shape* (all of it but the files) leads to
+//! [records](super::records) of what it looked up, and those to the child, if all that was
+//! looked up is still as it was, and what was missing still is. That holds for calls that fail
+//! as well, such as the probes of a `configure`.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use shim_core::args::{self, Tool, Traced};
+use shim_core::protocol::Done;
+use store_types::{Hash, StorePath, sha256};
+
+use super::assemble::{Command, Made};
+use super::call::{Asked, in_place, prepare_output};
+use super::discover::{Observer, Started, normal};
+use super::files::{input_path, object_name};
+use super::index::Child;
+use super::inputs::{InputFile, absolute, base_name};
+use super::outcome::InPlace;
+use super::records::{Query, Record};
+use super::reply::{Unusable, reply};
+use super::run::{ChildRequest, IsGone, Origin};
+use super::tools::find_compiler;
+use super::tree::{Found, Walker, split_last};
+use super::view::View;
+use crate::error::{BuildError, environment};
+
+/// A response file is no longer than this.
+const RESPONSE_FILE_MAX: usize = 4 << 20;
+
+/// How often one who waits for its turn is asked whether it still does.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Shapes that are being discovered, each by one at a time.
+#[derive(Default)]
+pub struct Turns {
+    taken: Mutex<HashSet<Hash>>,
+    ended: Condvar,
+}
+
+struct Turn<'a>(&'a Turns, Hash);
+
+impl Turns {
+    /// Waits until nobody else discovers this shape; `None` if the caller is gone.
+    fn take(&self, shape: &Hash, is_gone: IsGone<'_>) -> Option<Turn<'_>> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        while taken.contains(shape) {
+            if is_gone() {
+                return None;
+            }
+            (taken, _) = self
+                .ended
+                .wait_timeout(taken, POLL)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        taken.insert(*shape);
+        Some(Turn(self, *shape))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.remove(&self.1);
+        self.0.ended.notify_all();
+    }
+}
+
+/// A call that is to be traced.
+struct Traceable<'a> {
+    asked: &'a Asked<'a>,
+    facts: Traced,
+    command: Command,
+    /// The child's name.
+    name: String,
+    /// Store paths that it needs whatever it looks up.
+    tools: BTreeSet<StorePath>,
+    /// The files that it replaces, absolute.
+    outputs: HashSet<Vec<u8>>,
+    /// Whether one of them is there.
+    is_there: bool,
+    shape: Hash,
+}
+
+/// Finds or builds the child of a call for which a scan gave no answer, and `because` of this.
+pub(super) fn answer(asked: &Asked<'_>, because: &InPlace) -> Result<(Done, Origin), InPlace> {
+    let looking = take_turn_to_look(asked)?;
+    let traceable = prepare(asked)?;
+    let is_input = |path: &StorePath| asked.caller.is_allowed(path);
+    if let Some(answer) = traceable.known_answer(&is_input, because)? {
+        return Ok(answer);
+    }
+    drop(looking);
+    let gone = || InPlace::new("caller-gone");
+    let turns = &asked.executor.turns;
+    let _turn = turns
+        .take(&traceable.shape, asked.is_gone)
+        .ok_or_else(gone)?;
+    // The one before may have left what is needed.
+    let looking = take_turn_to_look(asked)?;
+    if let Some(answer) = traceable.known_answer(&is_input, because)? {
+        return Ok(answer);
+    }
+    drop(looking);
+    let _token = asked
+        .executor
+        .child_tokens
+        .take(asked.is_gone)
+        .ok_or_else(gone)?;
+    let child = traceable.discover(&is_input)??;
+    match traceable.conclude(&child, because) {
+        Ok(done) => Ok((done, Origin::Built)),
+        Err(Unusable::Reason(reason)) => Err(reason),
+        Err(Unusable::Gone) => Err(InPlace::new("child-unreadable")),
+    }
+}
+
+/// The look at the inputs is work, and holds what it reads.
+fn take_turn_to_look<'a>(asked: &Asked<'a>) -> Result<crate::tokens::Token<'a>, InPlace> {
+    asked
+        .executor
+        .call_tokens
+        .take(asked.is_gone)
+        .ok_or_else(|| InPlace::new("caller-gone"))
+}
+
+fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
+    let executor = asked.executor;
+    let is_input = |path: &StorePath| asked.caller.is_allowed(path);
+    let mut walker = Walker::new(asked.tree(), &executor.store_tree, &is_input);
+    let cwd = asked.find_cwd(&mut walker)?;
+    let shims = executor.shims_package_path();
+    let compiler = find_compiler(
+        &mut walker,
+        executor.store_dir(),
+        &executor.store_tree,
+        shims.as_ref(),
+        asked.call,
+        &asked.env,
+    )?;
+    args::traced_environment(&asked.call.env).map_err(|reason| in_place(&reason))?;
+    let mut read = |path: &[u8]| match walker.look(&cwd, path) {
+        Ok(Found::LocalFile(file)) => {
+            let file_facts = executor.memory.local(asked.tree(), &file).ok()?;
+            let bytes = executor
+                .memory
+                .bytes(asked.tree(), &file, &file_facts)
+                .ok()?;
+            (bytes.len() <= RESPONSE_FILE_MAX).then(|| bytes.to_vec())
+        }
+        _ => None,
+    };
+    let facts = args::traced(Tool::Compiler, &compiler.effective_argv, &mut read)
+        .map_err(|reason| in_place(&reason))?;
+    let env = asked.child_environment(&mut walker, &compiler, &cwd)?;
+    let mut is_there = false;
+    let mut outputs = HashSet::new();
+    for output in &facts.outputs {
+        is_there |= prepare_output(&mut walker, &cwd, output)?;
+        outputs.insert(normal(&absolute(&cwd, output)));
+    }
+    let command = Command {
+        exe: compiler.exec_path.clone(),
+        argv: asked.child_argv(&compiler.exec_path),
+        env,
+        cwd: asked.call.cwd.clone(),
+        ttys: [asked.call.stdout_tty, asked.call.stderr_tty],
+    };
+    let mut tools = asked.named_inputs(&command);
+    tools.insert(compiler.store_path);
+    let mut text = command.manifest(Vec::new()).print();
+    for tool in &tools {
+        text.extend_from_slice(tool.base_name().as_bytes());
+        text.push(b'\n');
+    }
+    let named = facts.outputs.first().or(facts.sources.first());
+    let name = named.map_or(&b"call"[..], |path| base_name(path));
+    Ok(Traceable {
+        asked,
+        name: object_name(name),
+        shape: sha256(&text),
+        command,
+        tools,
+        outputs,
+        is_there,
+        facts,
+    })
+}
+
+/// A child that is known, or why it is of no use.
+type Known = Result<Arc<Child>, InPlace>;
+
+impl Traceable<'_> {
+    /// Looks for a record of which all still holds.
+    fn look(
+        &self,
+        is_input: &dyn Fn(&StorePath) -> bool,
+    ) -> Result<Option<Known>, InPlace> {
+        let failed = |_| InPlace::new("index-failed");
+        let executor = self.asked.executor;
+        let records = executor.records.get(&self.shape).map_err(failed)?;
+        for record in records.iter() {
+            let Some(made) = self.asked_again(record, is_input) else {
+                continue;
+            };
+            if made.path != record.drv {
+                continue;
+            }
+            if let Some(reason) = &record.refused {
+                return Ok(Some(Err(InPlace::named(reason.clone()))));
+            }
+            let known = executor
+                .index
+                .get(&record.drv)
+                .map_err(|_| InPlace::new("index-failed"))?;
+            if let Some(child) = known {
+                return Ok(Some(Ok(child)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The child that follows from what a record asked for, as it is now.
+    fn asked_again(&self, record: &Record, is_input: &dyn Fn(&StorePath) -> bool) -> Option<Made> {
+        let mut view = View::new(self.asked, is_input);
+        for query in &record.queries {
+            view.ask(query.clone()).ok()?;
+        }
+        let (made, _) = self.child_of(&view).ok()?;
+        Some(made)
+    }
+
+    /// The child of what a view holds, and its files.
+    fn child_of(
+        &self,
+        view: &View<'_>,
+    ) -> Result<(Made, BTreeMap<Vec<u8>, InputFile>), InPlace> {
+        let files = view.input_files(self.facts.preprocesses)?;
+        let (entries, mut inputs) = self.asked.lay_out(&view.walker.layout, &files);
+        inputs.extend(self.tools.iter().cloned());
+        let manifest = self.command.manifest(entries);
+        Ok((self.asked.make_child(&self.name, &manifest, inputs)?, files))
+    }
+
+    /// Runs the call and lays out what it looks up.
+    fn discover(&self, is_input: &dyn Fn(&StorePath) -> bool) -> Result<Known, InPlace> {
+        let executor = self.asked.executor;
+        let mut view = View::new(self.asked, is_input);
+        // What has to be there before the tool starts.
+        view.ask(Query::Path(self.command.cwd.clone()))?;
+        for output in &self.outputs {
+            view.ask(Query::Path(split_last(output).0.to_vec()))?;
+        }
+        let (first, _) = self.child_of(&view)?;
+        let text = executor.store_dir().display(&first.path);
+        let failed = |error: BuildError| {
+            (executor.settings.diagnose)(&format!(
+                "child `{}` did not run: {}",
+                first.path,
+                error.chain()
+            ));
+            InPlace::new("child-not-run")
+        };
+        let place = executor.child_place(&first).map_err(failed)?;
+        let mut visible = executor
+            .closure(&first.drv.input_srcs)
+            .map_err(environment(&text, "query the input closure"))
+            .map_err(failed)?;
+        visible.extend(self.asked.caller.allowed());
+        let mut sandbox = executor.child_sandbox(&first, &place, &visible);
+        sandbox.watched = true;
+        let kill = AtomicBool::new(false);
+        let is_gone = self.asked.is_gone;
+        let is_unwanted = || kill.load(Ordering::Acquire) || is_gone();
+        let observer = Observer::new(self.asked, &mut view, self.outputs.clone(), &place);
+        let (tell, told) = mpsc::channel();
+        let (observed, ran) = std::thread::scope(|scope| {
+            let running = scope.spawn(|| {
+                executor.run_sandbox(&text, sandbox, &is_unwanted, |running| {
+                    if let Some(started) = Started::of(running) {
+                        // The observer waits for it.
+                        let _ = tell.send(started);
+                    }
+                    drop(tell);
+                })
+            });
+            let observed = observer.run(&told, &kill);
+            let ran = running.join();
+            (observed, ran)
+        });
+        let ran = ran.map_err(|_| InPlace::new("child-lost"))?;
+        let refused = match observed {
+            Ok(()) => self.check_time(&view).err(),
+            Err(reason) => Some(reason),
+        };
+        let log = match (ran, &refused) {
+            (Ok(log), _) => log,
+            (Err(_), Some(reason)) => return Err(reason.clone()),
+            (Err(error), None) => return Err(failed(error)),
+        };
+        let (made, files) = self.child_of(&view)?;
+        if let Some(reason) = refused {
+            return self.refuse(&made, view, reason);
+        }
+        let request = self.request(&made, &view, &files)?;
+        executor.add_child_inputs(&request).map_err(failed)?;
+        let output = {
+            let _lock = executor
+                .lock_child(&made.path, is_gone)
+                .map_err(failed)?;
+            let known = executor
+                .known_outputs(&made.path, &made.drv)
+                .map_err(failed)?;
+            match known.get("out") {
+                Some(output) => output.clone(),
+                None => {
+                    let candidates = executor
+                        .closure(&made.drv.input_srcs)
+                        .map_err(environment(&text, "query the input closure"))
+                        .map_err(failed)?;
+                    executor
+                        .take_child(&made, candidates, &place, &log)
+                        .map_err(failed)?
+                }
+            }
+        };
+        let result = executor
+            .read_result(&output)
+            .ok_or_else(|| InPlace::new("child-unreadable"))?;
+        if result.status.is_none() {
+            return self.refuse(&made, view, InPlace::new("child-odd"));
+        }
+        let child = Arc::new(Child { output, result });
+        executor
+            .index
+            .put(&made.path, child.clone())
+            .map_err(|_| InPlace::new("index-failed"))?;
+        self.remember(&made, view, None)?;
+        Ok(Ok(child))
+    }
+
+    fn request(
+        &self,
+        made: &Made,
+        view: &View<'_>,
+        files: &BTreeMap<Vec<u8>, InputFile>,
+    ) -> Result<ChildRequest, InPlace> {
+        let mut contents = Vec::new();
+        for (path, input) in files {
+            let store_path = input_path(
+                self.asked.store_dir(),
+                &input.file.facts.nar_hash,
+                base_name(path),
+            );
+            let memory = &self.asked.executor.memory;
+            let bytes = memory.bytes(self.asked.tree(), path, &view.files[path])?;
+            contents.push((store_path, bytes));
+        }
+        Ok(ChildRequest {
+            made: made.clone(),
+            files: contents,
+        })
+    }
+
+    /// Refuses what depends on the time.
+    fn check_time(&self, view: &View<'_>) -> Result<(), InPlace> {
+        if !self.facts.preprocesses {
+            return Ok(());
+        }
+        let dates_are_fixed = self.command.env.contains_key(&b"SOURCE_DATE_EPOCH"[..]);
+        for file in view.files.values() {
+            let scan = &file.facts.scan;
+            if scan.date_time && !dates_are_fixed {
+                return Err(InPlace::new("time-macro"));
+            }
+            if scan.timestamp || scan.dependency_pragma {
+                return Err(InPlace::new("modification-time"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers that calls like this run in place as long as nothing changes.
+    fn refuse(&self, made: &Made, view: View<'_>, reason: InPlace) -> Result<Known, InPlace> {
+        self.remember(made, view, Some(reason.as_str().to_owned()))?;
+        Ok(Err(reason))
+    }
+
+    fn remember(
+        &self,
+        made: &Made,
+        view: View<'_>,
+        refused: Option<String>,
+    ) -> Result<(), InPlace> {
+        let record = Record {
+            drv: made.path.clone(),
+            queries: view.into_queries(),
+            refused,
+        };
+        self.asked
+            .executor
+            .records
+            .put(&self.shape, record)
+            .map_err(|_| InPlace::new("index-failed"))
+    }
+
+    /// The answer of a child that is known, and is still there.
+    fn known_answer(
+        &self,
+        is_input: &dyn Fn(&StorePath) -> bool,
+        because: &InPlace,
+    ) -> Result<Option<(Done, Origin)>, InPlace> {
+        let Some(known) = self.look(is_input)? else {
+            return Ok(None);
+        };
+        let child = known?;
+        match self.conclude(&child, because) {
+            Ok(done) => Ok(Some((done, Origin::Reused))),
+            Err(Unusable::Reason(reason)) => Err(reason),
+            // It was collected, or the store was changed by hand.
+            Err(Unusable::Gone) => Ok(None),
+        }
+    }
+
+    /// The answer that a child gives.
+    fn conclude(&self, child: &Child, because: &InPlace) -> Result<Done, Unusable> {
+        let done = reply(self.asked.executor, child)?;
+        if done.status != 0 && self.is_there {
+            // A compiler that fails removes an older object, and answers hold no removals.
+            return Err(Unusable::Reason(InPlace::new("failed-with-older-output")));
+        }
+        if done.status == 0 && because.as_str() == "child-failed" {
+            // If that cannot be kept, the scan is tried again.
+            let _ = self.asked.executor.records.set_undeclared(&self.shape);
+        }
+        Ok(done)
+    }
+}
