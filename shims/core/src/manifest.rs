@@ -17,11 +17,20 @@
 //! link <path> <target>          create a symbolic link
 //! file <path> <mtime> <source>  copy a store file, mode 0644; mtime in seconds since 1970
 //! xfile <path> <mtime> <source> the same with mode 0755
+//! bind <path> <source>          show a file or directory of the store, read-only
 //! ```
 //!
-//! in this order, but for the last four, whose lines are done in the order they stand. In a
+//! in this order, but for the last five, whose lines are done in the order they stand. In a
 //! value `\` is written `\\`, a newline `\n`, and (only in paths before another value) a space
-//! `\s`. Paths to create are absolute, below [`WORK_DIR`], without empty, `.` or `..` parts.
+//! `\s`. Paths to create are absolute, without empty, `.` or `..` parts, and neither `/` nor
+//! [`WORK_DIR`], which are always there.
+//!
+//! If there is a bind, or a path to create or the tool's directory lies elsewhere than in
+//! [`WORK_DIR`], the runner makes a root of the child's own first. In it are, from the sandbox, the
+//! directory of `$out` (which is the store), [`WORK_DIR`], `/dev`, `/proc`, the files of `/etc`, and
+//! `/bin/sh` if the manifest has nothing in `/bin`; an empty `/tmp`; and nothing else. Nothing may
+//! be created in the first four nor in place of one of those files. Missing parents are made, and
+//! a directory may be there already.
 //!
 //! The runner leaves in `$out`: [`STATUS`], [`STDOUT`], [`STDERR`], [`FILES`]`/<absolute path
 //! without the leading slash>` for every new file, link or empty directory, and [`ODD`], only if
@@ -29,7 +38,7 @@
 
 use crate::protocol::Window;
 
-/// The only directory in which a child may have files laid out.
+/// The directory that a builder is given.
 pub const WORK_DIR: &[u8] = b"/build";
 
 /// In `$out`: the exit status in decimal, or `signal N`, and a newline.
@@ -72,7 +81,7 @@ pub struct Manifest {
     pub layout: Vec<Entry>,
 }
 
-/// One thing to create below [`WORK_DIR`].
+/// One thing to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// A directory, mode 0755. Parents come first.
@@ -98,13 +107,23 @@ pub enum Entry {
         /// Mode 0755 instead of 0644.
         executable: bool,
     },
+    /// A file or directory of the store, mounted read-only as it is there.
+    Bind {
+        /// Where.
+        path: Vec<u8>,
+        /// The file or directory: a store path or something in one; no link.
+        source: Vec<u8>,
+    },
 }
 
 impl Entry {
     /// Where the entry is created.
     pub fn path(&self) -> &[u8] {
         match self {
-            Self::Directory { path } | Self::Link { path, .. } | Self::File { path, .. } => path,
+            Self::Directory { path }
+            | Self::Link { path, .. }
+            | Self::File { path, .. }
+            | Self::Bind { path, .. } => path,
         }
     }
 }
@@ -178,6 +197,10 @@ pub fn is_below_work_dir(path: &[u8]) -> bool {
             .is_some_and(|rest| rest.starts_with(b"/"))
 }
 
+fn is_creatable(path: &[u8]) -> bool {
+    is_plain_absolute(path) && path != b"/" && path != WORK_DIR
+}
+
 fn print_number(out: &mut Vec<u8>, number: i64) {
     out.extend_from_slice(number.to_string().as_bytes());
 }
@@ -239,9 +262,21 @@ impl Manifest {
                     print_number(&mut out, *mtime_seconds);
                     value(&mut out, b" ", source);
                 }
+                Entry::Bind { path, source } => {
+                    out.extend_from_slice(b"bind ");
+                    escape(&mut out, path, true);
+                    value(&mut out, b" ", source);
+                }
             }
         }
         out
+    }
+
+    /// Whether all of it is in [`WORK_DIR`], so that the child needs no root of its own.
+    pub fn is_in_work_dir(&self) -> bool {
+        let is_inside =
+            |entry: &Entry| !matches!(entry, Entry::Bind { .. }) && is_below_work_dir(entry.path());
+        (self.cwd == WORK_DIR || is_below_work_dir(&self.cwd)) && self.layout.iter().all(is_inside)
     }
 
     /// Reads a manifest.
@@ -382,8 +417,8 @@ impl<'a> Lines<'a> {
         let entry = self
             .current
             .and_then(parse_entry)
-            .filter(|entry| is_below_work_dir(entry.path()))
-            .ok_or_else(|| self.wrong("`dir`, `link`, `file` or `xfile` below `/build`"))?;
+            .filter(|entry| is_creatable(entry.path()))
+            .ok_or_else(|| self.wrong("`dir`, `link`, `file`, `xfile` or `bind` and a path"))?;
         self.advance()?;
         Ok(entry)
     }
@@ -417,6 +452,13 @@ fn parse_entry(line: &[u8]) -> Option<Entry> {
                 executable: key == b"xfile",
             })
         }
+        b"bind" => {
+            let (path, source) = split_space(value)?;
+            Some(Entry::Bind {
+                path: unescape(path, true)?,
+                source: unescape(source, false).filter(|source| is_plain_absolute(source))?,
+            })
+        }
         _ => None,
     }
 }
@@ -438,14 +480,14 @@ mod tests {
     fn path() -> impl Strategy<Value = Vec<u8>> {
         proptest::collection::vec(text(), 1..4)
             .prop_map(|parts| {
-                let mut path = WORK_DIR.to_vec();
+                let mut path = Vec::new();
                 for part in parts {
                     path.push(b'/');
                     path.extend(part);
                 }
                 path
             })
-            .prop_filter("plain", |path| is_below_work_dir(path))
+            .prop_filter("plain", |path| is_creatable(path))
     }
 
     fn entry() -> impl Strategy<Value = Entry> {
@@ -454,6 +496,7 @@ mod tests {
             (path(), text())
                 .prop_filter("target", |(_, target)| !target.is_empty())
                 .prop_map(|(path, target)| Entry::Link { path, target }),
+            (path(), path()).prop_map(|(path, source)| Entry::Bind { path, source }),
             (path(), any::<i64>(), path(), any::<bool>()).prop_map(
                 |(path, mtime_seconds, source, executable)| Entry::File {
                     path,
@@ -521,9 +564,10 @@ mod tests {
     const HEAD: &str = "droste-child 1\nexe /bin/cc\narg cc\ncwd /build\nstdin null\n";
 
     #[rstest]
-    #[case::outside("dir /etc\n")]
+    #[case::the_root("dir /\n")]
     #[case::the_work_dir_itself("dir /build\n")]
-    #[case::a_name_that_only_begins_like_it("dir /builds/x\n")]
+    #[case::a_bind_without_source("bind /usr\n")]
+    #[case::relative_bind_source("bind /usr usr\n")]
     #[case::dot_dot("dir /build/../etc\n")]
     #[case::dot("dir /build/./x\n")]
     #[case::empty_part("dir /build//x\n")]
@@ -542,6 +586,23 @@ mod tests {
             matches!(error, ManifestError::Line { line: 6, .. }),
             "{error}"
         );
+    }
+
+    #[rstest]
+    #[case::below(
+        "/build",
+        "dir /build/x\nlink /build/x/y z\nfile /build/z 1 /s\n",
+        true
+    )]
+    #[case::directory_below("/build/x", "dir /build/x\n", true)]
+    #[case::directory_outside("/", "dir /build/x\n", false)]
+    #[case::a_name_that_only_begins_like_it("/build", "dir /builds/x\n", false)]
+    #[case::file_outside("/build", "file /usr/x 1 /s\n", false)]
+    #[case::bind("/build", "bind /build/x /s\n", false)]
+    fn a_root_is_needed_or_not(#[case] cwd: &str, #[case] layout: &str, #[case] expected: bool) {
+        let head = HEAD.replace("cwd /build", &format!("cwd {cwd}"));
+        let manifest = Manifest::parse(format!("{head}{layout}").as_bytes()).unwrap();
+        assert_eq!(manifest.is_in_work_dir(), expected);
     }
 
     #[rstest]

@@ -764,8 +764,8 @@ impl Driver {
         }
     }
 
-    /// What the names of side outputs begin with: by the object's name, by the source's, and, if
-    /// several sources are linked, by both. Source: gcc(1), `-dumpbase`.
+    /// What the names of side outputs begin with: by the object's name, by the source's, there or
+    /// here, and, if sources are linked, by both. Source: gcc(1), `-dumpbase`.
     fn bases(&self) -> Vec<Vec<u8>> {
         let mut bases = Vec::new();
         if let Some(output) = &self.output {
@@ -777,6 +777,10 @@ impl Driver {
             }
             let name = without_suffix(file_name(source));
             bases.push(name.to_vec());
+            if let Some(output) = &self.output {
+                let dir = &output[..output.len() - file_name(output).len()];
+                bases.push([dir, name].concat());
+            }
             if self.stage == Stage::Link {
                 let output = self.output.as_deref().unwrap_or(b"a");
                 bases.push([output, b"-", name].concat());
@@ -936,12 +940,16 @@ mod tests {
     #[case::objective_c("gcc -c a.m b.mm", "compile", &["a.o", "b.o"])]
     #[case::listing("gcc -c a.c -Wa,-alh=a.lst,--MD,a.d", "compile", &["a.d", "a.lst", "a.o"])]
     #[case::passed_dependencies("gcc -c a.c -Wp,-MMD,.a.d", "compile", &[".a.d", "a.o"])]
-    #[case::dependencies("gcc -c x/a.c -MD -o y/b.o", "compile", &["a.d", "y/b.d", "y/b.o"])]
+    #[case::dependencies("gcc -c x/a.c -MD -o y/b.o", "compile", &["a.d", "y/a.d", "y/b.d", "y/b.o"])]
     #[case::target_is_no_input(
         "gcc -MT a.o -MD -MP -MF .d/a.Tpo -c -o a.o a.c", "compile", &[".d/a.Tpo", "a.o"]
     )]
     #[case::coverage("gcc --coverage -c a.c", "compile", &["a.gcno", "a.o"])]
-    #[case::stack("gcc -fstack-usage -c a.c -o x/b.o", "compile", &["a.su", "x/b.o", "x/b.su"])]
+    #[case::stack(
+        "gcc -fstack-usage -c a.c -o x/b.o",
+        "compile",
+        &["a.su", "x/a.su", "x/b.o", "x/b.su"]
+    )]
     #[case::unknown_flag("gcc -fnew-thing=3 -c a.c", "compile", &["a.o"])]
     #[case::plugin("gcc -fplugin=./p.so -fplugin-arg-p-x=1 -c a.c", "compile", &["a.o"])]
     #[case::profile("gcc -fprofile-use=a.gcda -c a.c", "compile", &["a.o"])]
