@@ -1,0 +1,830 @@
+# Ways in which a memo of compiler calls can be wrong: the words are those of play.sh.
+# Each class makes calls, changes one thing, and makes them again; what a memo gives
+# must be what the compiler gives.
+#
+# class NAME EXPECTED: what becomes of the calls when the class is played a second time:
+#   hit                every call is answered from memory
+#   in-place:REASON    calls that run in place, for that reason, and no other
+#   hit,in-place:…     both
+#   nothing            no call reaches a compiler
+
+# --- headers
+
+class header-changes hit <<'END'
+put h.h '#define N 1'; put t.c '#include "h.h"' 'int n = N;'
+call gcc -c t.c
+put h.h '#define N 22'; again; again
+put h.h '#define N 1'; again
+END
+class header-appears-earlier hit <<'END'
+mkdir a b; put b/h.h '#define N 1'; put t.c '#include <h.h>' 'int n = N;'
+call gcc -Ia -Ib -c t.c
+put a/h.h '#define N 2'; again; again
+END
+class header-vanishes-for-a-later-one hit <<'END'
+mkdir a b; put a/h.h '#define N 1'; put b/h.h '#define N 2'; put t.c '#include <h.h>' 'int n = N;'
+call gcc -Ia -Ib -c t.c
+rm a/h.h; again; again
+END
+class header-vanishes hit <<'END'
+put h.h '#define N 1'; put t.c '#include "h.h"' 'int n = N;'
+call gcc -c t.c -o 1.o
+rm h.h; call gcc -c t.c -o 2.o; again
+END
+class header-beside-the-includer-appears hit <<'END'
+mkdir -p a/x b; put b/h.h '#define N 1'; put a/x/x.h '#include "h.h"'; put t.c '#include "x/x.h"' 'int n = N;'
+call gcc -Ia -Ib -c t.c
+put a/x/h.h '#define N 2'; again; again
+END
+class header-in-quote-directory-appears hit <<'END'
+mkdir q b; put b/h.h '#define N 1'; put t.c '#include "h.h"' 'int n = N;'
+call gcc -iquote q -Ib -c t.c
+put q/h.h '#define N 2'; again; again
+rm q/h.h; put h.h '#define N 3'; again
+END
+class header-in-system-directory-appears hit <<'END'
+mkdir s after; put after/h.h '#define N 1'; put t.c '#include <h.h>' 'int n = N;'
+call gcc -isystem s -idirafter after -c t.c
+put s/h.h '#define N 2'; again; again
+END
+class header-after-all-others-is-shadowed hit <<'END'
+mkdir after i; put after/limits.h '#define CHAR_BIT 100'; put t.c '#include <limits.h>' 'int n = CHAR_BIT;'
+call gcc -idirafter after -Ii -c t.c
+put i/limits.h '#define CHAR_BIT 200'; again; again
+END
+class system-header-is-shadowed hit <<'END'
+mkdir i; put t.c '#include <stdint.h>' '#ifndef N' '#define N sizeof(uint64_t)' '#endif' 'int n = N;'
+call gcc -Ii -c t.c
+put i/stdint.h '#define N 99'; again; again
+END
+class header-directory-appears hit <<'END'
+mkdir b; put b/h.h '#define N 1'; put t.c '#include <h.h>' 'int n = N;'
+call gcc -Ia -Ib -c t.c
+mkdir a; put a/h.h '#define N 2'; again; again
+END
+class header-directory-is-retargeted hit <<'END'
+mkdir 1 2; put 1/h.h '#define N 1'; put 2/h.h '#define N 2'; ln -s 1 now; put t.c '#include <h.h>' 'int n = N;'
+call gcc -Inow -c t.c
+ln -sfn 2 now; again; again
+END
+class header-link-is-retargeted hit <<'END'
+put 1.h '#define N 1'; put 2.h '#define N 2'; ln -s 1.h h.h; put t.c '#include "h.h"' 'int n = N;'
+call gcc -MD -c t.c
+ln -sfn 2.h h.h; again; again
+END
+class header-link-dangles hit <<'END'
+mkdir a b; put b/h.h '#define N 1'; ln -s target.h a/h.h; put t.c '#include <h.h>' 'int n = N;'
+call gcc -Ia -Ib -c t.c
+put a/target.h '#define N 2'; again; again
+END
+class header-name-is-a-directory hit <<'END'
+mkdir -p a/h.h b; put b/h.h '#define N 1'; put t.c '#include <h.h>' 'int n = N;'
+call gcc -Ia -Ib -c t.c
+rmdir a/h.h; put a/h.h '#define N 2'; again; again
+END
+class header-through-a-missing-directory hit <<'END'
+put h.h '#define N 1'; put t.c '#include "sub/../h.h"' 'int n = N;'
+call gcc -c t.c -o 1.o
+mkdir sub; again; again
+END
+class header-not-included-by-the-branch hit <<'END'
+put t.c '#ifdef WITH' '#include "with.h"' '#endif' '#if 0' '#include "never.h"' '#endif' 'int n' '#ifdef N' '= N' '#endif' ';'
+call gcc -DWITH -c t.c -o 1.o
+put with.h '#define N 1'; again; put never.h '#define N 2'; again
+call gcc -c t.c -o 2.o
+END
+class has-include hit <<'END'
+mkdir i; put t.c '#if __has_include("o.h") || __has_include(<p/o.h>)' 'int n = 1;' '#else' 'int n = 2;' '#endif'
+call gcc -Ii -c t.c
+put o.h ''; again; rm o.h; again
+mkdir i/p; again; put i/p/o.h ''; again; again
+END
+class has-include-by-macros hit <<'END'
+put t.c '#ifdef __has_include' '#define HAS(x) __has_include(x)' '#endif' '#define H <sub/o.h>' '#if HAS(H)' 'int n = 1;' '#else' 'int n = 2;' '#endif'
+call gcc -I. -c t.c
+mkdir sub; put sub/o.h ''; again; again
+END
+class has-include-on-the-command-line hit <<'END'
+put t.c '#if HAS' 'int n = 1;' '#else' 'int n = 2;' '#endif'
+call gcc '-DHAS=__has_include("o.h")' -c t.c
+put o.h ''; again; again
+END
+class has-include-next hit <<'END'
+mkdir a b; put t.c '#include <h.h>'; put a/h.h '#if __has_include_next(<h.h>)' '#include_next <h.h>' '#else' 'int n = 1;' '#endif'
+call gcc -Ia -Ib -c t.c
+put b/h.h 'int n = 2;'; again; again
+END
+class include-next hit <<'END'
+mkdir a b c; put t.c '#include <h.h>' 'int n = N;'; put a/h.h '#include_next <h.h>'; put c/h.h '#define N 1'
+call gcc -Ia -Ib -Ic -c t.c
+put b/h.h '#define N 2'; again; again
+END
+class computed-include hit <<'END'
+mkdir sub; put t.c '#define H "sub/h.h"' '#include H' 'int n = N;'; put sub/h.h '#define N 1'
+call gcc -c t.c
+put sub/h.h '#define N 2'; again; again
+END
+class computed-include-function-like hit <<'END'
+put t.c '#define S(x) #x' '#define H(x) S(x.h)' '#define P(a, b) a##b' '#include H(one)' '#define Q P(H, H)(x)' '#define HH(x) <two.h>' '#include Q' 'int n = ONE + TWO;'
+put one.h '#define ONE 1'; put two.h '#define TWO 1'
+call gcc -I. -c t.c
+put one.h '#define ONE 2'; again; put two.h '#define TWO 2'; again; again
+END
+class computed-include-by-definition hit <<'END'
+put t.c '#include CONFIG' 'int n = N;'; put c.h '#define N 1'
+call gcc '-DCONFIG="c.h"' -c t.c
+put c.h '#define N 2'; again; again
+END
+class forced-include hit <<'END'
+mkdir a; put a/f.h '#define N 1'; put t.c 'int n = N;'
+call gcc -Ia -include f.h -c t.c
+put a/f.h '#define N 2'; again
+put f.h '#define N 3'; again; again
+END
+class forced-macros hit <<'END'
+put f.h 'int not_this;' '#define N 1'; put t.c 'int n = N;'
+call gcc -imacros f.h -c t.c
+put f.h 'int not_this;' '#define N 2'; again; again
+END
+class search-path-by-variables hit <<'END'
+mkdir a b c; put a/h.h '#define N 1'; put b/h.h '#define N 2'; put t.c '#include <h.h>' 'int n = N;'
+export CPATH=b; call gcc -c t.c
+CPATH=a:b; again; again
+rm a/h.h; again; unset CPATH; export C_INCLUDE_PATH=c:b; again; put c/h.h '#define N 3'; again
+END
+class search-path-prefixes hit <<'END'
+mkdir -p p/inc root/usr/include; put p/inc/h.h '#define N 1'; put root/usr/include/s.h '#define S 1'; put t.c '#include <h.h>' 'int n = N;'
+call gcc -iprefix p/ -iwithprefix inc -c t.c
+put p/inc/h.h '#define N 2'; again; again
+call gcc -isysroot root -I=/usr/include -iprefix p/ -iwithprefixbefore inc -include s.h -c t.c
+put root/usr/include/s.h '#error S'; again
+END
+class working-directory-is-searched hit <<'END'
+mkdir 1 2; put 1/h.h '#define N 1'; put 2/h.h '#define N 2'; put t.c '#include <h.h>' 'int n = N;'
+cd 1; call gcc -I. -c ../t.c -o ../t.o
+cd ../2; again; again
+END
+class once-only-headers hit <<'END'
+mkdir a b; for d in a b; do put $d/h.h '#pragma once' '#ifdef N' 'int twice;' '#endif' '#define N 1'; touch -d @1000000000 $d/h.h; done
+put t.c '#include "a/h.h"' '#include "b/h.h"' 'int n = N;'
+call gcc -c t.c
+touch -d @1100000000 b/h.h; again; again
+put c.c '#import "a/h.h"' '#import "b/h.h"'; call gcc -Wno-deprecated -c c.c; touch -d @1000000000 b/h.h; again
+END
+class dependency-pragma hit,in-place:pragma-dependency <<'END'
+put g.y 'a'; put t.c '#pragma GCC dependency "g.y"' 'int n;'; touch -d @1000000000 g.y; touch -d @1100000000 t.c
+call gcc -c t.c
+touch -d @1200000000 g.y; again; again
+END
+class excerpts-of-other-files hit <<'END'
+put g.y 'first line' 'second line'; put t.c '#line 1 "g.y"' 'int f(void) { int unused; }'
+call gcc -Wall -c t.c
+put g.y 'other first line' 'other second line'; again; again
+rm g.y; again
+END
+class same-size-and-time hit <<'END'
+put t.c '#include "h.h"' 'int n = N;'
+for n in 1 2 3 3; do put h.h "#define N $n"; touch -d @1000000000 h.h t.c; call gcc -c t.c; done
+put t.c '#include "h.h"' 'int m = N;'; touch -d @1000000000 t.c; again
+END
+class changes-faster-than-the-clock hit <<'END'
+put t.c 'int n = 0;'; call gcc -c t.c
+for n in 1 2 3 4 5 6 7 8 1 2 3 4 5 6 7 8 8; do printf 'int n = %d;\n' $n > t.c; call gcc -c t.c; done
+END
+class source-link-is-retargeted hit <<'END'
+mkdir x y; put x/t.c '#include "h.h"' 'int n = N;'; put y/t.c '#include "h.h"' 'int m = N;'; put x/h.h '#define N 1'; put y/h.h '#define N 2'; put h.h '#define N 3'
+ln -s x/t.c t.c; call gcc -g -c t.c
+ln -sfn y/t.c t.c; again; again
+END
+class directory-is-a-link hit <<'END'
+mkdir -p real; put real/t.c 'const char *f = __FILE__;'; ln -s real linked
+cd linked; call gcc -g -c t.c
+cd ../real; again; cd "$top/linked"; again; PWD=/nowhere call gcc -g -c t.c
+END
+class spellings-of-a-directive hit <<'END'
+printf '#inc\\\nlude /* c */ "h.h"\r\n%%:include <k.h>\nint n = N + K;\n' > t.c; put h.h '#define N 1'; put k.h '#define K 1'
+call gcc -I. -c t.c
+put h.h '#define N 2'; again; put k.h '#define K 2'; again; again
+END
+class names-with-strange-characters hit <<'END'
+mkdir 'a b'; put 'a b/h $x#.h' '#define N 1'; put 'a b/t (1).c' '#include "h $x#.h"' 'int n = N;'
+call gcc -MMD -MP -c 'a b/t (1).c' -o 'a b/o;.o'
+put 'a b/h $x#.h' '#define N 2'; again; again
+END
+
+# --- what the assembler reads
+
+class incbin-in-c hit <<'END'
+put d.bin one; put t.c '__asm__(".globl d\nd: .incbin \"d.bin\"");'
+call gcc -c t.c
+put d.bin two; again; again; rm d.bin; again
+END
+class incbin-in-c-by-pieces hit <<'END'
+put d.bin one; put t.c '#define I ".inc" "bin" " \"" "d" ".bin\""' '__asm__(".globl d\nd: " I);'
+call gcc -c t.c
+put d.bin two; again; again
+END
+class incbin-in-a-function hit <<'END'
+put d.bin one; put t.cc 'void f() { asm volatile(R"(.pushsection .data
+.incbin "d.bin"
+.popsection)"); }'
+call g++ -c t.cc
+put d.bin two; again; again
+END
+class incbin-is-shadowed hit <<'END'
+mkdir a b; put b/d.bin one; put t.c '__asm__(".incbin \"d.bin\"");'
+call gcc -Wa,-Ia -Wa,-Ib -c t.c
+put a/d.bin two; again; again
+END
+class incbin-in-assembly hit <<'END'
+put d.bin one; put t.s 'd: .incbin "d.bin"'; put u.S '#define FILE "d.bin"' 'd: .incbin FILE'
+call gcc -c t.s; call gcc -c u.S
+put d.bin two; call gcc -c t.s; call gcc -c u.S; again
+END
+class incbin-in-assembly-by-macros hit <<'END'
+put d.bin one; put t.S '#define P(a, b) a##b' '#define D .P(inc, bin)' 'd: D "d.bin"'; put u.s '.macro get x, y' '.inc\x \y' '.endm' 'd: get bin "d.bin"'
+call gcc -c t.S; call gcc -c u.s
+put d.bin two; call gcc -c t.S; call gcc -c u.s; again
+END
+class include-in-assembly hit <<'END'
+mkdir i; put x.inc '.byte 1'; put i/y.inc '.byte 3'; put t.s '.include "x.inc"' '.include "y.inc"'; put u.S '.include "x.inc"'
+call gcc -Wa,-Ii -c t.s; call gcc -c u.S; call gcc -Ii -c t.s
+put x.inc '.byte 2'; call gcc -Wa,-Ii -c t.s; call gcc -c u.S
+put y.inc '.byte 4'; call gcc -Wa,-Ii -c t.s; again
+END
+class include-of-assembly-in-c hit <<'END'
+put x.inc '.byte 1'; put t.c '__asm__(".include \"x.inc\"");'
+call gcc -c t.c
+put x.inc '.byte 2'; again; again
+END
+class embed hit <<'END'
+put d.bin one; put t.c 'const char d[] = {' '#embed "d.bin"' '};'
+gcc -c t.c 2> /dev/null || without "no #embed in this compiler"
+call gcc -c t.c
+put d.bin two; again; again
+END
+class assembler-reads-options hit <<'END'
+put f --defsym=N=1; put t.s '.byte N'
+call gcc -Wa,@f -c t.s -o t.o
+put f --defsym=N=2; again; again
+END
+
+# --- files that options name
+
+class response-file hit <<'END'
+put t.c 'int n = N;'; put f '-DN=1 -O1' '-c "t.c"'
+call gcc @f
+put f '-DN=2 -O1' '-c "t.c"'; again; again
+END
+class response-file-in-a-response-file hit <<'END'
+put t.c 'int n = N;'; put f @g; put g -DN=1
+call gcc @f -c t.c
+put g -DN=2; again; again
+END
+class response-file-that-is-none hit <<'END'
+put t.c 'int n;'; put other.c 'int m;'
+call gcc -c t.c @f
+put f other.c; again; again
+END
+class specs hit <<'END'
+put s '*cpp:' '+ -DN=1' ''; put t.c 'int n = N;'
+call gcc -specs=s -c t.c
+put s '*cpp:' '+ -DN=2' ''; again; again
+END
+class tools-directory hit <<'END'
+mkdir b; put t.c 'int n = 1;'; as=$(command -v as || gcc -print-prog-name=as)
+call gcc -B b -c t.c
+put b/as "#!$BASH" "exec $as --defsym EXTRA=1 \"\$@\""; chmod +x b/as; again; again
+END
+class tools-by-variable hit <<'END'
+mkdir b; put t.c 'int n = 1;'; as=$(command -v as || gcc -print-prog-name=as)
+export COMPILER_PATH=$PWD/b; call gcc -c t.c
+put b/as "#!$BASH" "exec $as --defsym EXTRA=1 \"\$@\""; chmod +x b/as; again; again
+COMPILER_PATH=b again
+END
+class tools-by-path hit <<'END'
+mkdir b; put t.c 'int n = 1;'; as=$(command -v as || gcc -print-prog-name=as)
+call gcc -c t.c
+put b/as "#!$BASH" "exec $as --defsym EXTRA=1 \"\$@\""; chmod +x b/as; PATH=$PWD/b:$PATH; again; again
+END
+class command-wrapper hit <<'END'
+put w.sh "#!$BASH" 'exec "$@"'; chmod +x w.sh; put t.c '#ifdef N' 'int n;' '#endif' 'int m;'
+call gcc -wrapper ./w.sh -c t.c
+put w.sh "#!$BASH" 'exec "$@" ${1:+-DN}'; again; again
+END
+class compiler-is-a-changing-script hit <<'END'
+mkdir bin; gcc=$(command -v gcc); put t.c 'int n = N;'
+for n in 1 2 1; do put bin/gcc "#!$BASH" "exec $gcc -DN=$n \"\$@\""; touch -d @1000000000 bin/gcc; chmod +x bin/gcc; call bin/gcc -c t.c; done; again
+END
+class plugin hit <<'END'
+headers=$(gcc -print-file-name=plugin)/include; [ -e "$headers/gcc-plugin.h" ] || without "no headers for plugins of this compiler"
+plugin() {
+    put p.cc '#include "gcc-plugin.h"' '#include "plugin-version.h"' '#include <stdio.h>' 'int plugin_is_GPL_compatible;' \
+        "int plugin_init(plugin_name_args *, plugin_gcc_version *) { fprintf(stderr, \"plugin $1\\n\"); return 0; }"
+    alter g++ -shared -fPIC -fno-rtti -I"$headers" p.cc -o p.so
+}
+put t.c 'int n;'; plugin 1
+call gcc -fplugin=./p.so -c t.c
+plugin 2; again; again
+END
+class clang-configuration hit <<'END'
+command -v clang > /dev/null || without "no clang"
+put c.cfg -DN=1; put t.c 'int n = N;'
+call clang --config ./c.cfg -c t.c
+put c.cfg -DN=2; again; again
+END
+class clang-ignore-list hit <<'END'
+command -v clang > /dev/null || without "no clang"
+put l 'fun:other'; put t.c 'int f(int a) { return a + 1; }'
+call clang -fsanitize=signed-integer-overflow -fsanitize-ignorelist=l -c t.c
+put l 'fun:f'; again; again
+END
+class clang-profile-list hit <<'END'
+command -v clang > /dev/null || without "no clang"
+put l 'fun:f' 'default:skip'; put t.c 'int f(int a) { return a + 1; }' 'int g(int a) { return a + 2; }'
+call clang -fprofile-instr-generate -fprofile-list=l -c t.c
+put l 'fun:g' 'default:skip'; again; again
+END
+class clang-header-changes hit <<'END'
+command -v clang > /dev/null || without "no clang"
+mkdir a b; put b/h.h '#define N 1'; put t.c '#include <h.h>' 'int n = N, unused(void) { int x; }'
+call clang -Wall -Ia -Ib -MD -c t.c
+put b/h.h '#define N 2'; again; put a/h.h '#define N 3'; again; again
+END
+class clang-precompiled-header hit <<'END'
+command -v clang > /dev/null || without "no clang"
+put h.h '#define N 1'; put t.c 'int n = N;'; touch -d @1000000000 h.h
+alter clang -x c-header h.h -o h.h.pch
+call clang -include-pch h.h.pch -c t.c
+put h.h '#define N 2'; touch -d @1000000000 h.h; alter clang -x c-header h.h -o h.h.pch; again; again
+END
+class profile hit <<'END'
+put t.c 'int f(int n) { int i, s = 0; for (i = 0; i < n; i++) s += i % 3 ? i : -i; return s; }' '#ifdef MAIN' 'int main(int c, char **v) { return f(c * c * c * 1000) & 1; }' '#endif'
+record() { rm -f ./*.gcda; gcc -O1 -DMAIN -frandom-seed=1 -fprofile-generate -fprofile-update=single t.c -o p && { ./p "$@" || :; } && mv ./*.gcda data && rm p; }
+alter record
+call gcc -O2 -DMAIN -frandom-seed=1 -fprofile-use=data -Wno-missing-profile -Wno-coverage-mismatch -c t.c -o t.o
+alter record 1 2 3 4; again; again
+END
+class profile-directory hit <<'END'
+put t.c 'int f(int n) { int i, s = 0; for (i = 0; i < n; i++) s += i % 3 ? i : -i; return s; }' 'int main(int c, char **v) { return f(c * c * c * 1000) & 1; }'
+record() { rm -f ./*.gcda; gcc -O2 -frandom-seed=1 -fprofile-generate -c t.c && gcc -fprofile-generate t.o -o p && { ./p "$@" || :; } && rm p; }
+call gcc -O2 -frandom-seed=1 -fprofile-use -c t.c
+alter record; call gcc -O2 -frandom-seed=1 -fprofile-use -c t.c; alter record 1 2 3 4; again; again
+END
+class precompiled-header hit <<'END'
+unstable '*.gch'
+put h.h '#define N 1'; put t.c '#include "h.h"' 'int n = N;'
+call gcc -c h.h -o h.h.gch
+call gcc -Winvalid-pch -c t.c
+put h.h '#define N 2'; call gcc -c h.h -o h.h.gch; call gcc -Winvalid-pch -c t.c; again
+rm h.h.gch; again
+END
+class precompiled-header-only hit <<'END'
+unstable '*.gch'
+put h.h '#define N 1'; put t.c 'int n = N;'
+alter gcc -c h.h -o h.h.gch; call gcc -include h.h -c t.c
+put h.h '#define N 2'; alter gcc -c h.h -o h.h.gch; put h.h '#define N 1'; again; again
+rm h.h; again
+END
+class precompiled-header-appears hit <<'END'
+unstable '*.gch/any'
+mkdir i; put i/h.h '#define N 1'; put t.c '#include <h.h>' 'int n = N;'
+call gcc -Ii -c t.c
+put h.h '#define N 2'; mkdir i/h.h.gch; alter gcc -c h.h -o i/h.h.gch/any; again; again
+END
+class modules hit <<'END'
+export SOURCE_DATE_EPOCH=1000000000
+put m.cc 'export module m;' 'export int f() { return 1; }'; put t.cc 'import m;' 'int g() { return f(); }'
+call g++ -std=c++20 -fmodules-ts -O1 -c m.cc; call g++ -std=c++20 -fmodules-ts -O1 -c t.cc
+put m.cc 'export module m;' 'export inline long f() { return 2; }'
+call g++ -std=c++20 -fmodules-ts -O1 -c m.cc; call g++ -std=c++20 -fmodules-ts -O1 -c t.cc; again
+END
+class module-vanishes hit <<'END'
+export SOURCE_DATE_EPOCH=1000000000
+put m.cc 'export module m;' 'export int f() { return 1; }'; put t.cc 'import m;' 'int g() { return f(); }'
+alter g++ -std=c++20 -fmodules-ts -c m.cc; call g++ -std=c++20 -fmodules-ts -c t.cc -o 1.o
+rm -r gcm.cache; call g++ -std=c++20 -fmodules-ts -c t.cc -o 2.o; again
+END
+class header-units hit <<'END'
+export SOURCE_DATE_EPOCH=1000000000
+put h.h 'inline int f() { return 1; }'; put t.cc 'import "h.h";' 'int g() { return f(); }'
+call g++ -std=c++20 -fmodules-ts -fmodule-header h.h; call g++ -std=c++20 -fmodules-ts -O1 -c t.cc
+put h.h 'inline int f() { return 2; }'; call g++ -std=c++20 -fmodules-ts -fmodule-header h.h; call g++ -std=c++20 -fmodules-ts -O1 -c t.cc; again
+END
+class module-mapper hit <<'END'
+export SOURCE_DATE_EPOCH=1000000000
+for n in 1 2; do put m.cc 'export module m;' "export inline int f() { return $n; }"; put map "m $n.gcm"; alter g++ -std=c++20 -fmodules-ts -fmodule-mapper=map -c m.cc; done
+put t.cc 'import m;' 'int g() { return f(); }'; call g++ -std=c++20 -fmodules-ts -O1 -fmodule-mapper=map -c t.cc
+put map 'm 1.gcm'; again; again
+END
+
+# --- what is written besides the object
+
+class dependency-files hit <<'END'
+mkdir i s; put i/h.h '#define N 1'; put s/s.h ''; put t.c '#include <h.h>' '#include <s.h>' 'int n = N;'
+for step in 1 2 2; do
+    [ $step = 1 ] || put i/h.h '#define N 2' '#include "k.h"' && put i/k.h ''
+    call gcc -Ii -isystem s -MD -c t.c
+    call gcc -Ii -isystem s -MMD -c t.c -o a.o
+    call gcc -Ii -isystem s -MD -MF f.d -MP -c t.c -o b.o
+    call gcc -Ii -isystem s -MD -MT 'one two' -MQ 'thr$ee' -c t.c -o c.o
+    call gcc -Ii -isystem s -Wp,-MD,wp.d -c t.c -o d.o
+    call gcc -Ii -isystem s -Wp,-MMD,wpm.d,-MT,target -c t.c -o e.o
+    call gcc -Ii -isystem s -M -MG t.c
+    call gcc -Ii -isystem s -MM -MF mm.d t.c
+done
+END
+class dependency-file-of-another-target hit <<'END'
+mkdir x; put t.c 'int n;'
+call gcc -MD -c t.c -o a.o; call gcc -MD -c t.c -o b.o; call gcc -MD -c t.c -o x/a.o; call gcc -MD -c "$PWD/t.c" -o a.o; call gcc -MMD -MF d -c t.c -o a.o; call gcc -MMD -MF d -c t.c -o b.o
+END
+class dependency-files-by-variables hit,in-place:unknown-environment <<'END'
+put h.h '#define N 1'; put t.c '#include "h.h"' '#include <stddef.h>' 'int n = N;'; put log 'already here'
+export DEPENDENCIES_OUTPUT='log target'; call gcc -c t.c -o a.o; put h.h '#define N 2'; again; again
+unset DEPENDENCIES_OUTPUT; export SUNPRO_DEPENDENCIES=sun; again; again
+END
+class missing-headers-are-generated hit <<'END'
+put t.c '#include "generated.h"' 'int n;'
+call gcc -MM -MG t.c; call gcc -MD -MG -c t.c
+put generated.h ''; call gcc -MM -MG t.c; again
+END
+class split-debug-information hit <<'END'
+put h.h '#define N 1'; put t.c '#include "h.h"' 'int n = N;'
+call gcc -g -gsplit-dwarf -c t.c -o a.o
+put h.h '#define N 2'; again; again; rm ./*.dwo; again; call gcc -g -gsplit-dwarf -c t.c -o b.o
+END
+class coverage-notes hit <<'END'
+put t.c 'int f(int n) { return n ? 1 : 2; }'
+call gcc --coverage -frandom-seed=1 -c t.c -o a.o
+put t.c 'int f(int n) { return n ? 3 : n < 4 ? 5 : 6; }'; again; again; rm ./*.gcno; again
+END
+class stack-usage hit <<'END'
+put t.c 'int f(int n) { volatile char b[100]; return b[n]; }'
+call gcc -fstack-usage -fcallgraph-info=su,da -c t.c -o a.o
+put t.c 'int f(int n) { volatile char b[300]; return b[n]; }'; again; again; rm ./*.su ./*.ci; again
+END
+class dumps hit <<'END'
+put t.c 'int f(int n) { return n * 2; }'
+call gcc -O1 -fdump-tree-optimized -fdump-rtl-expand -c t.c -o a.o
+put t.c 'int f(int n) { return n * 3; }'; again; rm a.c.* a-t.c.* t.c.* 2> /dev/null; again
+call gcc -O1 -fdump-tree-optimized=/dev/stdout -c t.c
+call gcc -O1 -fdump-tree-optimized=dump -c t.c; again
+END
+class listings hit <<'END'
+put t.c 'int f(int n) { return n * 2; }'
+call gcc -Wa,-adhln=list -c t.c
+put t.c 'int f(int n) { return n * 3; }'; again; again; rm list; again
+call gcc -Wa,-al -c t.c
+END
+class dependencies-of-the-assembler hit <<'END'
+put x.inc '.byte 1'; put t.s '.include "x.inc"'
+call gcc -Wa,--MD,as.d -c t.s -o t.o
+put x.inc '.byte 2'; again; rm as.d; again
+END
+class temporary-files-are-kept hit <<'END'
+mkdir o; put t.c '#define N 1' 'int n = N;'
+call gcc -save-temps -c t.c -o o/t.o; call gcc -save-temps=obj -c t.c -o o/t.o
+put t.c '#define N 2' 'int n = N;'; again; rm o/*; again; call gcc -save-temps -dumpbase d -c t.c
+END
+class optimization-reports hit <<'END'
+put t.c 'int s(int *a) { int i, s = 0; for (i = 0; i < 64; i++) s += a[i]; return s; }'
+call gcc -O3 -fopt-info-all=report -c t.c
+put t.c 'int s(int *a) { int i, s = 0; for (i = 0; i < 128; i += 2) s += a[i]; return s; }'; again; again; rm report; again
+call gcc -O3 -fopt-info-vec -c t.c
+END
+class time-trace hit <<'END'
+command -v clang > /dev/null || without "no clang"
+put t.c 'int n;'; call_and_name() { clang -ftime-trace -c t.c -o "$1" && for f in ./*.json; do [ -s "$f" ] && echo "$f" && : > "$f"; done; }
+call call_and_name a.o; rm ./*.json; again; again; call call_and_name b.o
+END
+class more-side-outputs hit <<'END'
+put t.c 'static int g(int a) { return a; }' 'int f(int n) { return g(n); }'
+call gcc -aux-info protos -c t.c
+call gcc -fdump-go-spec=go -g -c t.c
+call gcc -fcompare-debug -c t.c; call gcc -H -include stddef.h -c t.c; call gcc -Q --help=common -c t.c
+call gcc -dD -E t.c -o t.i; call gcc -dumpdir pre- -gsplit-dwarf -g -c t.c
+rm protos go; call gcc -aux-info protos -c t.c; call gcc -fdump-go-spec=go -g -c t.c
+END
+
+# --- time, place, language
+
+class date-with-an-epoch hit <<'END'
+put t.c 'const char *d = __DATE__ " " __TIME__;'
+export SOURCE_DATE_EPOCH=1000000000; call gcc -c t.c
+SOURCE_DATE_EPOCH=1100000000; again; again
+SOURCE_DATE_EPOCH=nonsense; again
+END
+class date-of-a-header-with-an-epoch hit <<'END'
+put h.h '#define BUILT __DATE__ __TIME__'; put t.c '#include "h.h"' 'const char *d = BUILT;'
+export SOURCE_DATE_EPOCH=1000000000; call gcc -c t.c; SOURCE_DATE_EPOCH=1100000000; again; again
+END
+# Whether the time in the object is that of the call (but around midnight).
+fresh() {
+    local before after got
+    before=$(date +%T) && "$@" -o fresh.o && after=$(date +%T) && got=$(grep -ao 'time [0-9:]*' fresh.o) && rm fresh.o || return
+    [[ $before > $after || (! $got < "time $before" && ! $got > "time $after") ]] && echo fresh
+}
+class time-of-day in-place:current-time <<'END'
+put t.c 'const char d[] = "time " __TIME__;'; put h.h '#define NOW "time " __TIME__'; put u.c '#include "h.h"' 'const char d[] = NOW;'
+call fresh gcc -c t.c; call fresh gcc -c u.c; sleep 1.1; call fresh gcc -c t.c; call fresh gcc -c u.c
+END
+class time-of-day-by-pieces in-place:current-time <<'END'
+put t.c '#define P(a, b) a##b' 'const char d[] = "time " P(__TI, ME__);'; put u.c '#define Q(a) __##a##__' 'const char d[] = "time " Q(TIME);'; put v.c 'const char d[] = "time " NOW;'
+for _ in 1 2; do call fresh gcc -c t.c; call fresh gcc -c u.c; call fresh gcc -DNOW=__TIME__ -c v.c; sleep 1.1; done
+END
+class timestamp-of-the-source hit,in-place:current-time <<'END'
+put t.c 'const char *d = __TIMESTAMP__;'; touch -d @1000000000 t.c
+export TZ=UTC; call gcc -c t.c
+touch -d @1100000000 t.c; again; again; TZ=UTC-5; again
+END
+class timestamp-of-a-header hit,in-place:current-time <<'END'
+put h.h 'const char *d = __TIMESTAMP__;'; put t.c '#include "h.h"'; touch -d @1000000000 h.h t.c
+call gcc -c t.c
+touch -d @1100000000 h.h; again; again
+END
+class dates-are-warned-of hit <<'END'
+export SOURCE_DATE_EPOCH=1000000000; put t.c 'const char *d = __DATE__;'
+call gcc -Wdate-time -c t.c; call gcc -Werror=date-time -c t.c -o u.o; call gcc -Wdate-time -c t.c
+END
+class messages-by-locale hit <<'END'
+put t.c 'int f(void) { return x; }'
+LC_ALL=C call gcc -c t.c; LC_ALL=C.UTF-8 call gcc -c t.c; unset LC_ALL; LANG=C.UTF-8 call gcc -c t.c; LC_CTYPE=C.UTF-8 call gcc -c t.c; LC_MESSAGES=C.UTF-8 call gcc -c t.c; LANGUAGE=de call gcc -c t.c
+END
+class messages-by-variables hit <<'END'
+put t.c 'int printf(const char *, ...);' 'int f(void) { struct { int color; } s = {0}; return s.colour; }'
+call gcc -c t.c; GCC_EXTRA_DIAGNOSTIC_OUTPUT=fixits-v1 call gcc -c t.c; GCC_EXTRA_DIAGNOSTIC_OUTPUT=fixits-v2 call gcc -c t.c
+GCC_COLORS='error=01;32' call gcc -fdiagnostics-color=always -c t.c; GCC_URLS=st TERM=xterm call gcc -fdiagnostics-urls=always -c t.c; COLUMNS=30 call gcc -c t.c; call gcc -c t.c
+END
+class warnings hit <<'END'
+put h.h 'static int unused_in_header;'; put t.c '#include "h.h"' 'int f(void) { int unused; }'
+call gcc -Wall -Wextra -c t.c; call gcc -Wall -Werror -c t.c -o w.o; call gcc -Wall -fdiagnostics-format=json -c t.c; call gcc -Wall -fdiagnostics-color=always -c t.c; call gcc -Wall -fmax-errors=1 -Werror -c t.c -o w.o
+put h.h '#pragma GCC system_header' 'static int unused_in_header;'; call gcc -Wall -Wextra -c t.c; again
+call gcc -w -c t.c
+END
+class debug-paths hit <<'END'
+mkdir x y; for d in x y; do put $d/t.c 'const char *f = __FILE__; int n;'; done
+cd x; call gcc -g -c t.c; call gcc -g -c "$PWD/t.c"; call gcc -g -fdebug-prefix-map="$PWD"=/src -c t.c; call gcc -g -ffile-prefix-map="$top"=. -c "$PWD/t.c"; call gcc -fmacro-prefix-map="$PWD"=m -c "$PWD/t.c"
+cd ../y; call gcc -g -c t.c; call gcc -g -c "$PWD/t.c"; call gcc -g -fdebug-prefix-map="$PWD"=/src -c t.c; call gcc -g -ffile-prefix-map="$top"=. -c "$PWD/t.c"; call gcc -g0 -c t.c
+END
+class working-directory-in-debug-information hit <<'END'
+mkdir x y; put t.c 'int n;'
+cd x; call gcc -g -c ../t.c; cd ../y; again; call gcc -c ../t.c; cd ..; call gcc -g -c t.c; mv t.c u.c; call gcc -g -x c -c u.c -o t.o
+END
+class names-of-the-file hit <<'END'
+mkdir d; put d/t.c '#include "h.h"' 'const char *f = __FILE__, *b = __BASE_FILE__, *h = H;'; put d/h.h '#define H __FILE__'
+call gcc -c d/t.c; call gcc -c ./d/t.c; call gcc -c d/../d/t.c; call gcc -c "$PWD/d/t.c"; cp d/* .; call gcc -c t.c; call gcc -I. -c t.c
+END
+class random-seed hit <<'END'
+put t.cc 'namespace { int n; } int *p = &n; static int f() { return 1; } int g() { return f(); }'
+call g++ -frandom-seed=1 -c t.cc; call g++ -frandom-seed=2 -c t.cc; call g++ -frandom-seed=1 -flto -c t.cc; call g++ -frandom-seed=2 -flto -c t.cc; again
+END
+class definitions hit <<'END'
+put t.c 'const char *s = S; int n = N;'
+call gcc '-DS="a b"' -DN=1 -c t.c; call gcc '-DS="a  b"' -DN=1 -c t.c; call gcc -DN=2 '-DS="a b"' -c t.c; call gcc -DN=1 -UN -DN=3 '-DS="a b"' -c t.c; call gcc -D N=3 -D 'S="a b"' -c t.c; again
+END
+
+# --- from and to streams, several sources
+
+class source-from-a-pipe in-place:standard-input <<'END'
+put h.h '#define N 1'; put 1 '#include "h.h"' 'int n = N;'; put 2 '#include "h.h"' 'int m = N;'
+input=1; call gcc -xc -c - -o t.o; put h.h '#define N 2'; again; input=2; again; again
+END
+class output-to-a-stream hit <<'END'
+put h.h '#define N 1'; put t.c '#include "h.h"' 'int n = N;'
+call gcc -S -o - t.c; call gcc -E t.c; call gcc -E -P -dM -DX t.c; call gcc -E t.c -o t.i; call gcc -S t.c; call gcc -c -o - t.c
+put h.h '#define N 2'; call gcc -S -o - t.c; call gcc -E t.c; call gcc -E -P -dM -DX t.c; call gcc -E t.c -o t.i; call gcc -S t.c; again
+END
+class preprocessor-by-its-name hit <<'END'
+put h.h '#define N 1'; put t.c '#include "h.h"' 'int n = N;'
+call cpp t.c; put h.h '#define N 2'; again; again; call cpp -dM t.c t.i
+END
+class preprocessed-sources hit <<'END'
+put t.c '#define N 1' 'int n = N, unused(void) { }'; gcc -E t.c -o t.i; cp t.i u.ii
+call gcc -Wall -g -c t.i; call gcc -Wall -c u.ii; rm t.c; again; call gcc -Wall -fpreprocessed -c t.i; sed -i 's/= 1/= 2/' t.i; again; again
+END
+class languages-by-option hit <<'END'
+put t.x 'int n = sizeof(char), class_; const char *l = __VERSION__; char c = sizeof'"('a')"';'; put t.c 'int m = sizeof'"('a')"';'
+call gcc -x c -c t.x -o t.o; call gcc -x c++ -c t.x -o t.o; call gcc -x c++ -x none -c t.c; call gcc -std=c89 -x c -c t.x -o t.o; call gcc -x c++ -c t.c; call g++ -c t.c; call gcc -c t.c
+END
+class several-sources hit <<'END'
+put a.c 'int a = 1;'; put b.c '#include "h.h"' 'int b = N;'; put h.h '#define N 1'; put c.c 'int c = ;'
+call gcc -c a.c b.c; put h.h '#define N 2'; again; again; call gcc -c a.c c.c b.c
+END
+class compile-and-link hit <<'END'
+put a.c 'int b(void);' 'int main(void) { return b(); }'; put b.c '#include "h.h"' 'int b(void) { return N; }'; put h.h '#define N 1'
+call gcc a.c b.c -o p; seen ./p; put h.h '#define N 2'; call gcc a.c b.c -o p; seen ./p; call gcc a.c b.c -o p; call gcc a.c -c; call gcc a.o b.c; call gcc -g -MD a.c b.c -o p
+END
+class compile-only-checks hit <<'END'
+put t.c '#include "h.h"' 'int f(void) { int x; return N; }'; put h.h '#define N 1'
+call gcc -fsyntax-only -Wall t.c; put h.h '#define N y'; again; again
+END
+
+# --- what compilers say when they fail
+
+class failure-and-back hit <<'END'
+put t.c 'int n = ;'; call gcc -c t.c
+put t.c 'int n = 1;'; again; put t.c 'int n = ;'; again; put t.c 'int n = 1;'; again; again
+END
+class failure-with-an-older-object hit,in-place:failed-over-old-object <<'END'
+put t.c 'int n = 1;'; put bad.c 'int n = ;'; call gcc -MD -c t.c -o x.o
+call gcc -MD -c bad.c -o x.o; put x.o old; again; call gcc -MD -c t.c -o x.o
+END
+class failed-probes hit <<'END'
+probe() { put conftest.c "$@"; call gcc -c conftest.c; call gcc conftest.c -o conftest; rm -f conftest conftest.o; }
+probe '#include <no_such_header.h>' 'int main(void) { return 0; }'
+probe 'int no_such_function(void);' 'int main(void) { return no_such_function(); }'
+probe 'char a[sizeof(void *) == 3 ? 1 : -1];' 'int main(void) { return 0; }'
+probe 'int main(void) { return 0; }'
+mkdir i; put i/no_such_header.h ''
+export CPATH=$PWD/i; probe '#include <no_such_header.h>' 'int main(void) { return 0; }'
+END
+class bad-options hit,in-place:unknown-flag <<'END'
+put t.c 'int n;'
+call gcc -c t.c --no-such-option; call gcc -c t.c -o; call gcc -c; call gcc; call gcc -c nothing.c; call gcc -c t.c -fno-such-flag; call gcc -c t.c -Wno-such-warning; call gcc -c t.c -std=c1; call gcc -x nothing -c t.c
+put nothing.c 'int m;'; call gcc -c nothing.c; put t.c 'int n = 1'; call gcc -c t.c -Wno-such-warning
+END
+class questions-to-the-compiler hit,in-place:not-a-compile <<'END'
+call gcc --version; call gcc -dumpmachine; call gcc -dumpfullversion; call gcc -print-file-name=libc.so; call gcc -print-search-dirs; call gcc -v; call gcc -E -v - ; put libm.so ''; call gcc -L. -print-file-name=libm.so; call gcc -Q --help=target; call gcc -march=native -c -x c /dev/null -o n.o
+END
+
+# --- where the output goes
+
+class object-is-there-already hit,in-place:output <<'END'
+put t.c 'int n;'
+put a.o old; chmod 400 a.o; call gcc -c t.c -o a.o
+put b.o old; ln b.o other; call gcc -c t.c -o b.o
+ln -s target c.o; call gcc -c t.c -o c.o; again
+ln -s /nowhere/x d.o; call gcc -c t.c -o d.o
+mkdir e.o; call gcc -c t.c -o e.o
+put f.o old; chmod 666 f.o; call gcc -c t.c -o f.o
+call gcc -c t.c -o /dev/null; call gcc -c t.c -o no/such.o
+call gcc -c t.c; put t.c 'int m;'; call gcc -c t.c; chmod 777 t.o; again
+END
+class dependency-file-is-there-already hit,in-place:output <<'END'
+put t.c 'int n;'; put a.d old; chmod 400 a.d; call gcc -MD -MF a.d -c t.c; ln -s target.d b.d; call gcc -MD -MF b.d -c t.c; mkdir c.d; call gcc -MD -MF c.d -c t.c; put d.d old; ln d.d other; call gcc -MD -MF d.d -c t.c
+call gcc -MD -MF /dev/stdout -c t.c; call gcc -MD -MF - -c t.c; call gcc -MD -MF no/such.d -c t.c; call gcc -MD -MF t.o -c t.c
+END
+class file-modes hit <<'END'
+put t.c 'int main(void) { return 0; }'
+masked() { (umask "$1" && shift && "$@"); }
+for mask in 077 000 027 777; do call masked $mask gcc -MD -c t.c -o $mask.o; call masked $mask gcc t.c -o $mask.exe; done; call masked 000 gcc t.c -o 077.exe
+END
+class output-is-an-input hit,in-place:output-is-input <<'END'
+put t.c '#include "h.h"' 'int n = N;'; put h.h '#define N 1'
+call gcc -MD -MF h.h -c t.c; put h.h '#define N 1'; call gcc -E t.c -o h.h; call gcc -c t.c -o t.c; call gcc -c t.c -o t.o
+END
+class output-below-a-link hit <<'END'
+mkdir real; ln -s real link; put t.c 'int n;'; call gcc -MD -c t.c -o link/t.o; rm real/*; again; ln -sfn nowhere link; again
+END
+class limited-file-size hit,in-place:output <<'END'
+put t.c 'int a[200000] = {1};'; limited() { (ulimit -f "$1"; shift; "$@"); }
+call limited 1 gcc -c t.c; call limited 10000 gcc -c t.c; rm -f t.o; call limited 1 gcc -c t.c
+END
+class full-device in-place:output <<'END'
+put t.c 'int n;'; full() { "$@" > /dev/full; }; closed() { "$@" >&- 2>&-; }
+[ -c /dev/full ] || without "no /dev/full here"
+call gcc -c t.c -o /dev/full; call full gcc -E t.c; call full gcc -S t.c -o -; call closed gcc -c t.c; call closed gcc -E t.c; call gcc -S t.c -o /dev/full
+END
+class full-disk hit,in-place:no-space <<'END'
+mkdir small; mount -t tmpfs -o size=16k,mode=755 none small 2> /dev/null || without "no file system can be mounted here"
+put t.c 'int a[20000] = {1};'; put u.c 'int n;'; trap 'umount "$top/small"' EXIT
+call gcc -c u.c -o small/u.o; call gcc -c t.c -o small/t.o; cd small; call gcc -c ../t.c; cp ../u.c .; call gcc -MD -c u.c; head -c 16k /dev/zero > fill 2> /dev/null; again; rm fill; again; cd ..
+END
+class working-directory-vanishes in-place:vanished-directory <<'END'
+mkdir x; put t.c 'int n;'; cp t.c x; cd x; rm -r ../x; call gcc -c t.c; call gcc -c ../t.c; call gcc -c "$top/t.c" -o "$top/t.o"; mkdir ../x; again
+END
+class temporary-directory-vanishes hit,in-place:temporary-directory <<'END'
+mkdir x; put t.c 'int n;'; export TMPDIR=$PWD/x; call gcc -c t.c; rmdir x; again; mkdir x; again
+END
+class read-only-directory hit,in-place:output <<'END'
+mkdir x; put t.c 'int n;'; chmod 555 x; call gcc -c t.c -o x/t.o; chmod 755 x; again
+END
+
+# --- links
+
+class link-of-a-changed-object hit <<'END'
+object() { put o.c "int f(void) { return $1; }"; alter gcc -c o.c; }
+put m.c 'int f(void);' 'int main(void) { return f(); }'; alter gcc -c m.c; object 1
+call gcc m.o o.o -o p; seen ./p; object 2; call gcc m.o o.o -o p; seen ./p; call gcc m.o o.o -o p
+END
+class link-of-a-library hit <<'END'
+library() { put o.c "int f(void) { return $2; }"; mkdir -p "$1"; rm -f "$1/libf.$3"; if [ "$3" = a ]; then alter gcc -c o.c && alter ar crD "$1/libf.a" o.o; else alter gcc -shared -fPIC o.c -o "$1/libf.so"; fi; }
+put m.c 'int f(void);' 'int main(void) { return f(); }'; alter gcc -c m.c; library b 1 a; mkdir a
+call gcc m.o -La -Lb -lf -o p; seen ./p
+library b 2 a; call gcc m.o -La -Lb -lf -o p; seen ./p
+library a 3 a; call gcc m.o -La -Lb -lf -o p; seen ./p
+library a 4 so; call gcc m.o -La -Lb -lf -Wl,-rpath,"$PWD/a" -o p; seen ./p
+call gcc m.o -La -Lb -l:libf.a -o p; rm -r a; call gcc m.o -La -Lb -lf -o p; again
+END
+class link-of-a-library-by-variable hit <<'END'
+mkdir a b; for d in a b; do put o.c "int f(void) { return sizeof \"$d$d\" + '$d'; }"; alter gcc -c o.c; alter ar crD $d/libf.a o.o; done
+put m.c 'int f(void);' 'int main(void) { return f(); }'; alter gcc -c m.c
+export LIBRARY_PATH=b; call gcc m.o -lf -o p; LIBRARY_PATH=a:b; again; LD_RUN_PATH=/r call gcc m.o -lf -o p; again
+END
+class link-of-a-missing-library hit <<'END'
+put m.c 'int f(void);' 'int main(void) { return f(); }'; alter gcc -c m.c
+call gcc m.o -L. -lf -o p; put o.c 'int f(void) { return 1; }'; alter gcc -c o.c; alter ar crD libf.a o.o; again; again
+END
+class link-of-a-library-that-is-a-script hit <<'END'
+script() { put o.c "int f(void) { return $1; }"; alter gcc -c o.c -o real.o; }
+put m.c 'int f(void);' 'int main(void) { return f(); }'; alter gcc -c m.c; script 1; put libf.so 'INPUT(real.o)'
+call gcc m.o -L. -lf -o p; seen ./p; script 2; call gcc m.o -L. -lf -o p; seen ./p; put real2.c 'int f(void) { return 3; }'; alter gcc -c real2.c; put libf.so 'GROUP(real2.o)'; call gcc m.o -L. -lf -o p; seen ./p
+END
+class version-script hit <<'END'
+put o.c 'int f(void) { return 1; }' 'int g(void) { return 2; }'; alter gcc -fPIC -c o.c; put v '{ global: f; local: *; };'
+call gcc -shared o.o -Wl,--version-script=v -o o.so; put v '{ global: g; local: *; };'; again; again
+call gcc -shared o.o -Wl,--version-script,v -Wl,--dynamic-list=d -o o.so; put d '{ f; };'; again
+END
+class linker-script hit <<'END'
+put o.c 'int f(void) { return 1; }'; alter gcc -c o.c; mkdir i; put s 'INCLUDE part' 'SECTIONS { .text : { *(.text) } }'; put i/part 'PROVIDE(x = 1); sym = 1;'
+call ld -T s -L i o.o -o p; put i/part 'sym = 2;'; again; put part 'sym = 3;'; again; again; call gcc -nostdlib -Wl,-T,s o.o -o q
+END
+class archive-member hit <<'END'
+member() { put o.c "int f(void) { return $1; }"; alter gcc -c o.c; rm -f libf.a; alter ar crD libf.a o.o; }
+put m.c 'int f(void);' 'int main(void) { return f(); }'; alter gcc -c m.c; member 1
+call gcc m.o libf.a -o p; seen ./p; member 2; call gcc m.o libf.a -o p; seen ./p; call gcc -Wl,--whole-archive libf.a -Wl,--no-whole-archive m.o -o p
+END
+class thin-archive-member hit <<'END'
+put o.c 'int f(void) { return 1; }'; put m.c 'int f(void);' 'int main(void) { return f(); }'; alter gcc -c o.c m.c; alter ar crDT libf.a o.o
+call gcc m.o libf.a -o p; seen ./p; put o.c 'int f(void) { return 2; }'; alter gcc -c o.c; call gcc m.o libf.a -o p; seen ./p; call gcc m.o libf.a -o p
+END
+class shared-objects hit <<'END'
+put o.c 'int f(void) { return 1; }'; alter gcc -fPIC -c o.c; call gcc -shared o.o -Wl,-soname,libo.so.1 -o libo.so
+put m.c 'int f(void);' 'int main(void) { return f(); }'; alter gcc -c m.c; call gcc m.o libo.so -o p
+put o.c 'int f(void) { return 1; }' 'int g;'; alter gcc -fPIC -c o.c; call gcc -shared o.o -Wl,-soname,libo.so.2 -o libo.so; call gcc m.o libo.so -o p; call gcc m.o libo.so -o p -pie; call gcc m.o libo.so -o p -no-pie -s
+END
+class libraries-of-libraries hit <<'END'
+mkdir d; put i.c 'int i(void) { return 1; }'; put o.c 'int i(void);' 'int f(void) { return i(); }'; put m.c 'int f(void);' 'int main(void) { return f(); }'
+alter gcc -shared -fPIC i.c -Wl,-soname,libi.so -o d/libi.so; alter gcc -shared -fPIC o.c -Ld -li -o libo.so; alter gcc -c m.c
+call gcc m.o libo.so -Wl,-rpath-link,d -o p; rm d/libi.so; again; put i.c 'int j;'; alter gcc -shared -fPIC i.c -Wl,-soname,libi.so -o d/libi.so; again
+END
+class static-program hit <<'END'
+put m.c 'int main(void) { return N; }'; call gcc -static -DN=1 m.c -o p; seen ./p; call gcc -static -DN=2 m.c -o p; seen ./p
+END
+class link-time-optimization hit <<'END'
+object() { put o.c "int f(void) { return $1; }"; call gcc -O1 -flto -frandom-seed=1 -c o.c; }
+put m.c 'int f(void);' 'int main(void) { return f(); }'; call gcc -O1 -flto -frandom-seed=2 -c m.c; object 1
+call gcc -O1 -flto m.o o.o -s -Wl,--build-id=none -o p; seen ./p; object 2; call gcc -O1 -flto m.o o.o -s -Wl,--build-id=none -o p; seen ./p; again
+END
+class link-options-in-files hit <<'END'
+put m.c 'int main(void) { return 0; }'; alter gcc -c m.c; put f --defsym=x=1
+call gcc m.o -Wl,@f -o p; put f --defsym=x=2; again; put g m.o -o q; call gcc @g; again
+END
+class link-side-outputs hit <<'END'
+put m.c 'int main(void) { return 0; }'; alter gcc -c m.c
+call gcc m.o -Wl,-Map=map -o p; call gcc m.o -Wl,--dependency-file=d -o p; rm map d; call gcc m.o -Wl,-Map=map -o p; call gcc m.o -Wl,--dependency-file=d -o p; call gcc m.o -Wl,-M -o p; call gcc m.o -Wl,-t -o p; call gcc m.o -Wl,--cref -o p
+END
+class linker-by-itself hit <<'END'
+put o.s '.globl _start' '_start: ret' '.data' '.quad x'; put x.s '.globl x' 'x = 1'; alter as o.s -o o.o; alter as x.s -o x.o
+call ld o.o x.o -o p; put x.s '.globl x' 'x = 2'; alter as x.s -o x.o; again; again
+call ld -r o.o x.o -o r.o; put data 1; call ld -r -b binary data -o d.o; put data 22; again; again; call ld o.o -o p
+END
+class linker-of-a-tools-directory hit <<'END'
+mkdir b; put m.c 'int main(void) { return 0; }'; alter gcc -c m.c; ld=$(command -v ld || gcc -print-prog-name=ld)
+call gcc -B b m.o -o p; put b/ld "#!$BASH" "exec $ld --defsym extra=1 \"\$@\""; chmod +x b/ld; again; again
+END
+class start-files-of-a-directory hit <<'END'
+mkdir b; put c.s '.globl _start' '_start: mov $1, %edi' 'mov $60, %eax' 'syscall'; put m.c 'int main(void) { return 0; }'; alter gcc -c m.c; cp "$(gcc -print-file-name=crti.o)" "$(gcc -print-file-name=crtn.o)" b
+call gcc -B b/ m.o -no-pie -o p; alter as c.s -o b/crt1.o; again; seen ./p; again
+END
+class executable-is-there-already hit,in-place:output <<'END'
+put m.c 'int main(void) { return 0; }'; alter gcc -c m.c
+put p old; chmod 400 p; call gcc m.o -o p; put q old; ln q r; call gcc m.o -o q; ln -s target s; call gcc m.o -o s; mkdir t; call gcc m.o -o t; call gcc m.o -o no/such; call gcc m.o -o /dev/null; put u old; chmod 666 u; call gcc m.o -o u; seen ./u
+put bad.c 'int f(void);' 'int main(void) { return f(); }'; call gcc bad.c -o p; call gcc bad.c -o new
+END
+class archives hit,in-place:archiver <<'END'
+put a.c 'int a;'; put b.c 'int b;'; alter gcc -c a.c b.c
+call ar crD l.a a.o; call ar crD l.a b.o; call ranlib -D l.a; put a.c 'int a = 1;'; alter gcc -c a.c; call ar crD l.a a.o; again; call ar t l.a; call ar crD l.a none.o
+END
+
+# --- other languages and names
+
+class cplusplus hit <<'END'
+put h.hpp 'template <class T> T f(T t) { return t + 1; }'; put t.cc '#include "h.hpp"' '#include <cstddef>' 'int g() { return f(1); }'
+call g++ -std=c++17 -O1 -c t.cc; put h.hpp 'template <class T> T f(T t) { return t + 2; }'; again; again; call g++ -std=c++20 -O1 -c t.cc; call c++ -fno-exceptions -c t.cc
+END
+class objective-c hit <<'END'
+put h.h '#define N 1'; put t.m '#import "h.h"' 'int n = N;' '@interface I' '@end' '@implementation I' '@end'
+gcc -c t.m -o /dev/null 2> /dev/null || without "no Objective-C compiler"
+call gcc -c t.m; put h.h '#define N 2'; again; again
+END
+class fortran hit <<'END'
+command -v gfortran > /dev/null || without "no Fortran compiler"
+put i.inc 'integer, parameter :: n = 1'; put m.f90 'module m' "include 'i.inc'" 'end module'; put t.F90 'subroutine s(x)' 'use m' 'integer x' 'x = n' 'end'
+call gfortran -c m.f90; call gfortran -c t.F90; put i.inc 'integer, parameter :: n = 2'; call gfortran -c m.f90; call gfortran -c t.F90; again; mkdir d; call gfortran -J d -c m.f90; rm m.mod; call gfortran -Id -c t.F90; call gfortran -c t.F90
+END
+class assembly hit <<'END'
+put h.h '#define N 1'; put t.S '#include "h.h"' '.byte N'; put u.s '.byte 1'
+call gcc -c t.S; call gcc -c u.s; put h.h '#define N 2'; put u.s '.byte 2'; call gcc -c t.S; call gcc -c u.s; again; call gcc -x assembler-with-cpp -DN=1 -c u.s; call as u.s -o v.o
+END
+class compilers-by-other-names hit <<'END'
+put t.c 'int n = sizeof __VERSION__;'
+for cc in cc x86_64-linux-gnu-gcc gcc-12 c99 c89; do command -v $cc > /dev/null && call $cc -c t.c; done
+ln -s "$(command -v gcc)" mine; named() { (exec -a other "$@"); }; call ./mine -c t.c; call "$(command -v gcc)" -c t.c; call named gcc -c t.c; call env gcc -c t.c; call sh -c 'gcc -c t.c'
+END
+class a-project hit <<'END'
+i=0; while [ $i -lt 6 ]; do put f$i.c '#include "h.h"' "int f$i(void) { return N + $i; }"; i=$((i + 1)); done; put main.c 'int f0(void);' 'int main(void) { return f0(); }'; put h.h '#define N 1'
+put Makefile 'p: main.o f0.o f1.o f2.o f3.o f4.o f5.o' '	gcc $^ -o $@' '%.o: %.c' '	gcc -O1 -MMD -c $< -o $@' '-include *.d'
+command -v make > /dev/null || without "no make"
+touch -d '2020-01-01' ./*; call make -s -j3; seen ./p; put h.h '#define N 2'; touch -d '2020-01-02' ./*.d ./*.o; call make -s; seen ./p; rm ./*.o; call make -s -j3
+END

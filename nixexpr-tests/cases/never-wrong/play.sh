@@ -1,0 +1,86 @@
+# play.sh TABLE CLASS OUT: plays one class of classes.sh in the current directory,
+# which is empty, and writes to the directory OUT what could be seen after each call:
+# standard output, standard error, exit status, and of every file in the tree its
+# name, type, mode, links and content, but not its time. Bash, coreutils, findutils,
+# sed; so it runs in a derivation as well as on a machine.
+#
+# A class is plain Bash with these words for steps:
+#
+#   put FILE LINE...    writes a file
+#   call COMMAND...     one call, observed
+#   again               the last call again, observed
+#   alter COMMAND...    a command that changes something; it must succeed
+#   seen COMMAND...     a command whose output is observed: running what was built
+#   unstable PATTERN    files that no two calls make alike: their contents are not compared
+#   without REASON      leaves the class out: something is not there
+set -u
+table=$1 name=$2 results=$3
+mkdir -p "$results"
+
+_n=0
+_unstable=/
+unstable() { _unstable=$1; }
+_last=()
+call() {
+    _last=("$@")
+    _n=$((_n + 1))
+    "$@" > "$results/$_n.stdout" 2> "$results/$_n.stderr" < "${input:-/dev/null}"
+    _observe "$?"
+}
+again() { call "${_last[@]}"; }
+alter() { "$@" || _broken "$*"; }
+seen() {
+    _n=$((_n + 1))
+    "$@" > "$results/$_n.stdout" 2> "$results/$_n.stderr" < /dev/null
+    _observe "$?"
+}
+put() {
+    local file=$1
+    shift
+    printf '%s\n' "$@" > "$file" || _broken "put $file"
+}
+without() {
+    echo "$*" > "$results/without"
+    exit 0
+}
+_broken() {
+    echo "the class itself fails: $*" | tee "$results/broken" >&2
+    exit 1
+}
+# The compiler makes up names for its temporary files.
+_names() { LC_ALL=C sed 's,\(/tmp/\|/build/\|^\|[^A-Za-z0-9_]\)cc[A-Za-z0-9]\{6\}\([^A-Za-z0-9_]\|$\),\1ccXXXXXX\2,g'; }
+_observe() {
+    local file
+    echo "exit status $1" > "$results/$_n.tree"
+    for file in stdout stderr; do
+        _names < "$results/$_n.$file" > "$results/$_n.new" && mv "$results/$_n.new" "$results/$_n.$file"
+    done
+    # A directory that was deleted under our feet has nothing to look at.
+    (
+        cd "$top" || exit
+        LC_ALL=C find . -mindepth 1 -printf '%y %m %n %p -> %l\n' | LC_ALL=C sort -k 4 | sed 's/ -> $//'
+        find . -type f -size -4000k | LC_ALL=C sort | while IFS= read -r file; do
+            # shellcheck disable=SC2254 # a pattern
+            case $file in
+            $_unstable) ;;
+            *) printf '%s %s\n' "$(_names < "$file" | sha256sum | cut -c1-32)" "$file" ;;
+            esac
+        done
+    ) >> "$results/$_n.tree" 2>&1
+}
+
+# class NAME EXPECTED <<'END' ... END: as in the table; here only the one that is played
+class() {
+    local body
+    IFS= read -r -d '' body
+    [ "$1" = "$name" ] || return 0
+    export LC_ALL=C
+    unset LANG LANGUAGE SOURCE_DATE_EPOCH TZ
+    umask 022
+    top=$PWD
+    eval "$body"
+    exit 0
+}
+# shellcheck source=classes.sh
+. "$table"
+_broken "there is no such class"

@@ -1,0 +1,129 @@
+# What the classes of classes.sh leave behind with Droste, cold and warm, is what they
+# leave behind without; and each is answered in the way that the table says.
+#
+# NEVER_WRONG_TOOL=ccache or =sccache plays them with that instead, on the machine, and
+# prints a table of what it gets wrong; that fails no check. =plain compares the
+# compilers with themselves: what differs then is no class. NEVER_WRONG_CLASSES is an
+# extended regular expression of names.
+. "$TESTS/harness.sh"
+cases=$PWD
+mapfile -t classes < <(sed -n 's/^class \([^ ]*\) .*/\1/p' classes.sh | grep -E -- "${NEVER_WRONG_CLASSES:-.}")
+expected_of() { sed -n "s/^class $1 \([^ ]*\) .*/\1/p" classes.sh; }
+
+# play HOW CLASS: on the machine; always at the same path, since objects record it
+play() {
+    local how=$1 name=$2 dir=$WORK/play/$2
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    (
+        cd "$dir" || exit
+        case $how in
+        ccache*) export PATH=$WORK/bin:$PATH CCACHE_DIR=$WORK/memo/$name ;;
+        sccache*) export PATH=$WORK/bin:$PATH ;;
+        esac
+        timeout --kill-after=5 100 bash "$cases/play.sh" "$cases/classes.sh" "$name" "$WORK/$how/$name" < /dev/null 2> "$WORK/$how.$name.err"
+    ) || echo "exit status $?" > "$WORK/$how/$name/status"
+    chmod -R u+w "$dir"
+    rm -rf "$dir"
+}
+# differences EXPECTED GOT: of two directories of what was seen
+differences() {
+    diff -r "$1" "$2" | grep -v '^diff ' | sed "s,$WORK/,," | head -n 12 | cut -c1-200
+}
+
+if [ "${NEVER_WRONG_TOOL:-droste}" != droste ]; then
+    tool=$NEVER_WRONG_TOOL
+    if [ "$tool" != plain ]; then
+        command -v "$tool" > /dev/null || {
+            skip "everything here" "no $tool"
+            finish
+        }
+        mkdir -p "$WORK/bin"
+        for name in gcc g++ cc c++ clang gfortran x86_64-linux-gnu-gcc gcc-12; do
+            real=$(command -v "$name") || continue
+            if [ "$tool" = ccache ]; then
+                ln -s "$(command -v ccache)" "$WORK/bin/$name"
+            else
+                printf '#!/bin/sh\nexec %s %s "$@"\n' "$(command -v "$tool")" "$real" > "$WORK/bin/$name"
+                chmod +x "$WORK/bin/$name"
+            fi
+        done
+    fi
+    export -f play
+    export cases
+    for how in plain "$tool-cold" "$tool-warm"; do
+        printf '%s\n' "${classes[@]}" | xargs -P 2 -I {} bash -c "play $how {}"
+    done
+    wrong=0
+    for name in "${classes[@]}"; do
+        cold=right warm=right
+        cmp -s "$WORK/plain/$name/without" /dev/null || [ ! -e "$WORK/plain/$name/without" ] || { echo "$name: without"; continue; }
+        diff -rq "$WORK/plain/$name" "$WORK/$tool-cold/$name" > /dev/null || cold=wrong
+        diff -rq "$WORK/plain/$name" "$WORK/$tool-warm/$name" > /dev/null || warm=wrong
+        [ "$cold$warm" = rightright ] || {
+            wrong=$((wrong + 1))
+            printf '%-45s %s %s\n' "$name" "$cold" "$warm"
+            [ "$VERBOSE" = 0 ] || { differences "$WORK/plain/$name" "$WORK/$tool-cold/$name"; differences "$WORK/plain/$name" "$WORK/$tool-warm/$name"; }
+        }
+    done
+    if [ "$tool" = plain ]; then
+        equal "the compilers do the same again" 0 "$wrong"
+    else
+        pass "$tool gets $wrong of ${#classes[@]} classes wrong"
+        say "   $tool gets $wrong of ${#classes[@]} classes wrong"
+    fi
+    finish
+fi
+
+stop_without NIX34
+toolchain=$(with_toolchain "$WORK/store") || {
+    fail "a toolchain can be imported"
+    finish
+}
+nix34 nix eval --store "$WORK/store" --impure --raw --expr "
+    builtins.concatStringsSep \"\" (import $PWD {
+        toolchain = \"$toolchain\";
+        classes = [ $(printf '"%s" ' "${classes[@]}") ];
+        rounds = [ \"plain\" \"cold\" \"warm\" ];
+    })" > "$WORK/drvs"
+for round in plain cold warm; do
+    options=
+    [ $round != plain ] || options='--memo off'
+    # shellcheck disable=SC2046,SC2086 # words
+    timeout --kill-after=5 900 "$DROSTE" build --json --keep-going $options --store "$WORK/store" $(awk -v round=$round '$2 == round { print $3 }' "$WORK/drvs") \
+        > "$WORK/$round.json" 2> "$WORK/$round.err" < /dev/null
+    # One line for each derivation: name, output, built, reused, in place, reasons.
+    awk -F'"' '/"drvPath"/ { drv = $4; out = "-"; reasons = ""; inside = 0 }
+        /"out":/ && out == "-" { out = $4 }
+        /"(built|reused|inPlace)":/ && !inside { n = $3; gsub(/[^0-9]/, "", n); count[$2] = n }
+        /"inPlaceReasons": \{$/ { inside = 1; next }
+        inside && /\}/ { inside = 0 }
+        inside { reasons = reasons (reasons == "" ? "" : ",") $2 }
+        /"wallSeconds"/ { print drv, out, count["built"], count["reused"], count["inPlace"], reasons }' "$WORK/$round.json" > "$WORK/$round.counts"
+done
+: > "$WORK/table"
+for name in "${classes[@]}"; do
+    declare -A out=()
+    for round in plain cold warm; do
+        drv=$(awk -v name="$name" -v round=$round '$1 == name && $2 == round { print $3 }' "$WORK/drvs")
+        read -r _ out[$round] built reused in_place reasons <<< "$(grep -F "$drv " "$WORK/$round.counts")"
+        out[$round]=$WORK/store${out[$round]}
+    done
+    if [ ! -d "${out[plain]}" ] || [ "${out[plain]}" = "$WORK/store" ] || [ -e "${out[plain]}/broken" ]; then
+        fail "$name can be played" "$(cat "${out[plain]}/broken" 2> /dev/null)" "$(grep -F -A 5 -- "-$name.drv" "$WORK/plain.err")"
+        continue
+    fi
+    if [ -e "${out[plain]}/without" ]; then
+        skip "$name" "$(cat "${out[plain]}/without")"
+        continue
+    fi
+    for round in cold warm; do
+        equal "$name is right, $round" "" "$(differences "${out[plain]}" "${out[$round]}")"
+    done
+    got=$([ "$reused" = 0 ] || echo hit)
+    [ -z "$reasons" ] || got=${got:+$got,}in-place:${reasons//,/,in-place:}
+    [ "$built" = 0 ] || got=$got,$built-built
+    printf '%s %s built %s reused %s in place %s\n' "$name" "${got:-nothing}" "$built" "$reused" "$in_place" >> "$WORK/table"
+    equal "$name is answered as the table says" "$(expected_of "$name")" "${got:-nothing}"
+done
+finish
