@@ -307,7 +307,13 @@ impl Finder<'_> {
         let question = [b"-print-prog-name=", name.as_bytes()].concat();
         let answer = self.ask(&[&question], Stream::Out)?;
         let answer = answer.trim_ascii_end();
-        if answer.contains(&b'/') {
+        let (dir, name) = match answer.contains(&b'/') {
+            true => split_last(answer),
+            false => (&b""[..], answer),
+        };
+        let mut entries = self.path.split(|byte| *byte == b':');
+        // Clang answers with the path even of what it has found in `PATH`.
+        if !dir.is_empty() && !entries.any(|entry| entry == dir) {
             return Some(answer.to_vec());
         }
         for entry in self.path.split(|byte| *byte == b':') {
@@ -315,7 +321,7 @@ impl Finder<'_> {
             if !entry.starts_with(b"/") {
                 continue;
             }
-            let file = join(entry, answer);
+            let file = join(entry, name);
             let place = self.members.walk(&file);
             if place.is_some_and(|place| place.kind == FileType::RegularFile) {
                 self.used.insert(entry);
