@@ -211,6 +211,9 @@ fn describe(
             Entry::File { path, source, .. } => {
                 format!("  {} = {}\n", BStr::new(path), BStr::new(source))
             }
+            Entry::Bind { path, source } => {
+                format!("  {} => {}\n", BStr::new(path), BStr::new(source))
+            }
         });
     }
     text.push_str("store paths\n");

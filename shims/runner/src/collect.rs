@@ -16,13 +16,16 @@ use crate::layout::{LaidOut, State, work_dir};
 const DEPTH_MAX: usize = 2048;
 
 impl LaidOut {
-    /// Copies what is new in the work directory to below `files`, each at its absolute path, and
-    /// returns a line for each thing that a copy cannot tell.
+    /// Copies what is new to below `files`, each at its absolute path, and returns a line for
+    /// each thing that a copy cannot tell.
     pub fn collect(mut self, files: &Path) -> Result<Vec<Vec<u8>>, Error> {
         let mut odd = Vec::new();
-        self.directory(work_dir(), files, &mut odd, 0)?;
+        self.directory(self.top, files, &mut odd, 0)?;
         for path in self.entries.keys() {
-            odd.push(line("deleted", path));
+            // What is there, but where nothing is looked at, is not gone.
+            if path.symlink_metadata().is_err() {
+                odd.push(line("deleted", path));
+            }
         }
         Ok(odd)
     }
@@ -53,6 +56,8 @@ impl LaidOut {
                 Some(before) if before != State::of(&metadata) => odd.push(line("changed", &path)),
                 Some(_) if !metadata.is_dir() => {}
                 Some(_) => self.directory(&path, files, odd, depth + 1)?,
+                // `Elsewhere` tells of it.
+                None if FOR_EVERYBODY.iter().any(|shared| dir == Path::new(shared)) => {}
                 None if metadata.is_dir() => {
                     make_dir(&target)?;
                     self.directory(&path, files, odd, depth + 1)?;
@@ -116,14 +121,18 @@ fn copy(path: &Path, metadata: &Metadata, target: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The other directories in which every program may write: nothing may stay there.
+/// Directories in which every program may write.
+const FOR_EVERYBODY: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
+
+/// What is in the directories for everybody: nothing may stay there.
 pub struct Elsewhere(BTreeSet<PathBuf>);
 
 impl Elsewhere {
     /// Remembers what is there.
     pub fn look() -> Self {
-        let dirs = ["/tmp", "/var/tmp", "/dev/shm"];
-        let entries = dirs.iter().filter_map(|dir| Path::new(dir).read_dir().ok());
+        let entries = FOR_EVERYBODY
+            .iter()
+            .filter_map(|dir| Path::new(dir).read_dir().ok());
         Self(
             entries
                 .flatten()

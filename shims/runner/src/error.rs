@@ -12,6 +12,10 @@ pub enum Error {
     Variable(String),
     /// The manifest is malformed.
     Manifest(ManifestError),
+    /// An entry of the manifest's is where the sandbox itself has something.
+    Taken(PathBuf, PathBuf),
+    /// A child's own root could not be made: in which step.
+    Root(&'static str, io::Error),
     /// A system call failed.
     File(PathBuf, io::Error),
 }
@@ -21,6 +25,13 @@ impl fmt::Display for Error {
         match self {
             Self::Variable(name) => write!(f, "`{name}` is not set"),
             Self::Manifest(error) => error.fmt(f),
+            Self::Taken(path, place) => write!(
+                f,
+                "nothing can be created at `{}`: `{}` is the sandbox's own",
+                path.display(),
+                place.display()
+            ),
+            Self::Root(step, error) => write!(f, "cannot {step} for the child's root: {error}"),
             Self::File(path, error) => write!(f, "`{}`: {error}", path.display()),
         }
     }

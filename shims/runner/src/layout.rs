@@ -2,23 +2,31 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use shim_core::manifest::{Entry, LAID, MANIFEST_BYTES_MAX, WORK_DIR};
 
 use crate::error::{Context, Error};
+use crate::root;
+
+/// How much of a file is copied at once.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// What was there before the tool ran.
 pub struct LaidOut {
-    /// What the manifest lists, as it was when it was ready.
+    /// The directory in which everything new is looked for.
+    pub top: &'static Path,
+    /// What the manifest lists and what else is there, as it was when it was ready.
     pub entries: BTreeMap<PathBuf, State>,
-    /// What Nix put into the work directory: not looked at.
+    /// What is not looked at: what Nix put into the work directory, and what is mounted.
     pub ignored: BTreeSet<PathBuf>,
+    /// Where the sandbox has something of its own and nothing can be created.
+    pub taken: Vec<PathBuf>,
 }
 
 /// What makes a difference visible. The change time cannot be set back.
@@ -57,27 +65,73 @@ pub fn work_dir() -> &'static Path {
     Path::new(OsStr::from_bytes(WORK_DIR))
 }
 
-/// Creates the entries, in order. Nothing may be in their places.
-pub fn create(entries: &[Entry]) -> Result<LaidOut, Error> {
-    let work_dir = work_dir();
-    let mut ignored = BTreeSet::new();
-    for entry in work_dir.read_dir().context(work_dir)? {
-        ignored.insert(entry.context(work_dir)?.path());
+impl LaidOut {
+    /// The work directory alone, before the manifest's entries are created.
+    pub fn work_dir() -> Result<Self, Error> {
+        let work_dir = work_dir();
+        let mut ignored = BTreeSet::new();
+        for entry in work_dir.read_dir().context(work_dir)? {
+            ignored.insert(entry.context(work_dir)?.path());
+        }
+        Ok(Self {
+            top: work_dir,
+            entries: BTreeMap::new(),
+            ignored,
+            taken: Vec::new(),
+        })
     }
-    for entry in entries {
-        let path = Path::new(OsStr::from_bytes(entry.path()));
-        create_one(entry, path)?;
+
+    /// Creates the entries, in order. Nothing may be in their places, but a directory may.
+    pub fn create(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        for entry in entries {
+            let path = Path::new(OsStr::from_bytes(entry.path()));
+            if let Some(place) = self.taken.iter().find(|place| path.starts_with(place)) {
+                // An entry that says no more than what is so anyway.
+                if matches!(entry, Entry::Directory { .. }) && is_directory(path) {
+                    continue;
+                }
+                return Err(Error::Taken(path.to_owned(), place.clone()));
+            }
+            let state = match create_one(entry, path, &mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.make_parents(path)?;
+                    create_one(entry, path, &mut buffer)
+                }
+                result => result,
+            };
+            match state.context(path)? {
+                Some(state) => self.entries.insert(path.to_owned(), state).is_some(),
+                None => self.ignored.insert(path.to_owned()),
+            };
+        }
+        Ok(())
     }
-    let mut states = BTreeMap::new();
-    for entry in entries {
-        let path = Path::new(OsStr::from_bytes(entry.path()));
-        let metadata = path.symlink_metadata().context(path)?;
-        states.insert(path.to_owned(), State::of(&metadata));
+
+    /// Makes the directories that lead to a path, those that are missing. They are no results.
+    fn make_parents(&mut self, path: &Path) -> Result<(), Error> {
+        let mut missing = Vec::new();
+        for parent in path.ancestors().skip(1) {
+            // Through links: an entry may lie behind one.
+            if parent.exists() {
+                break;
+            }
+            missing.push(parent);
+        }
+        for parent in missing.into_iter().rev() {
+            make_dir(parent).context(parent)?;
+            self.entries.insert(parent.to_owned(), State::Directory);
+        }
+        Ok(())
     }
-    Ok(LaidOut {
-        entries: states,
-        ignored,
-    })
+}
+
+fn is_directory(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_dir())
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o755).create(path)
 }
 
 impl LaidOut {
@@ -110,29 +164,65 @@ impl LaidOut {
     }
 }
 
-fn create_one(entry: &Entry, path: &Path) -> Result<(), Error> {
+/// Creates an entry; its state, if there is any use in looking at it later.
+fn create_one(entry: &Entry, path: &Path, buffer: &mut [u8]) -> io::Result<Option<State>> {
     match entry {
-        Entry::Directory { .. } => std::fs::create_dir(path).context(path),
-        Entry::Link { target, .. } => symlink(OsStr::from_bytes(target), path).context(path),
+        Entry::Directory { .. } => match make_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_directory(path) => {
+                Ok(Some(State::Directory))
+            }
+            result => result.map(|()| Some(State::Directory)),
+        },
+        Entry::Link { target, .. } => {
+            symlink(OsStr::from_bytes(target), path)?;
+            Ok(Some(State::of(&path.symlink_metadata()?)))
+        }
         Entry::File {
             mtime_seconds,
             source,
             executable,
             ..
         } => {
-            let source = Path::new(OsStr::from_bytes(source));
-            let mut content = File::open(source).context(source)?;
+            let source = open_source(source)?;
             let mut target = OpenOptions::new()
                 .write(true)
                 .create_new(true)
                 .mode(if *executable { 0o755 } else { 0o644 })
-                .open(path)
-                .context(path)?;
-            io::copy(&mut content, &mut target)
-                .and_then(|_| target.set_modified(time(*mtime_seconds)?))
-                .context(path)
+                .open(path)?;
+            copy(source, &mut target, buffer)?;
+            target.set_modified(time(*mtime_seconds)?)?;
+            Ok(Some(State::of(&target.metadata()?)))
+        }
+        Entry::Bind { source, .. } => {
+            root::bind(Path::new(OsStr::from_bytes(source)), path)?;
+            Ok(None)
         }
     }
+}
+
+fn open_source(path: &[u8]) -> io::Result<File> {
+    let path = Path::new(OsStr::from_bytes(path));
+    File::open(path).map_err(|error| {
+        // The error's place is the entry's path; this one has to be told, too.
+        io::Error::other(format!("`{}`: {error}", path.display()))
+    })
+}
+
+/// Copies the rest of a file that nobody changes, with as few calls as there can be: most files
+/// are small, and there are hundreds of them.
+fn copy(mut source: File, target: &mut File, buffer: &mut [u8]) -> io::Result<()> {
+    let mut missing = source.metadata()?.len();
+    while missing > 0 {
+        let count = match source.read(buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        target.write_all(&buffer[..count])?;
+        missing = missing.saturating_sub(count as u64);
+    }
+    Ok(())
 }
 
 fn time(seconds: i64) -> io::Result<SystemTime> {

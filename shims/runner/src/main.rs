@@ -1,7 +1,7 @@
 //! The builder of every child derivation.
 //!
-//! It reads the manifest named by `manifestPath`, creates what the manifest lists below `/build`,
-//! runs the tool, and leaves what the tool did in `$out`; see `shim_core::manifest`. A tool that
+//! It reads the manifest named by `manifestPath`, creates what the manifest lists, in `/build` or
+//! in a root of the child's own, runs the tool, and leaves what the tool did in `$out`; see `shim_core::manifest`. A tool that
 //! fails is a result, not a failure of the runner's.
 //!
 //! Its bytes are part of every child's identity: what it does not need is not in it.
@@ -9,6 +9,7 @@
 mod collect;
 mod error;
 mod layout;
+mod root;
 mod tool;
 
 use std::env::var_os;
@@ -21,6 +22,7 @@ use rustix::fs::Mode;
 use shim_core::manifest::{self, Manifest};
 
 use error::{Context, Error};
+use layout::LaidOut;
 
 fn main() -> ExitCode {
     match run() {
@@ -41,8 +43,16 @@ fn run() -> Result<(), Error> {
     let out = variable("out")?;
     let manifest = read_manifest(&variable("manifestPath")?)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    droste_sys::reset_signals();
+    // The tool gets three descriptors, whatever this program was started with.
+    droste_sys::close_from_on_exec(3).context(Path::new("/proc/self/fd"))?;
     std::fs::create_dir(&out).context(&out)?;
-    let mut laid_out = layout::create(&manifest.layout)?;
+    let mut laid_out = if manifest.is_in_work_dir() {
+        LaidOut::work_dir()?
+    } else {
+        root::enter(&manifest, &out)?
+    };
+    laid_out.create(&manifest.layout)?;
     let before = collect::Elsewhere::look();
     let outcome = tool::run(&manifest, &out)?;
     laid_out.take_later_ones()?;

@@ -49,6 +49,49 @@ fn input(path: &str, source: &str) -> Entry {
     }
 }
 
+fn directory(path: &str) -> Entry {
+    Entry::Directory {
+        path: path.as_bytes().to_vec(),
+    }
+}
+
+fn link(path: &str, target: &str) -> Entry {
+    Entry::Link {
+        path: path.as_bytes().to_vec(),
+        target: target.as_bytes().to_vec(),
+    }
+}
+
+fn bind(path: &str, source: &str) -> Entry {
+    Entry::Bind {
+        path: path.as_bytes().to_vec(),
+        source: source.as_bytes().to_vec(),
+    }
+}
+
+/// What a program of the machine's needs, as binds and links: `/t`, in which `$out` is, stands for
+/// the store.
+const MACHINE: &str = "mkdir /t/usr; mount --rbind /usr /t/usr";
+
+fn machine() -> Vec<Entry> {
+    let mut entries = vec![bind("/usr", "/t/usr")];
+    for name in ["bin", "lib", "lib64"] {
+        if fs::symlink_metadata(format!("/{name}")).is_ok_and(|found| found.is_symlink()) {
+            entries.push(link(&format!("/{name}"), &format!("usr/{name}")));
+        }
+    }
+    entries
+}
+
+/// Whether `/bin` and its like are links, as they have to be for the above.
+fn has_merged_usr() -> bool {
+    let merged = fs::symlink_metadata("/bin").is_ok_and(|found| found.is_symlink());
+    if !merged {
+        eprintln!("skipped: `/bin` is no link to `/usr/bin`");
+    }
+    merged
+}
+
 /// Runs the runner after `before`; `None` if there are no namespaces.
 fn run(dir: TempDir, before: &str, manifest: &Manifest) -> Option<Left> {
     let at = |name: &str| dir.path().join(name);
@@ -268,4 +311,167 @@ fn a_compile_gives_the_bytes_of_the_plain_compiler() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn files_lie_anywhere_and_new_ones_are_found_anywhere() {
+    if !has_merged_usr() {
+        return;
+    }
+    let mut manifest = tool(
+        "cat /home/u/p/a /opt/deep/in/b /usr/new/include/c.h; cat /etc/x/conf; stat -c '%Y %a' a;\
+         echo new > new; mkdir -p /home/u/p/sub/empty; echo top > /top; echo opt > /opt/deep/new;\
+         echo build > /build/new; echo left > /tmp/left; echo kept > /tmp/checkout/new;\
+         grep -c MemTotal /proc/meminfo; id -u; pwd; ls / /tmp; ls -l /proc/self/fd | wc -l",
+    );
+    manifest.cwd = b"/home/u/p".to_vec();
+    manifest.layout = machine();
+    // The parts of `/usr`, so that there can be something beside them.
+    let parts = fs::read_dir("/usr").unwrap();
+    let parts = parts.map(|part| part.unwrap().file_name().into_string().unwrap());
+    let parts = parts.filter(|part| !Path::new("/usr").join(part).is_symlink());
+    let parts = parts.map(|part| bind(&format!("/usr/{part}"), &format!("/t/usr/{part}")));
+    manifest.layout.splice(..1, parts);
+    manifest.layout.extend([
+        directory("/tmp"),
+        directory("/home"),
+        directory("/home/u/p"),
+        input("/home/u/p/a", "/t/a"),
+        input("/opt/deep/in/b", "/t/b"),
+        input("/usr/new/include/c.h", "/t/c"),
+        input("/etc/x/conf", "/t/d"),
+        input("/tmp/checkout/a", "/t/a"),
+        input("/build/in", "/t/a"),
+    ]);
+    let files = [("a", "a\n"), ("b", "b\n"), ("c", "c\n"), ("d", "d\n")];
+    let before = format!("{MACHINE}; touch /build/env-vars");
+    let Some(left) = run(dir_with(&files), &before, &manifest) else {
+        return;
+    };
+    assert_eq!((left.status.as_str(), left.stderr.as_str()), ("0\n", ""));
+    let mut names = String::new();
+    for name in [
+        "bin", "build", "dev", "etc", "home", "lib", "lib64", "opt", "proc", "t",
+    ] {
+        if name != "lib" && name != "lib64" || fs::symlink_metadata(format!("/{name}")).is_ok() {
+            names.push_str(name);
+            names.push('\n');
+        }
+    }
+    assert_eq!(
+        left.stdout,
+        format!(
+            "a\nb\nc\nd\n1 644\n1\n0\n/home/u/p\n/:\n{names}tmp\ntop\nusr\n\n/tmp:\ncheckout\nleft\n5\n"
+        )
+    );
+    assert_eq!(left.odd.as_deref(), Some("left: /tmp/left\n"));
+    for (path, text) in [
+        ("home/u/p/new", "new\n"),
+        ("top", "top\n"),
+        ("opt/deep/new", "opt\n"),
+        ("build/new", "build\n"),
+        ("tmp/checkout/new", "kept\n"),
+    ] {
+        assert_eq!(left.file(path).as_deref(), Some(text.as_bytes()), "{path}");
+    }
+    assert!(left.path("home/u/p/sub/empty").is_dir());
+    for absent in [
+        "home/u/p/a",
+        "opt/deep/in",
+        "usr",
+        "etc",
+        "build/in",
+        "build/env-vars",
+        "t",
+    ] {
+        assert!(left.path(absent).symlink_metadata().is_err(), "{absent}");
+    }
+}
+
+#[test]
+fn what_new_files_cannot_tell_is_odd_in_a_root_of_its_own() {
+    if !has_merged_usr() {
+        return;
+    }
+    let mut manifest = tool(
+        "echo x >> /srv/a; rm /srv/b; rm -r /srv/dir; rm -f /etc/passwd; (echo > /usr/x) 2>&-;\
+         (touch /usr/bin/sh) 2>&- && echo touched",
+    );
+    manifest.cwd = b"/srv".to_vec();
+    manifest.layout = machine();
+    manifest.layout.extend([
+        input("/srv/a", "/t/a"),
+        input("/srv/b", "/t/a"),
+        directory("/srv/dir"),
+    ]);
+    let Some(left) = run(dir_with(&[("a", "a")]), MACHINE, &manifest) else {
+        return;
+    };
+    assert_eq!(left.stdout, "", "a bind is read-only");
+    let odd = left.odd.unwrap();
+    let mut lines: Vec<_> = odd.lines().collect();
+    lines.sort_unstable();
+    let mut expected = vec!["changed: /srv/a"];
+    if Path::new("/etc/passwd").is_file() {
+        expected.push("deleted: /etc/passwd");
+    }
+    expected.extend(["deleted: /srv/b", "deleted: /srv/dir"]);
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn the_sandboxs_own_places_are_not_for_files() {
+    if !has_merged_usr() {
+        return;
+    }
+    for (entry, place) in [
+        (input("/proc/x", "/t/a"), "/proc"),
+        (input("/dev/x", "/t/a"), "/dev"),
+        (directory("/sys"), "/sys"),
+        (directory("/t/new"), "/t"),
+        (input("/etc/passwd", "/t/a"), "/etc/passwd"),
+        (bind("/t/x", "/t/a"), "/t"),
+    ] {
+        let mut manifest = tool("");
+        manifest.cwd = b"/".to_vec();
+        manifest.layout = vec![directory("/dev"), entry];
+        let dir = dir_with(&[("a", "")]);
+        fs::copy(env!("CARGO_BIN_EXE_shim-runner"), dir.path().join("runner")).unwrap();
+        fs::write(dir.path().join("manifest"), manifest.print()).unwrap();
+        let script = "out=/t/out manifestPath=/t/manifest /t/runner";
+        let Some(output) = in_new_root(dir.path(), script) else {
+            return;
+        };
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        let end = format!("`{place}` is the sandbox's own\n");
+        assert!(message.ends_with(&end), "{message}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
+
+#[test]
+fn a_shell_is_there_unless_the_manifest_has_another() {
+    // Whatever the sandbox has; it may lack what it needs to run.
+    let mut manifest = tool("");
+    manifest.exe = b"/usr/busybox".to_vec();
+    manifest.argv = ["ls", "/bin"].map(|arg| arg.as_bytes().to_vec()).into();
+    manifest.cwd = b"/".to_vec();
+    manifest.layout = vec![bind("/usr/busybox", "/t/busybox")];
+    let busybox = Path::new("/bin/busybox");
+    if !busybox.exists() {
+        eprintln!("skipped: there is no busybox");
+        return;
+    }
+    let with = || {
+        let dir = dir_with(&[("a", "")]);
+        fs::copy(busybox, dir.path().join("busybox")).unwrap();
+        dir
+    };
+    let Some(left) = run(with(), "", &manifest) else {
+        return;
+    };
+    assert_eq!((left.stdout.as_str(), left.stderr.as_str()), ("sh\n", ""));
+    manifest.layout.push(input("/bin/other", "/t/a"));
+    let left = run(with(), "", &manifest).expect("there are namespaces");
+    assert_eq!(left.stdout, "other\n");
 }
