@@ -7,6 +7,7 @@ those of the plain build is an error, not a number.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -163,8 +164,12 @@ def hits(bench):
 
         bench.add("one compile", project.name, plain.name, loop(plain, 1))
         expected = tree.results()
-        headers = "".join((tree.path / name).read_text() for name in expected if name.endswith(".d"))
-        bench.notes.append(f"{project.title}: {headers.count('.h')} project headers in the one source (-MMD)")
+        named = subprocess.run(
+            [*shlex.split(command.partition(" -MMD")[0]), "-M", source_of(command)],
+            cwd=cwd, env=plain.env(), check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        headers = len(set(named.stdout.replace("\\", " ").split())) - 2
+        bench.notes.append(f"{project.title}, one hit: `{source_of(command)}` with {headers} headers")
         for tool in bench.tools:
             if tool.remembers:
                 tool.reset()
@@ -187,6 +192,10 @@ def hits(bench):
         for tool in bench.tools:
             tool.stop()
         shutil.rmtree(tree.path)
+
+
+def source_of(command):
+    return re.search(r" -c (\S+)", command)[1]
 
 
 def each(cost, count):

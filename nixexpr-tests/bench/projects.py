@@ -12,7 +12,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-RECIPES = Path(__file__).resolve().parents[2] / "src" / "toolchain" / "recipes"
+HERE = Path(__file__).resolve().parent
+RECIPES = HERE.parents[1] / "src" / "toolchain" / "recipes"
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,10 @@ class Project:
     # Below the unpacked sources.
     directory: str = "."
     variables: tuple = ()
-    targets: tuple = ()
-    # How the tree becomes clean again; None: all files that were not there.
-    clean: tuple = None
     # A recipe of src/toolchain: its makefile, and the programs that its script writes.
     recipe: str = None
+    # Another makefile.
+    makefile: Path = None
     # One compile with many headers, as `make` calls it; and the object.
     many_headers: tuple = None
 
@@ -50,12 +50,14 @@ PROJECTS = [
         ),
     ),
     Project(
-        "re2",
-        "re2 2022-06",
-        ("debian", "re2"),
+        "leveldb",
+        "leveldb 1.23 (C++)",
+        ("debian", "leveldb"),
+        makefile=HERE / "leveldb.mk",
         many_headers=(
             ".",
-            "g++ -O2 -g -pthread -Wall -Wextra -I. -MMD -c re2/re2.cc -o re2.o",
+            "g++ -O2 -g -Wall -Wextra -std=c++11 -DLEVELDB_PLATFORM_POSIX=1 -DHAVE_FDATASYNC=1 -DHAVE_O_CLOEXEC=1 "
+            "-DHAVE_FULLFSYNC=0 -DHAVE_CRC32C=0 -DHAVE_SNAPPY=0 -Iinclude -I. -pthread -MMD -c db/db_impl.cc -o db/db_impl.o",
         ),
     ),
 ]
@@ -128,6 +130,8 @@ class Tree:
     @classmethod
     def unpack(cls, project, cache, path):
         shutil.copytree(fetch(project, cache), path, symlinks=True)
+        if project.makefile:
+            shutil.copy(project.makefile, path / "Makefile")
         if project.recipe:
             shutil.copy(RECIPES / f"{project.recipe}.mk", path / "Makefile")
             script = (RECIPES / f"{project.recipe}.sh").read_text()
@@ -154,7 +158,7 @@ class Tree:
         project = self.project
         return tool.command([
             "make", f"-j{jobs}", f"CC={tool.compiler('gcc')}", f"CXX={tool.compiler('g++')}",
-            *project.variables, *extra, *project.targets,
+            *project.variables, *extra,
         ])  # fmt: skip
 
     def results(self):
