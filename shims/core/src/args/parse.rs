@@ -3,6 +3,7 @@
 use super::families::{F_SWITCHES, F_VALUES, G_SWITCHES, M_SWITCHES, M_VALUES};
 use super::table::{Effect, Takes, find};
 use super::{Classification, Compile, Language, Reason};
+use crate::scan::mentions_time;
 
 /// Decides what a call is.
 ///
@@ -157,17 +158,11 @@ impl Parser {
 
     /// A macro's text is source that no scan sees, so it may not have what a scan looks for.
     fn define(&mut self, argument: &[u8], value: &[u8]) {
-        const WORDS: [&[u8]; 6] = [
-            b"__has_",
-            b"__DATE",
-            b"__TIME",
-            b"ragma",
-            b"ncbin",
-            b".include",
-        ];
+        const WORDS: [&[u8]; 4] = [b"__has_", b"ragma", b"ncbin", b".include"];
         if WORDS
             .iter()
             .any(|word| memchr::memmem::find(value, word).is_some())
+            || mentions_time(value)
         {
             self.block(Reason::UnknownFlag(argument.to_vec()));
         }

@@ -10,6 +10,7 @@ use super::linker::linker_words;
 use super::response::expand_loosely;
 use super::table::{Effect, Takes, find};
 use super::{Reason, Tool};
+use crate::scan::mentions_time;
 
 /// A call that can be a child once its files have been traced. Paths are as written: relative
 /// ones are relative to the current directory.
@@ -490,6 +491,8 @@ struct Driver {
     renamed: bool,
     question: bool,
     preprocesses_all: bool,
+    /// A macro's text, which is in no file, may ask for the time.
+    times_in_flags: bool,
     traced: Traced,
 }
 
@@ -514,6 +517,7 @@ fn driver(
         renamed: false,
         question: false,
         preprocesses_all: false,
+        times_in_flags: false,
         traced: Traced::default(),
     };
     let mut rest = words.iter();
@@ -581,6 +585,7 @@ impl Driver {
             Effect::Dependencies => self.dependencies = true,
             Effect::DependencyFile => self.dependency_file = Some(value.to_vec()),
             Effect::NotACompile => self.question = true,
+            Effect::Define => self.times_in_flags |= mentions_time(value),
             Effect::Language => self.selected = selected(value)?,
             Effect::Include | Effect::Imacros => self.files.read(value),
             Effect::ToAssembler => split_into(&mut self.to_assembler, value),
@@ -681,6 +686,10 @@ impl Driver {
         let to_assembler = expand_loosely(&self.to_assembler, read)?;
         assembler_words(&to_assembler, &mut self.files)?;
         preprocessor_words(&self.to_preprocessor, &mut self.files)?;
+        self.times_in_flags |= self.to_preprocessor.iter().any(|word| mentions_time(word));
+        if self.times_in_flags {
+            return Err(Reason::Clock);
+        }
         if self.stage == Stage::Link {
             check_image_format(program, words)?;
         }
@@ -1031,6 +1040,11 @@ mod tests {
     #[case::assembler_stats("gcc -c a.s -Wa,--statistics", Reason::Dump)]
     #[case::listing_with_the_time("gcc -c a.c -Wa,-ahlg=a.lst", Reason::Clock)]
     #[case::sarif("gcc -fdiagnostics-format=sarif-file -c a.c", Reason::Clock)]
+    #[case::time_by_flag("gcc -DX=__TIME__ -c a.c", Reason::Clock)]
+    #[case::time_apart("gcc -D X=__TIMESTAMP__ -c a.c", Reason::Clock)]
+    #[case::pieces("gcc -DX=TE__ -c a.c", Reason::Clock)]
+    #[case::time_passed_on("gcc -Wp,-DX=__DATE__ -c a.c", Reason::Clock)]
+    #[case::time_passed_apart("gcc -Xpreprocessor -DX=__DATE__ -c a.c", Reason::Clock)]
     #[case::windows("x86_64-w64-mingw32-gcc a.o", Reason::Clock)]
     #[case::windows_by_clang("clang --target=x86_64-pc-windows-gnu a.o", Reason::Clock)]
     #[case::windows_by_ld("ld -m i386pep a.o", Reason::Clock)]

@@ -3,13 +3,17 @@
 //! A scan depends on the bytes alone, not on macros or on what is defined: every branch of every
 //! conditional counts. It may report too much (a directive in a comment), never too little:
 //! what it cannot decide is a flag of [`Scan`]. The exceptions are words that only the
-//! preprocessor puts together (`__DA##TE__`, an assembler directive from several strings).
+//! preprocessor puts together: an assembler directive from several strings, and a name of the
+//! time's macros from more pieces than two.
 
 mod comments;
 mod macros;
 mod scanner;
+mod times;
 
 pub use macros::{Definition, definitions};
+pub(crate) use times::mentions_time;
+
 pub use scanner::{HasIncludeUses, has_include_uses, scan};
 
 /// What asks for a file.
@@ -69,10 +73,10 @@ pub struct Scan {
     pub has_include_aliases: Vec<Vec<u8>>,
     /// Perhaps an assembler directive that reads a file (`.incbin`, `.include`).
     pub incbin: bool,
-    /// Perhaps `__DATE__` or `__TIME__`: the result depends on the time unless
+    /// Perhaps `__DATE__` or `__TIME__`, or what may become one by `##`: the result depends on the time unless
     /// `SOURCE_DATE_EPOCH` is set.
     pub date_time: bool,
-    /// Perhaps `__TIMESTAMP__`: the result depends on the source's modification time.
+    /// Perhaps `__TIMESTAMP__`, or what may become it by `##`: the result depends on the source's modification time.
     pub timestamp: bool,
     /// Perhaps `#pragma once` or `#import`: two files count as the same one if their size,
     /// modification time and content are equal, so that times matter where contents are equal.

@@ -10,6 +10,7 @@ use memchr::memmem::{self, Finder};
 use memchr::{memchr, memchr_iter, memchr2, memchr2_iter};
 
 use super::comments::Comments;
+use super::times::{is_glue, times};
 use super::{Directive, Include, MacroInclude, Scan};
 
 /// Scans a source or header.
@@ -71,8 +72,13 @@ impl<'a> Scanner<'a> {
 
     fn pass(mut self) {
         let text = self.text;
+        let mut has_glue = false;
         for at in memchr2_iter(b'#', b'%', text) {
             let length = match (text[at], text.get(at + 1)) {
+                (b'#', Some(b'#')) => {
+                    has_glue |= is_glue(text, at);
+                    1
+                }
                 (b'#', _) => 1,
                 (_, Some(b':')) => 2,
                 _ => continue,
@@ -84,8 +90,9 @@ impl<'a> Scanner<'a> {
         for at in Finder::new("has_").find_iter(text) {
             self.has(at);
         }
-        self.found.date_time |= self.has_word("__DATE__") || self.has_word("__TIME__");
-        self.found.timestamp |= self.has_word("__TIMESTAMP__");
+        let times = times(text, has_glue, |at| self.is_code(at));
+        self.found.date_time |= times.date_time;
+        self.found.timestamp |= times.timestamp;
         // These may also come from a string, by `_Pragma`, or from a macro's argument.
         self.found.pch_pragma |= self.has_word("pch_preprocess");
         self.found.computed_include |= self.has_word("include_alias");
