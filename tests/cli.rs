@@ -143,11 +143,14 @@ Usage: droste [OPTIONS] <COMMAND>
 
 Commands:
   build      Build derivations, and make every compile a derivation of its own
+  run        Run a command of this machine, such as `make -j8`, and memoize its compiler calls
+  cc         Run one compiler call, and memoize it: CC=\"droste cc gcc\"
+  stats      Print what became of compiler calls, over all builds of this store
   store      Look into the store, and add to it
   child      Look at the children that compiler calls became
   toolchain  Compilers for builds, without a Nix package collection
   shims      Add the compiler shims to the store, for the PATH of builds, and print their path
-  daemon     Serve the store to Nix's commands and others, until stopped
+  daemon     Serve the store to Nix's commands and others, and the host's compiler calls, until stopped
   demo       Build Lua five times, and show what was not done again
 
 Options:

@@ -3,15 +3,21 @@
 //! Results go to standard output, everything else to standard error.
 
 mod build;
+mod cc;
 mod child;
 mod daemon;
 mod demo;
 mod error;
 mod exit_code;
 mod expressions;
+mod instance;
 mod interrupt;
+mod masquerade;
 mod report;
+mod run;
+mod serving;
 mod shims;
+mod stats;
 mod store;
 mod store_arg;
 mod toolchain;
@@ -42,7 +48,7 @@ struct Cli {
 }
 
 /// What every command takes.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 struct GlobalArgs {
     /// The directory that the store lies in [default: $DROSTE_DIR/store]
     #[arg(
@@ -69,6 +75,9 @@ struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Build(build::BuildArgs),
+    Run(run::RunArgs),
+    Cc(cc::CcArgs),
+    Stats(stats::StatsArgs),
     Store(store::StoreArgs),
     Child(child::ChildArgs),
     Toolchain(toolchain::ToolchainArgs),
@@ -134,6 +143,26 @@ impl Context {
         self.droste_dir.join("cache")
     }
 
+    /// Where the daemon's process id is.
+    fn pid_file(&self) -> PathBuf {
+        self.droste_dir.join("daemon.pid")
+    }
+
+    /// What a daemon that was started by another command has to say.
+    fn daemon_log(&self) -> PathBuf {
+        self.droste_dir.join("daemon.log")
+    }
+
+    /// Where the daemon listens to shims.
+    fn calls_socket(&self) -> PathBuf {
+        self.droste_dir.join("calls.socket")
+    }
+
+    /// Where the shims for this machine's commands lie.
+    fn bin_dir(&self) -> PathBuf {
+        self.droste_dir.join("bin")
+    }
+
     /// Where progress is told.
     fn status(&self) -> Status {
         Status::new(self.verbosity)
@@ -158,6 +187,10 @@ fn droste_dir(variable: impl Fn(&str) -> Option<PathBuf>, is_root: bool) -> Opti
 
 /// Parses the command line, does what it says, and tells how that went.
 pub fn main() -> ExitCode {
+    if let Some(args) = cc::plainly_typed() {
+        let context = Context::new(&GlobalArgs::default());
+        return end(context.and_then(|context| cc::run(&context, &args)));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -170,19 +203,22 @@ pub fn main() -> ExitCode {
             });
         }
     };
-    let code = match Context::new(&cli.global).and_then(|context| run(&context, &cli.command)) {
-        Ok(code) => code,
-        Err(error) => {
-            error.print();
-            error.code()
-        }
-    };
-    ExitCode::from(code)
+    end(Context::new(&cli.global).and_then(|context| run(&context, &cli.command)))
+}
+
+fn end(result: Result<u8, CommandError>) -> ExitCode {
+    ExitCode::from(result.unwrap_or_else(|error| {
+        error.print();
+        error.code()
+    }))
 }
 
 fn run(context: &Context, command: &Command) -> Result<u8, CommandError> {
     match command {
         Command::Build(args) => build::run(context, args),
+        Command::Run(args) => run::run(context, args),
+        Command::Cc(args) => cc::run(context, args),
+        Command::Stats(args) => stats::run(context, args),
         Command::Store(args) => store::run(context, args),
         Command::Child(args) => child::run(context, args),
         Command::Toolchain(args) => toolchain::run(context, args),

@@ -147,6 +147,15 @@ impl Index {
         Ok(())
     }
 
+    /// How many children are remembered.
+    pub fn count(&self) -> Result<u64, IndexError> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let count: i64 = database
+            .query_row("select count(*) from Children2", [], |row| row.get(0))
+            .map_err(|source| self.error(source))?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
     /// The children whose derivation or output path contains `part`, with their
     /// outputs, by derivation; at most `limit`.
     pub fn find(&self, part: &str, limit: u32) -> Result<Vec<(StorePath, StorePath)>, IndexError> {

@@ -218,6 +218,21 @@ impl LocalStore {
         )
     }
 
+    /// How many valid paths there are, and the size of their NARs together, in bytes.
+    pub fn size(&self) -> Result<(u64, u64), LocalError> {
+        let row = self.db.read_one("query the store's size", |connection| {
+            Ok(connection.query_row(
+                "select count(*), coalesce(sum(narSize), 0) from ValidPaths",
+                [],
+                |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+            )?)
+        })?;
+        Ok((
+            u64::try_from(row.0).unwrap_or(0),
+            u64::try_from(row.1).unwrap_or(0),
+        ))
+    }
+
     /// The valid path with this hash part, if there is one.
     pub fn path_from_hash_part(&self, hash_part: &str) -> Result<Option<StorePath>, LocalError> {
         let prefix = format!("{}/{hash_part}", self.dir);
