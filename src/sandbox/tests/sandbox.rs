@@ -143,6 +143,10 @@ const TESTS: &[Test] = &[
         "a_file_made_while_its_lookup_waits_is_found",
         watching::a_file_made_while_its_lookup_waits_is_found,
     ),
+    (
+        "a_file_can_be_made_in_a_root_of_the_programs_own",
+        watching::a_file_can_be_made_in_a_root_of_the_programs_own,
+    ),
     ("a_lookup_can_be_refused", watching::a_lookup_can_be_refused),
     (
         "a_watched_build_is_refused_the_same",

@@ -89,6 +89,10 @@ pub fn run(arguments: &[String]) {
             });
             println!("done");
         }
+        ["cat_in_a_root_of_its_own", path] => {
+            root_of_its_own();
+            print!("{}", std::fs::read_to_string(path).expect("a file"));
+        }
         ["look", path] => println!("{}", look(path)),
         ["look_again", path] => println!("{}\n{}", look(path), look(path)),
         ["descendant", path] => {
@@ -367,6 +371,29 @@ fn shell() {
         println!("{answer}");
         std::io::stdout().flush().expect("flushed");
     }
+}
+
+/// Enters a new root directory in new namespaces, as this user.
+fn root_of_its_own() {
+    use droste_sys::Namespaces;
+    use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    droste_sys::unshare(Namespaces::USER | Namespaces::MOUNT).expect("namespaces");
+    for (file, text) in [
+        ("setgroups", "deny".to_owned()),
+        ("uid_map", format!("{uid} {uid} 1")),
+        ("gid_map", format!("{gid} {gid} 1")),
+    ] {
+        std::fs::write(format!("/proc/self/{file}"), text).expect("written");
+    }
+    let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+    rustix::mount::mount_change("/", private).expect("private");
+    rustix::mount::mount("none", "/build", "tmpfs", MountFlags::empty(), None).expect("mounted");
+    std::fs::create_dir("/build/work").expect("created");
+    std::env::set_current_dir("/build").expect("entered");
+    rustix::process::pivot_root(".", ".").expect("another root");
+    rustix::mount::unmount(".", UnmountFlags::DETACH).expect("unmounted");
+    std::env::set_current_dir("/work").expect("entered");
 }
 
 fn look(path: &str) -> &'static str {

@@ -157,17 +157,27 @@ pub fn what_cannot_be_told_is_said_to_be_so(context: &Context) {
 }
 
 pub fn a_file_made_while_its_lookup_waits_is_found(context: &Context) {
-    let request = watched(context, &["cat", "/build/late"]);
+    found_just_in_time(context, &["cat", "/build/late"], "/build/late");
+}
+
+pub fn a_file_can_be_made_in_a_root_of_the_programs_own(context: &Context) {
+    let arguments = ["cat_in_a_root_of_its_own", "late"];
+    found_just_in_time(context, &arguments, "/work/late");
+}
+
+/// The program reads the file, which is only made while it asks for it.
+fn found_just_in_time(context: &Context, arguments: &[&str], path: &str) {
+    let request = watched(context, arguments);
     let (uid, gid) = (request.host_uid, request.host_gid);
     let (running, mut reader) = context.start(&request);
     let mut made = 0;
     watch(&running, |listener, call, lookup| {
-        if *lookup == read("/build/late") {
+        if *lookup == read(path) {
             let root = root_of(listener, call).expect("it waits");
             let _user = FileUser::enter(uid, gid).expect("that user");
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
             let mode = Mode::from_raw_mode(0o644);
-            let file = rustix::fs::openat(&root, "build/late", flags, mode).expect("made");
+            let file = rustix::fs::openat(&root, &path[1..], flags, mode).expect("made");
             std::fs::File::from(file)
                 .write_all(b"just in time")
                 .expect("written");
