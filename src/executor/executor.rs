@@ -13,9 +13,11 @@ use store_local::LocalStore;
 use store_types::{Derivation, DrvOutput, Hash, HashModulo, StoreDir, StorePath};
 
 use crate::child::files::FileMemory;
+use crate::child::host::HostCompilers;
 use crate::child::index::Index;
 use crate::child::records::Records;
 use crate::child::run::InFlight;
+use crate::child::tools::SearchPath;
 use crate::child::traced::Turns;
 use crate::child::tree::StoreTree;
 use crate::error::{BuildError, environment};
@@ -53,9 +55,6 @@ pub enum OpenError {
     },
 }
 
-/// The directories that a compiler searches by itself; `None` if it did not say.
-pub(crate) type SearchDirs = Option<Arc<[Vec<u8>]>>;
-
 /// Builds derivations of one store.
 pub struct Executor {
     pub(crate) store: Arc<LocalStore>,
@@ -72,6 +71,7 @@ pub struct Executor {
     pub(crate) turns: Turns,
     pub(crate) store_tree: StoreTree,
     pub(crate) memory: FileMemory,
+    pub(crate) host_compilers: HostCompilers,
     pub(crate) child_tokens: Tokens,
     /// Calls whose inputs are being looked for.
     pub(crate) call_tokens: Tokens,
@@ -82,7 +82,7 @@ pub struct Executor {
     pub(crate) programs: Mutex<HashMap<&'static str, StorePath>>,
     /// The compilers' own search paths, by the hash of the question; `None` for one
     /// that gave no answer.
-    pub(crate) search_dirs: Mutex<HashMap<Hash, SearchDirs>>,
+    pub(crate) search_paths: Mutex<HashMap<Hash, Option<Arc<SearchPath>>>>,
     statistics: Statistics,
     modulo: Mutex<HashModulo>,
 }
@@ -140,10 +140,11 @@ impl Executor {
             turns: Turns::default(),
             store_tree: StoreTree::new(store_fd),
             memory: FileMemory::default(),
+            host_compilers: HostCompilers::new(droste_state.join("host-compilers")),
             in_flight: InFlight::default(),
             drivers: Mutex::default(),
             programs: Mutex::default(),
-            search_dirs: Mutex::default(),
+            search_paths: Mutex::default(),
             statistics: Statistics::new(&droste_state),
         }))
     }

@@ -110,6 +110,12 @@ impl Asked<'_> {
             });
             inputs.insert(source);
         }
+        for bind in layout.binds.iter() {
+            entries.push(Entry::Bind {
+                path: bind.path.clone(),
+                source: bind.object.clone(),
+            });
+        }
         (entries, inputs)
     }
 

@@ -1,6 +1,6 @@
 //! A plain compile: its inputs are found by scanning its sources.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use shim_core::args::{self, Classification, Compile, Language};
@@ -11,12 +11,13 @@ use store_types::sha256;
 use super::assemble::Command;
 use super::call::{Asked, in_place, prepare_output};
 use super::files::{input_path, object_name};
+use super::host::HostKind;
 use super::index::Child;
 use super::inputs::{Search, absolute, base_name, collect};
 use super::outcome::InPlace;
 use super::run::{ChildRequest, Origin};
-use super::tools::{Compiler, find_compiler, parse_search_dirs};
-use super::tree::{BUILD_DIR, Found, Walker};
+use super::tools::{Compiler, SearchPath, find_compiler, parse_search_path};
+use super::tree::{BUILD_DIR, Found, Layout, Walker};
 use crate::Executor;
 
 /// What a compiler says of its search path is no longer than this.
@@ -41,29 +42,21 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
     let mut walker = Walker::new(tree, &executor.store_tree, &is_input);
     let store_dir = executor.store_dir();
     let cwd = asked.find_cwd(&mut walker)?;
-    let shims = executor.shims_package_path();
-    let compiler = find_compiler(
-        &mut walker,
-        store_dir,
-        &executor.store_tree,
-        shims.as_ref(),
-        call,
-        env,
-    )?;
+    let compiler = find_compiler(executor, &mut walker, call, env)?;
     let compile = classify(&compiler.effective_argv)?;
     let outer = args::environment(&call.env, compile.language, store_dir.as_str().as_bytes())
         .map_err(|reason| in_place(&reason))?;
     // Where the compiler finds its own parts must be what it is for ever.
     for dir in compile.tool_dirs.iter().chain(&compile.sysroots) {
         match walker.find(&cwd, dir)? {
-            Found::Dir(real) if real.starts_with(store_dir.as_str().as_bytes()) => {}
+            Found::Dir(real) if !walker.is_local(&real) => {}
             // Any file that begins like it would count.
             Found::Missing if dir.starts_with(b"/") && !walker.is_local(dir) => {}
             _ => return Err(InPlace::new("tools-in-build")),
         }
     }
     let kept = asked.child_environment(&mut walker, &compiler, &cwd)?;
-    let builtin = search_dirs(asked, &compiler, &compile, &kept)?;
+    let builtin = search_dirs(asked, &mut walker, &compiler, &compile, &kept)?;
     let mut dirs: Vec<Vec<u8>> = compile.include_dirs().map(<[u8]>::to_vec).collect();
     dirs.extend(outer.bracket_dirs);
     dirs.extend(outer.system_dirs);
@@ -140,10 +133,14 @@ fn classify(argv: &[Vec<u8>]) -> Result<Compile, InPlace> {
     }
 }
 
-/// The directories that the compiler searches by itself. The question is a child,
-/// too, so it is asked once for each compiler, environment and set of flags.
+/// The directories that the compiler searches by itself.
+///
+/// A build's compiler has them in its store object, or not at all. Those of the host's are
+/// outside of it, like `/usr/include`, and the compiler passes over those that are missing: so
+/// it is asked a second time where the directories are that it has missed and the caller has.
 fn search_dirs(
     asked: &Asked<'_>,
+    walker: &mut Walker<'_>,
     compiler: &Compiler,
     compile: &Compile,
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
@@ -151,7 +148,6 @@ fn search_dirs(
     if compile.language.is_preprocessed() {
         return Ok(Vec::new());
     }
-    let executor = asked.executor;
     let mut argv = vec![compiler.exec_path.clone()];
     argv.extend(compile.search_flags.iter().cloned());
     for word in ["-x", compile.language.name(), "-E", "-v", "/dev/null"] {
@@ -171,20 +167,64 @@ fn search_dirs(
         cwd: BUILD_DIR.to_vec(),
         ttys: [None, None],
     };
-    let mut inputs = BTreeSet::from([compiler.store_path.clone()]);
-    inputs.extend(asked.named_inputs(&command));
-    let manifest = command.manifest(Vec::new());
+    let Some(host) = &compiler.host else {
+        let path = ask_search_path(asked, compiler, &command, &Layout::default())?;
+        return Ok(path.dirs.clone());
+    };
+    if host.kind == HostKind::Clang {
+        // It does not say what it has looked for in vain.
+        return Err(InPlace::new("search-path-of-clang"));
+    }
+    let whole = std::mem::take(&mut walker.layout);
+    walker.bind(host);
+    let found = find_missed(asked, walker, compiler, &command);
+    let seen = std::mem::replace(&mut walker.layout, whole);
+    walker.layout.dirs.extend(seen.dirs);
+    walker.layout.links.extend(seen.links);
+    found
+}
+
+/// Asks, and asks again with the directories that were missed; they are in the walker's
+/// layout then.
+fn find_missed(
+    asked: &Asked<'_>,
+    walker: &mut Walker<'_>,
+    compiler: &Compiler,
+    command: &Command,
+) -> Result<Vec<Vec<u8>>, InPlace> {
+    let path = ask_search_path(asked, compiler, command, &walker.layout)?;
+    let mut has_missed = false;
+    for dir in &path.missing {
+        has_missed |= matches!(walker.find(BUILD_DIR, dir)?, Found::Dir(_));
+    }
+    if !has_missed {
+        return Ok(path.dirs.clone());
+    }
+    let path = ask_search_path(asked, compiler, command, &walker.layout)?;
+    Ok(path.dirs.clone())
+}
+
+/// What a compiler says of its search path where these files are. The question is a child,
+/// too, so it is asked once for each compiler, environment and set of flags.
+fn ask_search_path(
+    asked: &Asked<'_>,
+    compiler: &Compiler,
+    command: &Command,
+    layout: &Layout,
+) -> Result<Arc<SearchPath>, InPlace> {
+    let executor = asked.executor;
+    let (entries, mut inputs) = asked.lay_out(layout, &BTreeMap::new());
+    inputs.insert(compiler.store_path.clone());
+    inputs.extend(asked.named_inputs(command));
+    let manifest = command.manifest(entries);
     let key = sha256(&manifest.print());
     if let Some(known) = executor
-        .search_dirs
+        .search_paths
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .get(&key)
     {
-        return known
-            .clone()
-            .map(|dirs| dirs.to_vec())
-            .ok_or_else(|| InPlace::new("no-search-path"));
+        return known.clone().ok_or_else(|| InPlace::new("no-search-path"));
     }
     let made = asked.make_child("search-path", &manifest, inputs)?;
     let (child, _) = executor.child(&made.path, asked.is_gone, || {
@@ -193,16 +233,17 @@ fn search_dirs(
             files: Vec::new(),
         })
     })?;
-    let dirs = (child.result.status == Some(0) && child.result.stderr_len <= SEARCH_TEXT_MAX)
+    let path = (child.result.status == Some(0) && child.result.stderr_len <= SEARCH_TEXT_MAX)
         .then(|| read_stderr(executor, &child))
         .flatten()
-        .and_then(|text| parse_search_dirs(&text));
+        .and_then(|text| parse_search_path(&text))
+        .map(Arc::new);
     executor
-        .search_dirs
+        .search_paths
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-        .insert(key, dirs.clone().map(Arc::from));
-    dirs.ok_or_else(|| InPlace::new("no-search-path"))
+        .insert(key, path.clone());
+    path.ok_or_else(|| InPlace::new("no-search-path"))
 }
 
 fn read_stderr(executor: &Executor, child: &Child) -> Option<Vec<u8>> {

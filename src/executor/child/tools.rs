@@ -9,10 +9,12 @@ use shim_core::protocol::Call;
 use store_types::{StoreDir, StorePath};
 
 use super::environment::words;
+use super::host::HostCompiler;
 use super::inputs::absolute;
 use super::outcome::InPlace;
-use super::tree::{Found, StoreTree, Walker, join, split_last};
+use super::tree::{CallerTree, Found, StoreTree, Walker, join, split_last};
 use super::wrapper::{is_nixpkgs_wrapper, simple_wrapper};
+use crate::Executor;
 
 /// A script longer than this is no compiler's wrapper.
 const SCRIPT_LEN_MAX: u64 = 256 << 10;
@@ -98,6 +100,8 @@ pub struct Compiler {
     pub effective_argv: Vec<Vec<u8>>,
     /// The words of its wrappers that can be variables; `None` if it is a driver itself.
     pub words: Option<HashSet<Vec<u8>>>,
+    /// What it consists of, if it is the host's.
+    pub host: Option<Arc<HostCompiler>>,
 }
 
 /// The environment as a map; later entries win, as `getenv` would not have it, but
@@ -118,13 +122,15 @@ pub struct CalledProgram {
     pub exec_path: Vec<u8>,
     /// The store object that it is in.
     pub store_path: StorePath,
-    /// The file that it is: the path free of symlinks.
+    /// The file of the store that it is: a path free of symlinks.
     pub real: Vec<u8>,
     /// What it is by the name it is called by, or else by its own.
     pub tool: Tool,
     /// The words of the script, if it is one, and of those it names; see
     /// [`relevant_if_traced`](super::environment::relevant_if_traced).
     pub words: Option<HashSet<Vec<u8>>>,
+    /// What it consists of, if it is the host's.
+    pub host: Option<Arc<HostCompiler>>,
 }
 
 /// Finds the compiler that a shim stands in for, and the call behind its wrappers.
@@ -133,20 +139,20 @@ pub struct CalledProgram {
 /// `PATH` lies in the store object `shims`, and means the next program of its name
 /// in `PATH` that does not.
 pub fn find_compiler(
+    executor: &Executor,
     walker: &mut Walker<'_>,
-    store_dir: &StoreDir,
-    store: &StoreTree,
-    shims: Option<&StorePath>,
     call: &Call,
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> Result<Compiler, InPlace> {
-    let called = locate(walker, store_dir, shims, call, env)?;
+    let (store, store_dir) = (&executor.store_tree, executor.store_dir());
+    let called = locate(executor, walker, call, env)?;
     let unwrapped = unwrap(walker, store, store_dir, &called.real, call, env)?;
     Ok(Compiler {
         effective_argv: unwrapped.argv,
         words: unwrapped.words,
         exec_path: called.exec_path,
         store_path: called.store_path,
+        host: called.host,
     })
 }
 
@@ -157,19 +163,19 @@ pub fn find_compiler(
 /// `unknown-compiler` if its name is not that of a tool, or if it is neither a shell script nor
 /// what its name says; a reason of the file system.
 pub fn find_program(
+    executor: &Executor,
     walker: &mut Walker<'_>,
-    store_dir: &StoreDir,
-    store: &StoreTree,
-    shims: Option<&StorePath>,
     call: &Call,
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> Result<CalledProgram, InPlace> {
     let unknown = || InPlace::new("unknown-compiler");
+    let (store, store_dir) = (&executor.store_tree, executor.store_dir());
     let Located {
         exec_path,
         store_path,
         real,
-    } = locate(walker, store_dir, shims, call, env)?;
+        host,
+    } = locate(executor, walker, call, env)?;
     let tool = tool_of(split_last(&exec_path).1)
         .or_else(|| tool_of(split_last(&real).1))
         .ok_or_else(unknown)?;
@@ -189,6 +195,7 @@ pub fn find_program(
         real,
         tool,
         words,
+        host,
     })
 }
 
@@ -197,13 +204,13 @@ struct Located {
     exec_path: Vec<u8>,
     store_path: StorePath,
     real: Vec<u8>,
+    host: Option<Arc<HostCompiler>>,
 }
 
 /// Finds the file that a shim stands in for.
 fn locate(
+    executor: &Executor,
     walker: &mut Walker<'_>,
-    store_dir: &StoreDir,
-    shims: Option<&StorePath>,
     call: &Call,
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> Result<Located, InPlace> {
@@ -211,10 +218,15 @@ fn locate(
     if call.exec_path.is_empty() {
         return Err(unknown());
     }
+    if walker.tree().is_host() {
+        return locate_on_host(executor, walker, call, env);
+    }
+    let store_dir = executor.store_dir();
+    let shims = executor.shims_package_path();
     let mut exec_path = absolute(&call.cwd, &call.exec_path);
     let exe = String::from_utf8(call.exe.clone()).map_err(|_| unknown())?;
     let (exe_path, _) = store_dir.split(&exe).ok_or_else(unknown)?;
-    if Some(&exe_path) == shims {
+    if Some(&exe_path) == shims.as_ref() {
         let name = split_last(&exec_path).1.to_vec();
         exec_path = next_in_path(walker, store_dir, &exe_path, &name, &call.cwd, env)?
             .ok_or_else(unknown)?;
@@ -228,7 +240,70 @@ fn locate(
         exec_path,
         store_path,
         real,
+        host: None,
     })
+}
+
+/// The same for a call outside of any derivation: what is meant is a program of the host.
+/// From then on the walker sees in its place what the store has of it.
+fn locate_on_host(
+    executor: &Executor,
+    walker: &mut Walker<'_>,
+    call: &Call,
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Result<Located, InPlace> {
+    let unknown = || InPlace::new("unknown-compiler");
+    let mut exec_path = absolute(&call.cwd, &call.exec_path);
+    if walker.tree().is_hidden(&call.exe) {
+        let name = split_last(&exec_path).1.to_vec();
+        exec_path = next_on_host(walker, &name, &call.cwd, env)?.ok_or_else(unknown)?;
+    }
+    let path = host_path(walker.tree(), env).unwrap_or_default();
+    let compilers = &executor.host_compilers;
+    let compiler = compilers.get(&executor.store, &exec_path, &path)?;
+    walker.bind(&compiler);
+    let Found::StoreFile(place) = walker.find(b"/", &exec_path)? else {
+        // It was replaced a moment ago.
+        return Err(InPlace::new("compiler-changes"));
+    };
+    Ok(Located {
+        exec_path,
+        store_path: compiler.store_path.clone(),
+        real: walker.object_path(&place),
+        host: Some(compiler),
+    })
+}
+
+/// The first program of this name in `PATH` that is not one of our shims.
+fn next_on_host(
+    walker: &mut Walker<'_>,
+    name: &[u8],
+    cwd: &[u8],
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Result<Option<Vec<u8>>, InPlace> {
+    for entry in path_entries(env) {
+        let file = join(&absolute(cwd, entry), name);
+        // What cannot be seen, the caller could not execute either.
+        let Ok(Found::LocalFile(real)) = walker.look(b"/", &file) else {
+            continue;
+        };
+        let stat = walker
+            .tree()
+            .open(&real, OFlags::PATH)
+            .and_then(rustix::fs::fstat);
+        if stat.is_ok_and(|stat| stat.st_mode & 0o111 != 0) {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
+}
+
+/// `PATH` on the host, without the directories of our own shims; `None` if there is none.
+fn host_path(tree: &CallerTree, env: &BTreeMap<Vec<u8>, Vec<u8>>) -> Option<Vec<u8>> {
+    let path = env.get(&b"PATH"[..])?;
+    let entries = path.split(|byte| *byte == b':');
+    let kept: Vec<&[u8]> = entries.filter(|entry| !tree.is_hidden(entry)).collect();
+    Some(kept.join(&b':'))
 }
 
 /// `PATH` as a traced child gets it: as it is, but for the directories with our own shims.
@@ -529,13 +604,17 @@ pub fn store_paths_named(text: &[u8], store_dir: &StoreDir) -> Vec<StorePath> {
 ///
 /// A wrapper script may call anything, so it gets the whole list; a compiler's
 /// driver gets the directories in which one of its subprograms lies. A directory of
-/// the build that holds such a program cannot be declared.
+/// the build that holds such a program cannot be declared. Of the host's compilers it is
+/// known what they take from there.
 pub fn child_path(
     walker: &mut Walker<'_>,
     compiler: &Compiler,
     cwd: &[u8],
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> Result<Vec<u8>, InPlace> {
+    if let Some(host) = &compiler.host {
+        return Ok(host.path.clone());
+    }
     let mut kept: Vec<&[u8]> = Vec::new();
     for entry in path_entries(env) {
         let path = absolute(cwd, entry);
@@ -563,13 +642,22 @@ pub fn child_path(
     Ok(kept.join(&b':'))
 }
 
-/// The directories that a compiler says it searches, from what it prints on
-/// standard error for `-E -v`.
-pub fn parse_search_dirs(stderr: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut dirs = Vec::new();
+/// What a compiler says of its search path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SearchPath {
+    /// The directories, in order.
+    pub dirs: Vec<Vec<u8>>,
+    /// Directories that would be among them if they were there.
+    pub missing: Vec<Vec<u8>>,
+}
+
+/// Reads what a compiler prints on standard error for `-E -v`; `None` if that is no answer.
+pub fn parse_search_path(stderr: &[u8]) -> Option<SearchPath> {
+    let mut path = SearchPath::default();
     let mut inside = false;
     let mut complete = false;
     for line in stderr.split(|byte| *byte == b'\n') {
+        let missing = line.strip_prefix(b"ignoring nonexistent directory \"");
         if line.starts_with(b"#include ") && line.ends_with(b"search starts here:") {
             inside = true;
         } else if line == b"End of search list." {
@@ -577,10 +665,12 @@ pub fn parse_search_dirs(stderr: &[u8]) -> Option<Vec<Vec<u8>>> {
             inside = false;
         } else if inside && let Some(dir) = line.strip_prefix(b" ") {
             let dir = dir.strip_suffix(b" (framework directory)").unwrap_or(dir);
-            dirs.push(dir.to_vec());
+            path.dirs.push(dir.to_vec());
+        } else if let Some(dir) = missing.and_then(|rest| rest.strip_suffix(b"\"")) {
+            path.missing.push(dir.to_vec());
         }
     }
-    complete.then_some(dirs)
+    complete.then_some(path)
 }
 
 #[cfg(test)]
@@ -593,12 +683,11 @@ mod tests {
             #include \"...\" search starts here:\n /q\n\
             #include <...> search starts here:\n /s/include\n /s/../y\n\
             End of search list.\nmore\n";
+        let path = parse_search_path(text).unwrap();
+        assert_eq!(path.dirs, [&b"/q"[..], b"/s/include", b"/s/../y"]);
+        assert_eq!(path.missing, [b"/x"]);
         assert_eq!(
-            parse_search_dirs(text).unwrap(),
-            [&b"/q"[..], b"/s/include", b"/s/../y"]
-        );
-        assert_eq!(
-            parse_search_dirs(b"#include <...> search starts here:\n /s\n"),
+            parse_search_path(b"#include <...> search starts here:\n /s\n"),
             None
         );
     }

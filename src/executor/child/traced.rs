@@ -19,6 +19,7 @@ use super::assemble::{Command, Made};
 use super::call::{Asked, in_place, prepare_output};
 use super::discover::{Observer, Started, normal};
 use super::files::{input_path, object_name};
+use super::host::HostCompiler;
 use super::index::Child;
 use super::inputs::{InputFile, absolute, base_name};
 use super::outcome::InPlace;
@@ -78,6 +79,8 @@ struct Traceable<'a> {
     command: Command,
     /// The child's name.
     name: String,
+    /// What its program consists of, if that is the host's.
+    host: Option<Arc<HostCompiler>>,
     /// Store paths that it needs whatever it looks up.
     tools: BTreeSet<StorePath>,
     /// The files that it replaces, absolute.
@@ -134,15 +137,7 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
     let is_input = |path: &StorePath| asked.caller.is_allowed(path);
     let mut walker = Walker::new(asked.tree(), &executor.store_tree, &is_input);
     let cwd = asked.find_cwd(&mut walker)?;
-    let shims = executor.shims_package_path();
-    let compiler = find_compiler(
-        &mut walker,
-        executor.store_dir(),
-        &executor.store_tree,
-        shims.as_ref(),
-        asked.call,
-        &asked.env,
-    )?;
+    let compiler = find_compiler(executor, &mut walker, asked.call, &asked.env)?;
     args::traced_environment(&asked.call.env).map_err(|reason| in_place(&reason))?;
     let mut read = |path: &[u8]| match walker.look(&cwd, path) {
         Ok(Found::LocalFile(file)) => {
@@ -182,6 +177,7 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
     let name = named.map_or(&b"call"[..], |path| base_name(path));
     Ok(Traceable {
         asked,
+        host: compiler.host,
         name: object_name(name),
         shape: sha256(&text),
         command,
@@ -197,10 +193,7 @@ type Known = Result<Arc<Child>, InPlace>;
 
 impl Traceable<'_> {
     /// Looks for a record of which all still holds.
-    fn look(
-        &self,
-        is_input: &dyn Fn(&StorePath) -> bool,
-    ) -> Result<Option<Known>, InPlace> {
+    fn look(&self, is_input: &dyn Fn(&StorePath) -> bool) -> Result<Option<Known>, InPlace> {
         let failed = |_| InPlace::new("index-failed");
         let executor = self.asked.executor;
         let records = executor.records.get(&self.shape).map_err(failed)?;
@@ -227,7 +220,7 @@ impl Traceable<'_> {
 
     /// The child that follows from what a record asked for, as it is now.
     fn asked_again(&self, record: &Record, is_input: &dyn Fn(&StorePath) -> bool) -> Option<Made> {
-        let mut view = View::new(self.asked, is_input);
+        let mut view = View::new(self.asked, is_input, self.host.as_deref());
         for query in &record.queries {
             view.ask(query.clone()).ok()?;
         }
@@ -236,10 +229,7 @@ impl Traceable<'_> {
     }
 
     /// The child of what a view holds, and its files.
-    fn child_of(
-        &self,
-        view: &View<'_>,
-    ) -> Result<(Made, BTreeMap<Vec<u8>, InputFile>), InPlace> {
+    fn child_of(&self, view: &View<'_>) -> Result<(Made, BTreeMap<Vec<u8>, InputFile>), InPlace> {
         let files = view.input_files(self.facts.preprocesses)?;
         let (entries, mut inputs) = self.asked.lay_out(&view.walker.layout, &files);
         inputs.extend(self.tools.iter().cloned());
@@ -250,7 +240,7 @@ impl Traceable<'_> {
     /// Runs the call and lays out what it looks up.
     fn discover(&self, is_input: &dyn Fn(&StorePath) -> bool) -> Result<Known, InPlace> {
         let executor = self.asked.executor;
-        let mut view = View::new(self.asked, is_input);
+        let mut view = View::new(self.asked, is_input, self.host.as_deref());
         // What has to be there before the tool starts.
         view.ask(Query::Path(self.command.cwd.clone()))?;
         for output in &self.outputs {
@@ -310,9 +300,7 @@ impl Traceable<'_> {
         let request = self.request(&made, &view, &files)?;
         executor.add_child_inputs(&request).map_err(failed)?;
         let output = {
-            let _lock = executor
-                .lock_child(&made.path, is_gone)
-                .map_err(failed)?;
+            let _lock = executor.lock_child(&made.path, is_gone).map_err(failed)?;
             let known = executor
                 .known_outputs(&made.path, &made.drv)
                 .map_err(failed)?;

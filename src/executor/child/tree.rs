@@ -26,6 +26,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use store_types::{StoreDir, StorePath};
 
+use super::host::HostCompiler;
 use super::outcome::InPlace;
 use super::tools::Program;
 
@@ -276,6 +277,11 @@ impl CallerTree {
         matches!(self.world, World::Host { .. })
     }
 
+    /// Whether a path, free of symlinks, lies in a directory that to the caller is empty.
+    pub fn is_hidden(&self, path: &[u8]) -> bool {
+        matches!(self.place(path, &[]), Place::Hidden)
+    }
+
     fn place<'a>(&self, path: &'a [u8], binds: &[Bind]) -> Place<'a> {
         let store = self.store_dir.as_str().as_bytes();
         let is_below = |dir: &[u8]| below(path, dir).is_some();
@@ -403,6 +409,8 @@ pub struct Layout {
     pub links: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Store paths in which something was found.
     pub store_paths: BTreeSet<StorePath>,
+    /// What a child of the host has in place of the host's own files.
+    pub binds: Arc<[Bind]>,
 }
 
 /// Where a walk ended.
@@ -451,9 +459,13 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Takes what lies at these places of the host for store objects, from now on.
-    pub fn bind(&mut self, binds: Arc<[Bind]>) {
-        self.binds = binds;
+    /// Takes the places of a compiler of the host for store objects, from now on; a child
+    /// has them all.
+    pub fn bind(&mut self, compiler: &HostCompiler) {
+        self.binds = compiler.binds.clone();
+        self.layout.binds = compiler.binds.clone();
+        self.layout.links.extend(compiler.links.iter().cloned());
+        self.layout.store_paths.insert(compiler.store_path.clone());
     }
 
     /// The binds that walks see.

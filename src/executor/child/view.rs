@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::call::Asked;
 use super::files::LocalFile;
+use super::host::HostCompiler;
 use super::inputs::{InputFile, with_times};
 use super::outcome::InPlace;
 use super::records::Query;
@@ -33,11 +34,20 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// A view in which nothing has been asked for.
-    pub(super) fn new(asked: &'a Asked<'a>, is_input: &'a dyn Fn(&store_types::StorePath) -> bool) -> Self {
+    /// A view in which nothing has been asked for, of a caller whose program is `host` if it
+    /// is one of the host's.
+    pub(super) fn new(
+        asked: &'a Asked<'a>,
+        is_input: &'a dyn Fn(&store_types::StorePath) -> bool,
+        host: Option<&HostCompiler>,
+    ) -> Self {
+        let mut walker = Walker::new(asked.tree(), &asked.executor.store_tree, is_input);
+        if let Some(compiler) = host {
+            walker.bind(compiler);
+        }
         Self {
             asked,
-            walker: Walker::new(asked.tree(), &asked.executor.store_tree, is_input),
+            walker,
             files: BTreeMap::new(),
             queries: Vec::new(),
             seen: HashSet::new(),
@@ -143,7 +153,13 @@ impl<'a> View<'a> {
             .into_iter()
             .map(|(path, input)| {
                 let executable = input.file.executable;
-                (path, InputFile { executable, ..input })
+                (
+                    path,
+                    InputFile {
+                        executable,
+                        ..input
+                    },
+                )
             })
             .collect())
     }

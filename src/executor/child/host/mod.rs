@@ -32,7 +32,8 @@ use store_local::LocalStore;
 use store_types::{Hash, Sha256Hasher, StorePath};
 
 use self::members::{Members, Node};
-use self::parts::{Kind, Parts, find_parts};
+pub use self::parts::HostKind;
+use self::parts::{Parts, find_parts};
 use self::stamp::Facts;
 use self::watch::Watch;
 use super::outcome::InPlace;
@@ -61,8 +62,8 @@ pub struct HostCompiler {
     pub store_path: StorePath,
     /// Where the program lies on the host: absolute, free of symlinks.
     pub real: Vec<u8>,
-    /// Whether it is a driver of gcc or clang.
-    pub is_driver: bool,
+    /// What it is.
+    pub kind: HostKind,
     /// What a child must see, read-only, at the same places as on the host. None lies
     /// below another. In order of the places.
     pub binds: Arc<[Bind]>,
@@ -299,7 +300,7 @@ fn is_settled(facts: &Facts) -> bool {
 /// An error if a member lies where a child has something else.
 fn check_places(store: &LocalStore, members: &Members) -> Result<(), InPlace> {
     let store_dir = store.store_dir().as_str().as_bytes();
-    let taken = [store_dir, b"/build", b"/dev", b"/proc", b"/sys", b"/tmp"];
+    let taken = [store_dir, b"/build", b"/dev", b"/proc", b"/sys"];
     let is_taken = |path: &Vec<u8>| {
         taken.iter().any(|dir| {
             path.strip_prefix(*dir)
@@ -357,7 +358,7 @@ fn compiler(
     HostCompiler {
         store_path,
         real: parts.real,
-        is_driver: parts.kind != Kind::Other,
+        kind: parts.kind,
         binds: binds.collect(),
         links: links
             .filter(|(path, _)| !members.is_inside(path))

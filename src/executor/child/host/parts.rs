@@ -97,8 +97,10 @@ const DRIVER_LEN_MAX: u64 = 512 << 20;
 
 /// What a program of the host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum HostKind {
+    /// A driver of GCC.
     Gcc,
+    /// A driver of Clang.
     Clang,
     /// A linker, an assembler, or anything else.
     Other,
@@ -107,7 +109,7 @@ pub(super) enum Kind {
 /// A program with all that belongs to it.
 #[derive(Debug)]
 pub(super) struct Parts {
-    pub(super) kind: Kind,
+    pub(super) kind: HostKind,
     /// Where the program lies, free of symlinks.
     pub(super) real: Vec<u8>,
     /// The name for it all.
@@ -143,9 +145,9 @@ pub(super) fn find_parts(
         used: BTreeSet::new(),
     };
     let name = match kind {
-        Kind::Gcc => finder.add_gcc(&real)?,
-        Kind::Clang => finder.add_clang(&real)?,
-        Kind::Other => String::from_utf8_lossy(split_last(&real).1).into_owned(),
+        HostKind::Gcc => finder.add_gcc(&real)?,
+        HostKind::Clang => finder.add_clang(&real)?,
+        HostKind::Other => String::from_utf8_lossy(split_last(&real).1).into_owned(),
     };
     let used = std::mem::take(&mut finder.used);
     finder.add_locales(&real)?;
@@ -161,18 +163,18 @@ pub(super) fn find_parts(
     })
 }
 
-fn kind(real: &[u8]) -> Result<Kind, InPlace> {
+fn kind(real: &[u8]) -> Result<HostKind, InPlace> {
     let mut bytes = Vec::new();
     open(real)
         .and_then(|file| file.take(DRIVER_LEN_MAX).read_to_end(&mut bytes))
         .map_err(|_| InPlace::new("compiler-unreadable"))?;
     let has = |mark: &str| memchr::memmem::find(&bytes, mark.as_bytes()).is_some();
     Ok(if CLANG_MARKS.iter().any(|mark| has(mark)) {
-        Kind::Clang
+        HostKind::Clang
     } else if has(GCC_MARK) {
-        Kind::Gcc
+        HostKind::Gcc
     } else {
-        Kind::Other
+        HostKind::Other
     })
 }
 

@@ -64,7 +64,7 @@ fn the_hosts_gcc_is_one_object_with_all_that_it_runs() {
     };
     let world = world();
     let compiler = world.get(&gcc, PATH).unwrap();
-    assert!(compiler.is_driver);
+    assert_eq!(compiler.kind, HostKind::Gcc);
     assert!(compiler.store_path.name().starts_with("host-gcc-"));
     assert_eq!(
         std::fs::canonicalize(&gcc).unwrap().as_os_str().as_bytes(),
@@ -115,7 +115,7 @@ fn the_hosts_clang_is_one_object_with_its_own_headers() {
     };
     let world = world();
     let compiler = world.get(&clang, PATH).unwrap();
-    assert!(compiler.is_driver);
+    assert_eq!(compiler.kind, HostKind::Clang);
     let output = Command::new(&clang)
         .arg("-print-resource-dir")
         .output()
@@ -171,7 +171,7 @@ fn a_program_that_changes_is_taken_again_at_the_very_next_call() {
     let program = dir.path().join("tool");
     std::fs::copy("/bin/true", &program).unwrap();
     let first = world.get(&program, PATH).unwrap();
-    assert!(!first.is_driver);
+    assert_eq!(first.kind, HostKind::Other);
     assert_eq!(
         world.get(&program, PATH).unwrap().store_path,
         first.store_path
