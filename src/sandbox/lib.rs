@@ -3,6 +3,9 @@
 //! A [`Request`] says as plain data what the sandbox holds; a [`Spawner`], a small process of its
 //! own, makes sandboxes of requests and watches over them; a [`Running`] is one of them.
 //!
+//! A [watched](Request::watched) sandbox asks its starter about every file that its program looks
+//! for ([`Listener`], [`lookups`]); what is not there can be put there before it is missed.
+//!
 //! It exists apart from the executor because a process with many threads and much memory is a bad
 //! parent: starting from it is slow, and what it dies of must not leave a build running. It knows
 //! no store and no derivation.

@@ -267,8 +267,8 @@ fn a_missing_tool_or_input_fails_the_runner() {
     }
 }
 
-#[test]
-fn a_compile_gives_the_bytes_of_the_plain_compiler() {
+/// Compiles once plainly and once as a child, both in the directory `p` of `base`, and compares.
+fn compare_compiles(base: &str, before: &str, layout: Vec<Entry>) {
     if std::process::Command::new("gcc")
         .arg("--version")
         .output()
@@ -283,33 +283,44 @@ fn a_compile_gives_the_bytes_of_the_plain_compiler() {
     let mut manifest = tool("");
     manifest.exe = b"/usr/bin/gcc".to_vec();
     manifest.argv = argv.split(' ').map(|arg| arg.as_bytes().to_vec()).collect();
-    manifest.cwd = b"/build/p".to_vec();
-    manifest.layout = ["", "/src", "/inc", "/obj"]
-        .iter()
-        .map(|dir| Entry::Directory {
-            path: format!("/build/p{dir}").into_bytes(),
-        })
-        .chain([
-            input("/build/p/src/a.c", "/t/a.c"),
-            input("/build/p/inc/h.h", "/t/h.h"),
-        ])
-        .collect();
+    manifest.cwd = format!("{base}/p").into_bytes();
+    manifest.layout = layout;
+    let dirs = ["", "/src", "/inc", "/obj"];
+    let dirs = dirs.map(|dir| directory(&format!("{base}/p{dir}")));
+    manifest.layout.extend(dirs);
+    manifest.layout.extend([
+        input(&format!("{base}/p/src/a.c"), "/t/a.c"),
+        input(&format!("{base}/p/inc/h.h"), "/t/h.h"),
+    ]);
     let before = format!(
-        "mkdir -p p/src p/inc p/obj; cp /t/a.c p/src; cp /t/h.h p/inc; (cd p; PATH=/usr/bin:/bin {argv});\
-         cp p/obj/a.o p/obj/a.d /t; rm -r p"
+        "{before}\ncd {base}\n\
+         mkdir -p p/src p/inc p/obj; cp /t/a.c p/src; cp /t/h.h p/inc; (cd p; PATH=/usr/bin:/bin {argv});\
+         cp p/obj/a.o p/obj/a.d /t; rm -r p; cd /build"
     );
     let dir = dir_with(&[("a.c", source), ("h.h", "#define H \"h\"\n")]);
     let Some(left) = run(dir, &before, &manifest) else {
         return;
     };
     assert_eq!((left.status.as_str(), left.stderr.as_str()), ("0\n", ""));
+    assert_eq!(left.odd, None);
     for name in ["a.o", "a.d"] {
         let plain = fs::read(left.dir.path().join(name)).unwrap();
-        assert_eq!(
-            left.file(&format!("build/p/obj/{name}")),
-            Some(plain),
-            "{name}"
-        );
+        let child = left.file(&format!("{}/p/obj/{name}", &base[1..]));
+        assert_eq!(child, Some(plain), "{name}");
+    }
+}
+
+#[test]
+fn a_compile_gives_the_bytes_of_the_plain_compiler() {
+    compare_compiles("/build", "", Vec::new());
+}
+
+#[test]
+fn a_compile_elsewhere_gives_the_bytes_of_the_plain_compiler() {
+    if has_merged_usr() {
+        // A place that is not the machine's own.
+        let before = format!("{MACHINE}; mount -t tmpfs none /srv");
+        compare_compiles("/srv", &before, machine());
     }
 }
 

@@ -1,8 +1,10 @@
 //! What starting a sandbox costs: minimum and median wall time of one start, run and wait of a
 //! static program that does nothing, for several kinds of sandbox, beside a plain process.
 //!
-//! `cargo run --release -p droste-sandbox --example spawn_cost [RUNS] [PROGRAM]`; PROGRAM must need
-//! nothing but itself and is run as `true` (by default /bin/busybox, static).
+//! `cargo run --release -p droste-sandbox --example spawn_cost [RUNS] [PROGRAM] [INPUTS]`; PROGRAM
+//! must need nothing but itself and is run as `true` (by default /bin/busybox, static). With INPUTS
+//! it makes only sandboxes of children with so many inputs, as the executor makes them: what
+//! `nixexpr-tests/bench` compares with the kernel's own cost.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -22,6 +24,22 @@ fn main() {
         .next()
         .unwrap_or_else(|| "/bin/busybox".to_owned());
     let program = Path::new(&program);
+
+    if let Some(inputs) = arguments.next() {
+        let inputs: usize = inputs.parse().expect("a number of inputs");
+        let spawner = Spawner::start().expect("a spawner");
+        return measure("a child", runs, || {
+            let root = tempfile::tempdir().expect("a directory");
+            // Others have to get through it: the sandbox's user is not this one.
+            let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(root.path(), open).expect("it is ours");
+            let request = child_of(program, root.path(), inputs);
+            let running = spawner.spawn(&request, &[]).expect("a sandbox");
+            assert!(running.wait().expect("it ends").success());
+            drop(running);
+            droste_sandbox::remove_tree(root.path()).expect("it can be removed");
+        });
+    }
 
     measure("posix_spawn", runs, || {
         let status = Command::new(program).arg0("true").env_clear().status();
@@ -64,6 +82,24 @@ fn tmpfs_root(program: &Path, network: Network, binds: usize) -> Request {
     request.network = network;
     request.mounts.push(Mount::input(program, "/bin/true"));
     for number in 1..binds {
+        let target = format!("/nix/store/{number}");
+        request.mounts.push(Mount::input(program, target));
+    }
+    request
+}
+
+/// What the executor asks for, in a root directory, with the inputs as files.
+fn child_of(program: &Path, root: &Path, inputs: usize) -> Request {
+    let mut request = Request::new(Root::Directory(root.to_owned()), "/nix/store/0");
+    request.network = Network::None;
+    request.cwd = "/build".into();
+    request.add(dev_nodes(false)).add(proc_mount());
+    request.add(etc_files("/build", true));
+    request.nodes.push(Node::build_dir("/build", 0o700));
+    request
+        .nodes
+        .push(Node::file("/build/input", 0o444, b"some text\n".to_vec()));
+    for number in 0..inputs {
         let target = format!("/nix/store/{number}");
         request.mounts.push(Mount::input(program, target));
     }
