@@ -1,7 +1,8 @@
-//! Whatever file GCC opens for a source, the scan has named.
+//! Whatever file GCC or Clang opens for a source, the scan has named.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use proptest::prelude::*;
 use shim_core::scan::{Definition, Directive, definitions, scan};
@@ -75,37 +76,37 @@ fn source() -> impl Strategy<Value = String> {
     proptest::collection::vec(piece(), 0..6).prop_map(|pieces| pieces.concat())
 }
 
-fn gcc_is_there() -> bool {
-    Command::new("gcc")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
+/// The compilers whose `-H` is asked, those of them that are there.
+fn compilers() -> &'static [&'static str] {
+    static FOUND: OnceLock<Vec<&str>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let is_there = |name: &&str| {
+            let answer = Command::new(name).arg("--version").output();
+            let is_there = answer.is_ok_and(|output| output.status.success());
+            if !is_there {
+                eprintln!("skipped: there is no {name}");
+            }
+            is_there
+        };
+        ["gcc", "clang"].into_iter().filter(is_there).collect()
+    })
 }
 
-/// The files that `gcc -H` says it opened, errors or not.
-fn opened(dir: &Path, standard: &str, language: &str) -> Vec<PathBuf> {
-    let output = Command::new("gcc")
-        .args([
-            "-H",
-            // A guard that lies in a comment guards nothing.
-            "-fmax-include-depth=5",
-            "-E",
-            "-P",
-            "-o",
-            "/dev/null",
-            "-Ia",
-            "-Ib",
-            "-x",
-            language,
-        ])
-        .args([standard, "main.c"])
+/// The files that a compiler's `-H` says it opened, errors or not.
+fn opened(compiler: &str, dir: &Path, standard: &str, language: &str) -> Vec<PathBuf> {
+    let mut command = Command::new(compiler);
+    if compiler == "gcc" {
+        // A guard that lies in a comment guards nothing.
+        command.arg("-fmax-include-depth=5");
+    }
+    let output = command
+        .args(["-H", "-E", "-P", "-o", "/dev/null", "-Ia", "-Ib", "-x"])
+        .args([language, standard, "main.c"])
         .env("LC_ALL", "C")
         .current_dir(dir)
         .stdin(Stdio::null())
         .output()
-        .expect("gcc runs");
+        .expect("the compiler runs");
     String::from_utf8_lossy(&output.stderr)
         .lines()
         .filter_map(|line| {
@@ -120,7 +121,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
-    fn every_file_that_gcc_opens_is_named_by_a_scan(
+    fn every_file_that_a_compiler_opens_is_named_by_a_scan(
         main in source(),
         headers in proptest::collection::vec(source(), 2 * HEADERS),
         standard in prop_oneof![
@@ -129,10 +130,6 @@ proptest! {
             Just(("-std=gnu++17", "c++")),
         ],
     ) {
-        if !gcc_is_there() {
-            eprintln!("skipped: there is no gcc");
-            return Ok(());
-        }
         let dir = tempfile::tempdir().unwrap();
         let mut named = Vec::new();
         let mut computed = false;
@@ -174,13 +171,15 @@ proptest! {
                 }
             }
         }
-        for path in opened(dir.path(), standard.0, standard.1) {
-            let name = path.file_name().unwrap().to_str().unwrap();
-            prop_assert!(
-                computed || name.starts_with("stdc") || named.iter().any(|known| known == name),
-                "{} is not named; main.c:\n{main}",
-                path.display(),
-            );
+        for compiler in compilers() {
+            for path in opened(compiler, dir.path(), standard.0, standard.1) {
+                let name = path.file_name().unwrap().to_str().unwrap();
+                prop_assert!(
+                    computed || name.starts_with("stdc") || named.iter().any(|known| known == name),
+                    "{} is not named, which {compiler} opens; main.c:\n{main}",
+                    path.display(),
+                );
+            }
         }
     }
 }
