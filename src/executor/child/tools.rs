@@ -168,14 +168,31 @@ pub fn find_program(
     call: &Call,
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> Result<CalledProgram, InPlace> {
+    let located = locate(executor, walker, call, env)?;
+    identify(
+        walker,
+        &executor.store_tree,
+        executor.store_dir(),
+        located,
+        env,
+    )
+}
+
+/// Tells what a program is.
+fn identify(
+    walker: &mut Walker<'_>,
+    store: &StoreTree,
+    store_dir: &StoreDir,
+    located: Located,
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Result<CalledProgram, InPlace> {
     let unknown = || InPlace::new("unknown-compiler");
-    let (store, store_dir) = (&executor.store_tree, executor.store_dir());
     let Located {
         exec_path,
         store_path,
         real,
         host,
-    } = locate(executor, walker, call, env)?;
+    } = located;
     let tool = tool_of(split_last(&exec_path).1)
         .or_else(|| tool_of(split_last(&real).1))
         .ok_or_else(unknown)?;
@@ -704,5 +721,95 @@ mod tests {
             .map(|path| path.name().to_owned())
             .collect();
         assert_eq!(names, ["a", "b"]);
+    }
+
+    const TOOLS: &str = "0mdqa9w1p6cmli6976v4wi0sw9r4p5pr-tools";
+    const SHIMS: &str = "1mdqa9w1p6cmli6976v4wi0sw9r4p5pr-droste-shims";
+
+    fn open(path: &std::path::Path) -> std::os::fd::OwnedFd {
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()
+    }
+
+    /// Asks what the program `name` is that lies among these files of a store object.
+    fn ask(
+        files: &[(&str, &[u8])],
+        name: &str,
+        env: &[(&str, &str)],
+    ) -> Result<CalledProgram, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("nix/store");
+        std::fs::create_dir_all(dir.path().join("build")).unwrap();
+        std::fs::create_dir_all(store.join(TOOLS).join("bin")).unwrap();
+        for (file, content) in files {
+            std::fs::write(store.join(TOOLS).join("bin").join(file), content).unwrap();
+        }
+        let store_dir = StoreDir::default();
+        let tree = CallerTree::build(open(dir.path()), store_dir.clone());
+        let store = StoreTree::new(open(&store));
+        let is_input = |_: &StorePath| true;
+        let mut walker = Walker::new(&tree, &store, &is_input);
+        let path = format!("/nix/store/{TOOLS}/bin/{name}");
+        let located = Located {
+            exec_path: path.clone().into_bytes(),
+            store_path: store_dir.split(&path).unwrap().0,
+            real: path.into_bytes(),
+            host: None,
+        };
+        let env = env
+            .iter()
+            .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))
+            .collect();
+        identify(&mut walker, &store, &store_dir, located, &env)
+            .map_err(|reason| reason.to_string())
+    }
+
+    #[test]
+    fn a_program_is_what_its_name_and_its_bytes_say() {
+        let driver: &[u8] = b"\x7fELF...COLLECT_GCC_OPTIONS";
+        let linker: &[u8] = b"\x7fELF...GNU ld %s";
+        for (name, content, tool) in [
+            ("gcc", driver, Some(Tool::Compiler)),
+            ("x86_64-linux-gnu-g++-12", driver, Some(Tool::Compiler)),
+            ("gfortran", driver, Some(Tool::Compiler)),
+            ("ld.bfd", linker, Some(Tool::Linker)),
+            ("ld", driver, None),
+            ("gcc", linker, None),
+            ("gcc", b"\x7fELF...ccache", None),
+            ("gcc-ar", driver, None),
+            ("cc", b"#!/usr/bin/python3\n", None),
+        ] {
+            let found = ask(&[(name, content)], name, &[]);
+            assert_eq!(found.as_ref().ok().map(|found| found.tool), tool, "{name}");
+            match found {
+                Ok(found) => assert!(found.words.is_none(), "{name}"),
+                Err(reason) => assert_eq!(reason, "unknown-compiler"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrapper_stays_a_wrapper_whose_words_are_known() {
+        let hook = format!("#!/bin/sh\n. /nix/store/{TOOLS}/bin/hook\nexec gcc $FLAGS \"$@\"\n");
+        let files: [(&str, &[u8]); 2] = [("ld", hook.as_bytes()), ("hook", b"echo $HOOKED\n")];
+        let found = ask(&files, "ld", &[]).unwrap();
+        assert_eq!(found.tool, Tool::Linker);
+        let words = found.words.unwrap();
+        for word in ["FLAGS", "HOOKED"] {
+            assert!(words.contains(word.as_bytes()), "{word}");
+        }
+        let refused = ask(&files, "ld", &[("BASH_ENV", "/build/x")]);
+        assert_eq!(refused.err().as_deref(), Some("environment:BASH_ENV"));
+    }
+
+    #[test]
+    fn a_traced_child_finds_no_shims() {
+        let store_dir = StoreDir::default();
+        let shims = store_dir.split(&format!("/nix/store/{SHIMS}")).unwrap().0;
+        let path = format!("/nix/store/{SHIMS}/bin:/usr/bin::/nix/store/{TOOLS}/bin");
+        let env = BTreeMap::from([(b"PATH".to_vec(), path.into_bytes())]);
+        let kept = path_without_shims(&env, &store_dir, Some(&shims)).unwrap();
+        let expected = format!("/usr/bin::/nix/store/{TOOLS}/bin");
+        assert_eq!(kept, expected.as_bytes());
+        assert_eq!(path_without_shims(&BTreeMap::new(), &store_dir, None), None);
     }
 }
