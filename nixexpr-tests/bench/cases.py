@@ -356,10 +356,34 @@ def many(bench):
     seed += 1
     measure("built", bench.children, 100, seed)
     measure("reused", bench.children, 100, seed, "--rebuild")
-    measure("reused, one directory", bench.children, bench.children, seed + 1)
+    measure("built, one directory", bench.children, bench.children, seed + 1)
     measure("reused, one directory", bench.children, bench.children, seed + 1, "--rebuild")
 
 
 
 def sandbox(bench):
-    """Left for the next commit."""
+    """A child's sandbox, set up and torn down, and the kernel's own cost of the same
+    namespaces and mounts."""
+    repo = HERE.parents[1]
+    cargo = ["cargo", "build", "--quiet", "--release", "-p", "droste-sandbox", "--example", "spawn_cost"]
+    subprocess.run(cargo, cwd=repo, check=True)
+    metadata = subprocess.run(
+        ["cargo", "metadata", "--format-version", "1", "--no-deps"], cwd=repo, check=True, capture_output=True
+    )
+    spawn_cost = Path(json.loads(metadata.stdout)["target_directory"]) / "release" / "examples" / "spawn_cost"
+    floor, program = bench.work / "floor", bench.work / "true"
+    subprocess.run(["cc", "-O2", "-static", "-o", floor, HERE / "floor.c"], check=True)
+    subprocess.run(["cc", "-O2", "-static", "-x", "c", "-o", program, "-"], input=b"int main(void) { return 0; }", check=True)
+    # /tmp must let other users through.
+    bench.work.chmod(0o755)
+    for number in range(bench.rounds):
+        for inputs in (2, 30, 200):
+            kernel = ("kernel", [str(floor), str(SANDBOXES), str(inputs), str(program)])
+            droste = ("droste", [str(spawn_cost), str(SANDBOXES), str(program), str(inputs)])
+            for tool, command in (kernel, droste) if number % 2 == 0 else (droste, kernel):
+                cost = bench.meter.run(tool, command, bench.work, BASE)
+                bench.add("sandbox", f"{inputs} inputs", tool, each(cost, SANDBOXES))
+
+
+# Sandboxes in one run.
+SANDBOXES = 200

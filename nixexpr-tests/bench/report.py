@@ -109,16 +109,23 @@ class Report:
         for name in self.subjects("sandbox"):
             for tool in self.tools("sandbox", name):
                 costs = self.results["sandbox", name, tool]
-                rows.append([tool, spread([c.cpu for c in costs], 1000), spread([c.wall for c in costs], 1000)])
+                rows.append([
+                    f"{name}: {tool}",
+                    spread([c.cpu for c in costs], 1000),
+                    self.ratio(self.cpu("sandbox", name, tool), self.cpu("sandbox", name, "kernel"), 2),
+                    spread([c.wall for c in costs], 1000),
+                    self.ratio(self.wall("sandbox", name, tool), self.wall("sandbox", name, "kernel"), 2),
+                ])  # fmt: skip
         if rows:
-            yield table(["set up, run a static program, tear down", "CPU ms (median of rounds)", "wall ms"], rows)
+            yield table(["a child's sandbox", "CPU ms", "× kernel", "wall ms", "× kernel"], rows)
 
     def many(self):
         rows = []
         for subject in self.subjects("many"):
-            base = self.cpu("many", "built" if "directory" not in subject else subject, "0") or 0
-            base_wall = self.wall("many", subject, "0") or 0
-            at_100 = self.per_child("many", subject, "100", base)
+            # What the build costs without any; and with 100, one directory or not.
+            plainly = subject.split(",")[0]
+            base, base_wall = self.cpu("many", plainly, "0"), self.wall("many", plainly, "0")
+            at_100 = self.per_child("many", plainly, "100", base)
             for count in self.tools("many", subject):
                 if count == "0":
                     continue
@@ -159,7 +166,15 @@ class Report:
         for name in self.subjects("edit"):
             yield from ratio_line(f"{name}: one edited line, CPU ÷ make's", 1.3, cpu("edit", name, "droste build"), cpu("edit", name, "make"))
         for name in self.subjects("sandbox"):
-            yield from ratio_line(f"{name}: wall time ÷ the bare kernel's", 2.0, wall("sandbox", name, "droste"), wall("sandbox", name, "kernel"))
+            yield from ratio_line(f"sandbox with {name}: wall time ÷ the bare kernel's", 2.0, wall("sandbox", name, "droste"), wall("sandbox", name, "kernel"))
+        for subject in self.subjects("many"):
+            count = self.tools("many", subject)[-1]
+            base = cpu("many", subject.split(",")[0], "0")
+            if not subject.startswith("memo"):
+                each = self.per_child("many", subject, count, base)
+                yield from ratio_line(f"{count} children {subject}: CPU of each ÷ at 100", 1.1, each, self.per_child("many", subject.split(",")[0], "100", base))
+                peak = max(cost.peak for cost in self.results["many", subject, count])
+                yield f"{count} children {subject}: executor's peak MiB", 200, peak / 2**20
 
     def markdown(self):
         parts = [*self.tables()]
