@@ -70,6 +70,10 @@ const READ_BY_SHELLS: &[&str] = &[
     "SHELLOPTS",
 ];
 
+/// Flags that a wrapper may not add: with them, the same call has another result elsewhere, or
+/// the next time.
+const IMPURE_FLAGS: &[&str] = &["arch=native", "cpu=native", "tune=native", "build-id=uuid"];
+
 /// A larger file is no compiler driver.
 const PROGRAM_LEN_MAX: u64 = 512 << 20;
 
@@ -489,6 +493,12 @@ fn script_words(
         let Program::Script(text) = store.program(store_dir, &path)? else {
             continue;
         };
+        if IMPURE_FLAGS
+            .iter()
+            .any(|flag| memchr::memmem::find(&text, flag.as_bytes()).is_some())
+        {
+            return Err(InPlace::new("impure-wrapper"));
+        }
         all.extend(words(&text));
         for named in store_files_named(&text, store_dir) {
             // A directory, or a file that is not there, is nothing to be read.
@@ -797,6 +807,9 @@ mod tests {
         for word in ["FLAGS", "HOOKED"] {
             assert!(words.contains(word.as_bytes()), "{word}");
         }
+        let native: &[u8] = b"#!/bin/sh\nexec gcc -march=native \"$@\"\n";
+        let refused = ask(&[("cc", native)], "cc", &[]);
+        assert_eq!(refused.err().as_deref(), Some("impure-wrapper"));
         let refused = ask(&files, "ld", &[("BASH_ENV", "/build/x")]);
         assert_eq!(refused.err().as_deref(), Some("environment:BASH_ENV"));
     }
