@@ -22,6 +22,7 @@ mod reply;
 pub mod run;
 mod scanned;
 pub mod service;
+pub mod stand_in;
 pub mod tools;
 pub mod traced;
 pub mod tree;
