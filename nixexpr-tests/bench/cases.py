@@ -387,3 +387,41 @@ def sandbox(bench):
 
 # Sandboxes in one run.
 SANDBOXES = 200
+
+
+REDIS_CLI = (
+    "anet.o adlist.o dict.o redis-cli.o zmalloc.o release.o ae.o redisassert.o crcspeed.o crc64.o siphash.o crc16.o"
+    " monotonic.o cli_common.o mt19937-64.o ../deps/hiredis/libhiredis.a ../deps/linenoise/linenoise.o"
+)
+
+# (project, what, command) in the project's directory after a build of it.
+BINUTILS = [
+    ("lua", "ar, 33 objects", "rm -f bench.a; ar rcD bench.a l*.o"),
+    ("lua", "ranlib", "ranlib -D liblua.a"),
+    ("lua", "link of lua", "gcc -Wl,-E -o bench.out main.o liblua.a -lm -ldl"),
+    ("redis", "ar, 7 objects", "cd deps/hiredis; rm -f bench.a; ar rcs bench.a alloc.o net.o hiredis.o sds.o async.o read.o sockcompat.o"),
+    ("redis", "strip", "strip -o bench.out src/redis-server"),
+    ("redis", "objcopy --only-keep-debug", "objcopy --only-keep-debug src/redis-server bench.out"),
+    ("redis", "link of redis-cli", f"cd src; gcc -g -rdynamic -o bench.out {REDIS_CLI} -lm -ldl -pthread -lrt"),
+    ("leveldb", "ar, 40 objects", "rm -f bench.a; ar rcD bench.a */*.o"),
+    ("leveldb", "strip", "strip -o bench.out leveldbutil"),
+    ("leveldb", "link of leveldbutil", "g++ -o bench.out db/leveldbutil.o libleveldb.a -pthread"),
+]  # fmt: skip
+BINUTILS_LOOP = 20
+
+
+def binutils(bench):
+    """What `ar` and its like take, beside a link: whether they are worth a memo."""
+    plain = next(tool for tool in bench.tools if not tool.remembers)
+    for project in bench.projects:
+        commands = [(what, command) for name, what, command in BINUTILS if name == project.name]
+        if not commands:
+            continue
+        tree = Tree.unpack(project, bench.cache, bench.work / f"{project.name}-binutils")
+        bench.meter.run(plain.name, tree.make(plain, bench.jobs), tree.path, plain.env())
+        for _ in range(bench.rounds):
+            for what, command in commands:
+                script = f"i=0; while [ $i -lt {BINUTILS_LOOP} ]; do ({command}) || exit 1; i=$((i+1)); done"
+                cost = bench.meter.run(plain.name, ["sh", "-c", script], tree.path, plain.env())
+                bench.add("binutils", project.name, what, each(cost, BINUTILS_LOOP))
+        shutil.rmtree(tree.path)

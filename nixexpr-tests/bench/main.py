@@ -18,7 +18,14 @@ from tools import Ccache, Droste, Sccache, Tool
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- begin: written by nixexpr-tests/bench/run --update -->", "<!-- end -->"
-CASES = {"builds": cases.builds, "hits": cases.hits, "edits": cases.edits, "sandbox": cases.sandbox, "many": cases.many}
+CASES = {
+    "builds": cases.builds,
+    "hits": cases.hits,
+    "edits": cases.edits,
+    "sandbox": cases.sandbox,
+    "many": cases.many,
+    "binutils": cases.binutils,
+}
 
 
 def options():

@@ -143,8 +143,17 @@ class Report:
         value = self.cpu(case, subject, count)
         return None if value is None else (value - base) / int(count)
 
+    def binutils(self):
+        rows = []
+        for name in self.subjects("binutils"):
+            for what in self.tools("binutils", name):
+                costs = self.results["binutils", name, what]
+                rows.append([f"{name}: {what}", spread([c.cpu for c in costs], 1000), spread([c.wall for c in costs], 1000)])
+        if rows:
+            yield table(["a plain call", "CPU ms", "wall ms"], rows)
+
     def tables(self):
-        for part in (self.builds, self.hits, self.first, self.edits, self.sandbox, self.many):
+        for part in (self.builds, self.hits, self.first, self.edits, self.sandbox, self.many, self.binutils):
             yield from part()
 
     def targets(self):
