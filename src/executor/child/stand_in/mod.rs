@@ -187,17 +187,19 @@ pub struct StandIns {
 impl StandIns {
     /// Those for the hash parts of these output paths. Which path gets which stand-in follows
     /// from the order, so it has to be that of the outputs' names. Outputs beyond the
-    /// sixteenth have none.
+    /// sixteenth have none. Nor has a hash that begins with a digit and ends with `p`: if one
+    /// like it is no string but tokens, the `-` behind it is a part of the number, as with no
+    /// stand-in.
     pub fn new<'a>(outputs: impl IntoIterator<Item = &'a StorePath>) -> Self {
-        let own: Vec<Name> = outputs
+        let both: Vec<(Name, &(Name, Name))> = outputs
             .into_iter()
             .filter_map(|path| path.base_name().as_bytes().first_chunk().copied())
-            .take(STAND_INS.len())
+            .zip(&STAND_INS)
+            .filter(|(own, _): &(Name, _)| !(own[0].is_ascii_digit() && own[31] == b'p'))
             .collect();
         let pairs = |select: fn(&(Name, Name)) -> Name| {
-            own.iter()
-                .zip(STAND_INS.iter().map(select))
-                .map(|(own, stand_in)| (*own, stand_in))
+            both.iter()
+                .map(move |(own, stand_ins)| (*own, select(stand_ins)))
         };
         Self {
             to_first: Mapping::new(pairs(|both| both.0)),
@@ -304,6 +306,16 @@ mod tests {
             let hits = stand_ins.replace(Which::First).hits(text.as_bytes());
             assert_eq!(hits.unwrap().len(), 1, "{text}");
         }
+    }
+
+    #[test]
+    fn a_hash_that_could_go_on_as_a_number_has_no_stand_in() {
+        let hash = "4w8sqr9rh0bqlxdsdqyvhcpr2h5zvz1p";
+        let path = StorePath::from_base_name(&format!("{hash}-x")).unwrap();
+        let replaced = StandIns::new(&[path])
+            .replace(Which::First)
+            .apply(hash.as_bytes());
+        assert_eq!(replaced, Ok(None));
     }
 
     #[test]
