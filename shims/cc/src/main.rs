@@ -10,11 +10,14 @@ use std::convert::Infallible;
 use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 
+use rustix::fs::Mode;
+use rustix::process::{Resource, getrlimit, umask};
 use shim_core::client;
 use shim_core::protocol::Call;
 
 fn main() -> ExitCode {
     if !client::is_disabled()
+        && !is_confined()
         && let Some(status) = ask()
     {
         return ExitCode::from(status);
@@ -23,6 +26,18 @@ fn main() -> ExitCode {
     eprintln!("droste: {error}");
     // What a shell says when there is no such command.
     ExitCode::from(127)
+}
+
+/// Whether the caller has limits on which the compiler itself could fail. A child has none of
+/// them, and to write what it left could fail in the compiler's place.
+fn is_confined() -> bool {
+    let limited = [Resource::Fsize, Resource::As, Resource::Data, Resource::Cpu]
+        .into_iter()
+        .any(|resource| getrlimit(resource).current.is_some());
+    // The compiler could not open its own temporary files again.
+    let mask = umask(Mode::empty());
+    umask(mask);
+    limited || mask.intersects(Mode::RWXU)
 }
 
 fn ask() -> Option<u8> {

@@ -98,6 +98,23 @@ fn the_results_are_placed_and_told() {
 }
 
 #[test]
+fn under_limits_the_compiler_itself_runs() {
+    for limit in [
+        "ulimit -f 100",
+        "ulimit -v 4000000",
+        "ulimit -t 9",
+        "umask 777",
+    ] {
+        let Some((_dir, output)) = run(&format!("{limit}; cc -c a.c"), |socket, _| {
+            send_answer(socket, &done(3, &[])).unwrap();
+        }) else {
+            return;
+        };
+        assert!(is_real(&output, "-c a.c"), "{limit}: {output:?}");
+    }
+}
+
+#[test]
 fn a_refusal_runs_the_compiler_in_silence() {
     let Some((_dir, output)) = run("cc -E a.c", |socket, _| {
         let reason = b"preprocess-only".to_vec();
