@@ -657,7 +657,7 @@ ln -s target c.o; call gcc -c t.c -o c.o; again
 ln -s /nowhere/x d.o; call gcc -c t.c -o d.o
 mkdir e.o; call gcc -c t.c -o e.o
 put f.o old; chmod 666 f.o; call gcc -c t.c -o f.o
-call gcc -c t.c -o /dev/null; call gcc -c t.c -o no/such.o
+call gcc -c t.c -o "$(device null 1 3)"; call gcc -c t.c -o no/such.o
 call gcc -c t.c; put t.c 'int m;'; call gcc -c t.c; chmod 777 t.o; again
 END
 class dependency-file-is-there-already hit,in-place:output <<'END'
@@ -682,8 +682,8 @@ call limited 1 gcc -c t.c; call limited 10000 gcc -c t.c; rm -f t.o; call limite
 END
 class full-device in-place:output <<'END'
 put t.c 'int n;'; full() { "$@" > /dev/full; }; closed() { "$@" >&- 2>&-; }
-[ -c /dev/full ] || without "no /dev/full here"
-call gcc -c t.c -o /dev/full; call full gcc -E t.c; call full gcc -S t.c -o -; call closed gcc -c t.c; call closed gcc -E t.c; call gcc -S t.c -o /dev/full
+device=$(device full 1 7)
+call gcc -c t.c -o "$device"; call full gcc -E t.c; call full gcc -S t.c -o -; call closed gcc -c t.c; call closed gcc -E t.c; call gcc -S t.c -o "$device"
 END
 class full-disk hit,in-place:no-space <<'END'
 mkdir small; mount -t tmpfs -o size=16k,mode=755 none small 2> /dev/null || without "no file system can be mounted here"
@@ -789,7 +789,7 @@ call gcc -B b/ m.o -no-pie -o p; alter as c.s -o b/crt1.o; again; seen ./p; agai
 END
 class executable-is-there-already hit,in-place:output <<'END'
 put m.c 'int main(void) { return 0; }'; alter gcc -c m.c
-put p old; chmod 400 p; call gcc m.o -o p; put q old; ln q r; call gcc m.o -o q; ln -s target s; call gcc m.o -o s; mkdir t; call gcc m.o -o t; call gcc m.o -o no/such; call gcc m.o -o /dev/null; put u old; chmod 666 u; call gcc m.o -o u; seen ./u
+put p old; chmod 400 p; call gcc m.o -o p; put q old; ln q r; call gcc m.o -o q; ln -s target s; call gcc m.o -o s; mkdir t; call gcc m.o -o t; call gcc m.o -o no/such; call gcc m.o -o "$(device null 1 3)"; put u old; chmod 666 u; call gcc m.o -o u; seen ./u
 put bad.c 'int f(void);' 'int main(void) { return f(); }'; call gcc bad.c -o p; call gcc bad.c -o new
 END
 class archives hit,in-place:archiver <<'END'

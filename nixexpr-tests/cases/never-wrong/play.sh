@@ -43,6 +43,11 @@ without() {
     echo "$*" > "$results/without"
     exit 0
 }
+# device NAME MAJOR MINOR: prints a path of that device. Root could lose the machine's own
+# to what is under test.
+device() {
+    if mknod -m 666 "$1" c "$2" "$3" 2> /dev/null; then echo "$1"; else echo "/dev/$1"; fi
+}
 _broken() {
     echo "the class itself fails: $*" | tee "$results/broken" >&2
     exit 1

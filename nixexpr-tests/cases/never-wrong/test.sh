@@ -1,7 +1,7 @@
 # What the classes of classes.sh leave behind with Droste, cold and warm, is what they
 # leave behind without; and each is answered in the way that the table says.
 #
-# NEVER_WRONG_TOOL=ccache or =sccache plays them with that instead, on the machine, and
+# NEVER_WRONG_TOOL=ccache, or sccache, or the path of one, plays them with that instead, on the machine, and
 # prints a table of what it gets wrong; that fails no check. =plain compares the
 # compilers with themselves: what differs then is no class. NEVER_WRONG_CLASSES is an
 # extended regular expression of names.
@@ -32,19 +32,20 @@ differences() {
 }
 
 if [ "${NEVER_WRONG_TOOL:-droste}" != droste ]; then
-    tool=$NEVER_WRONG_TOOL
+    tool=$(basename "$NEVER_WRONG_TOOL")
     if [ "$tool" != plain ]; then
-        command -v "$tool" > /dev/null || {
+        program=$(command -v "$NEVER_WRONG_TOOL") || {
             skip "everything here" "no $tool"
             finish
         }
+        export SCCACHE_DIR=$WORK/memo SCCACHE_SERVER_PORT=$((10000 + $$ % 50000))
         mkdir -p "$WORK/bin"
         for name in gcc g++ cc c++ clang gfortran x86_64-linux-gnu-gcc gcc-12; do
             real=$(command -v "$name") || continue
             if [ "$tool" = ccache ]; then
-                ln -s "$(command -v ccache)" "$WORK/bin/$name"
+                ln -s "$program" "$WORK/bin/$name"
             else
-                printf '#!/bin/sh\nexec %s %s "$@"\n' "$(command -v "$tool")" "$real" > "$WORK/bin/$name"
+                printf '#!/bin/sh\nexec %s %s "$@"\n' "$program" "$real" > "$WORK/bin/$name"
                 chmod +x "$WORK/bin/$name"
             fi
         done
@@ -54,10 +55,14 @@ if [ "${NEVER_WRONG_TOOL:-droste}" != droste ]; then
     for how in plain "$tool-cold" "$tool-warm"; do
         printf '%s\n' "${classes[@]}" | xargs -P 2 -I {} bash -c "play $how {}"
     done
+    [ "$tool" != sccache ] || "$program" --stop-server > "$WORK/sccache.stats" 2>&1
     wrong=0
     for name in "${classes[@]}"; do
         cold=right warm=right
-        cmp -s "$WORK/plain/$name/without" /dev/null || [ ! -e "$WORK/plain/$name/without" ] || { echo "$name: without"; continue; }
+        if [ -e "$WORK/plain/$name/without" ]; then
+            skip "$name" "$(cat "$WORK/plain/$name/without")"
+            continue
+        fi
         diff -rq "$WORK/plain/$name" "$WORK/$tool-cold/$name" > /dev/null || cold=wrong
         diff -rq "$WORK/plain/$name" "$WORK/$tool-warm/$name" > /dev/null || warm=wrong
         [ "$cold$warm" = rightright ] || {
