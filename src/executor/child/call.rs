@@ -102,7 +102,7 @@ impl<'a> Asked<'a> {
         argv
     }
 
-    /// The environment for the child's compiler.
+    /// The environment for the compiler of a scanned call.
     pub(super) fn child_environment(
         &self,
         walker: &mut Walker<'_>,
@@ -114,6 +114,17 @@ impl<'a> Asked<'a> {
         if env.contains_key(&b"PATH"[..]) {
             kept.insert(b"PATH".to_vec(), child_path(walker, compiler, cwd, env)?);
         }
+        self.with_directories(walker, cwd, kept)
+    }
+
+    /// Adds to an environment what depends on directories.
+    pub(super) fn with_directories(
+        &self,
+        walker: &mut Walker<'_>,
+        cwd: &[u8],
+        mut kept: BTreeMap<Vec<u8>, Vec<u8>>,
+    ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, InPlace> {
+        let env = &self.env;
         // gcc records the directory by the name in PWD, if that leads to it.
         if let Some(pwd) = env.get(&b"PWD"[..])
             && *pwd != *cwd

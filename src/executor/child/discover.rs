@@ -5,7 +5,7 @@
 //! laid out in the sandbox before the call goes on. In the end the [`View`] holds all that
 //! the tool could see and all that it missed, and the child made of that has the same result.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -13,13 +13,15 @@ use std::sync::mpsc;
 use droste_sandbox::{FileUser, Intent, Listener, Lookup, Notification, Running, lookups, root_of};
 use rustix::fs::{Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
+use shim_core::args::records_times;
 use shim_core::manifest::LAID;
 use store_types::StoreDir;
 
 use super::call::Asked;
+use super::environment::named_but_dropped;
 use super::inputs::INPUT_MTIME;
+use super::interpreter::{interpreter, script};
 use super::outcome::InPlace;
-use super::interpreter::interpreter;
 use super::records::Query;
 use super::run::ChildPlace;
 use super::tree::{Entry, Found, split_last};
@@ -47,6 +49,9 @@ pub(super) struct Observer<'a, 'v> {
     /// How much of the view is laid out.
     laid_of: (usize, usize, usize),
     root: Option<OwnedFd>,
+    /// The environment of the tool.
+    env: &'v BTreeMap<Vec<u8>, Vec<u8>>,
+    store_texts: BTreeSet<Vec<u8>>,
     odd: Option<InPlace>,
 }
 
@@ -74,6 +79,7 @@ impl<'a, 'v> Observer<'a, 'v> {
         view: &'v mut View<'a>,
         outputs: HashSet<Vec<u8>>,
         place: &'v ChildPlace,
+        env: &'v BTreeMap<Vec<u8>, Vec<u8>>,
     ) -> Self {
         let layout = &view.walker.layout;
         let laid = layout.dirs.iter().chain(layout.links.keys()).cloned();
@@ -85,22 +91,25 @@ impl<'a, 'v> Observer<'a, 'v> {
             outputs,
             place,
             root: None,
+            env,
+            store_texts: BTreeSet::new(),
             odd: None,
         }
     }
 
     /// Answers until all processes of the sandbox have ended. `kill` is set as soon as
-    /// the result is of no use any more; the reason is returned.
+    /// the result is of no use any more; the reason is returned. Else the files of store
+    /// objects that were read and may be texts.
     pub(super) fn run(
         mut self,
         started: &mpsc::Receiver<Started>,
         kill: &AtomicBool,
-    ) -> Result<(), InPlace> {
+    ) -> Result<BTreeSet<Vec<u8>>, InPlace> {
         // A sandbox that did not start has another to tell why.
         let Ok(Started { listener, runner }) = started.recv() else {
-            return Ok(());
+            return Ok(self.store_texts);
         };
-        let failed = |_: Errno| InPlace::new("child-not-run");
+        let failed = |error: Errno| InPlace::with_detail("cannot-watch", error);
         let (never, _writer) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed)?;
         while let Some(call) = listener.receive(never.as_fd()).map_err(failed)? {
@@ -117,7 +126,7 @@ impl<'a, 'v> Observer<'a, 'v> {
                 }
             }
         }
-        self.odd.map_or(Ok(()), Err)
+        self.odd.map_or(Ok(self.store_texts), Err)
     }
 
     /// The runner asks, when the tool has ended, what was laid out meanwhile.
@@ -141,7 +150,7 @@ impl<'a, 'v> Observer<'a, 'v> {
             .map_err(|_| Errno::SRCH)
             .and_then(|root| self.as_build(|| write_new(&root, LAID.as_bytes(), &list, false)));
         if written.is_err() {
-            self.odd = Some(InPlace::new("child-not-run"));
+            self.odd = Some(InPlace::new("cannot-lay-out"));
         }
     }
 
@@ -175,14 +184,24 @@ impl<'a, 'v> Observer<'a, 'v> {
         if NEVER_SHOWN.iter().any(|file| path == *file) {
             return Ok(());
         }
+        if intent == Intent::Read && may_be_text(path) {
+            self.store_texts.insert(path.to_vec());
+        }
         if let Some(object) = store_object(path, self.asked.store_dir()) {
-            return self.ask(Query::Path(object.to_vec()));
+            self.ask(Query::Path(object.to_vec()))?;
+            return match intent {
+                Intent::Execute => self.check_script(path),
+                _ => Ok(()),
+            };
         }
         if self.is_here(path) {
             return match intent {
                 // It fails, as it does for the caller.
                 Intent::Look | Intent::Read | Intent::CreateNew => Ok(()),
-                Intent::Execute => self.ask_interpreters(path),
+                Intent::Execute => {
+                    self.check_script(path)?;
+                    self.ask_interpreters(path)
+                }
                 _ if self.is_laid(path) => {
                     Err(InPlace::with_detail("changed-input", display(path)))
                 }
@@ -193,15 +212,14 @@ impl<'a, 'v> Observer<'a, 'v> {
             return Ok(());
         }
         match intent {
-            Intent::Look | Intent::Remove if self.outputs.contains(path) => {
-                self.ask_parent(path)
-            }
+            Intent::Look | Intent::Remove if self.outputs.contains(path) => self.ask_parent(path),
             Intent::Look | Intent::Read | Intent::Remove => {
                 self.ask(Query::Path(path.to_vec()))?;
                 self.check_change(path, intent)
             }
             Intent::Execute => {
                 self.ask(Query::Path(path.to_vec()))?;
+                self.check_script(path)?;
                 self.ask_interpreters(path)
             }
             Intent::Modify => {
@@ -237,6 +255,10 @@ impl<'a, 'v> Observer<'a, 'v> {
     /// missing, or, if that `may_be_there`, a plain file.
     fn is_free(&mut self, path: &[u8], may_be_there: bool) -> Result<bool, InPlace> {
         let (parent, name) = split_last(path);
+        if !self.view.walker.is_local(parent) {
+            // A directory such as `/tmp`, of which every sandbox has one.
+            return Ok(self.view.walker.look(b"/", path)? == Found::Missing);
+        }
         let Found::Dir(dir) = self.view.walker.look(b"/", parent)? else {
             return Ok(true);
         };
@@ -258,6 +280,28 @@ impl<'a, 'v> Observer<'a, 'v> {
             return Ok(());
         }
         self.ask(Query::Path(parent.to_vec()))
+    }
+
+    /// A script must not name a variable that the caller has and the child has not.
+    fn check_script(&self, path: &[u8]) -> Result<(), InPlace> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let Some(Ok(file)) = self
+            .root
+            .as_ref()
+            .map(|root| open_below(root, path, flags, true))
+        else {
+            return Ok(());
+        };
+        let Some(script) = script(file) else {
+            return Ok(());
+        };
+        match named_but_dropped(&script, &self.asked.env, self.env)
+            .into_iter()
+            .min()
+        {
+            Some(name) => Err(InPlace::with_detail("script-reads", display(&name))),
+            None => Ok(()),
+        }
     }
 
     /// The kernel opens the interpreters of what it executes by itself.
@@ -296,7 +340,12 @@ impl<'a, 'v> Observer<'a, 'v> {
         if self.view.has_answered(&query) {
             return Ok(());
         }
-        self.view.ask(query)?;
+        let path = match &query {
+            Query::Path(path) | Query::List(path) => display(path),
+        };
+        self.view
+            .ask(query)
+            .map_err(|reason| InPlace::with_detail(reason.as_str(), path))?;
         self.lay_out()
     }
 
@@ -310,7 +359,7 @@ impl<'a, 'v> Observer<'a, 'v> {
         let Some(root) = &self.root else {
             return Ok(());
         };
-        let failed = |_| InPlace::new("child-not-run");
+        let failed = |error| InPlace::with_detail("cannot-lay-out", error);
         let layout = &self.view.walker.layout;
         for dir in layout.dirs.iter().filter(|dir| !self.laid.contains(*dir)) {
             match self.as_build(|| make_dir(root, dir)) {
@@ -328,14 +377,16 @@ impl<'a, 'v> Observer<'a, 'v> {
             if !self.laid.contains(path) {
                 let memory = &self.asked.executor.memory;
                 let bytes = memory.bytes(self.view.walker.tree(), path, file)?;
+                if records_times(&bytes) {
+                    return Err(InPlace::new("modification-time"));
+                }
                 self.as_build(|| write_new(root, path, &bytes, file.executable))
                     .map_err(failed)?;
             }
         }
         let layout = &self.view.walker.layout;
         let new = layout.dirs.iter().chain(layout.links.keys());
-        self.laid
-            .extend(new.chain(self.view.files.keys()).cloned());
+        self.laid.extend(new.chain(self.view.files.keys()).cloned());
         Ok(())
     }
 
@@ -347,9 +398,9 @@ impl<'a, 'v> Observer<'a, 'v> {
     }
 
     fn is_here(&self, path: &[u8]) -> bool {
-        self.root
-            .as_ref()
-            .is_some_and(|root| open_below(root, path, OFlags::PATH | OFlags::NOFOLLOW, true).is_ok())
+        self.root.as_ref().is_some_and(|root| {
+            open_below(root, path, OFlags::PATH | OFlags::NOFOLLOW, true).is_ok()
+        })
     }
 
     /// Whether what is at this path was laid out by us, under whatever name.
@@ -365,6 +416,15 @@ impl<'a, 'v> Observer<'a, 'v> {
         // Nothing that the tool made has this time, and it cannot change ours unseen.
         self.laid.contains(path) || real.st_mtime == INPUT_MTIME
     }
+}
+
+/// Whether a file of this name may hold text that is compiled.
+fn may_be_text(path: &[u8]) -> bool {
+    let name = split_last(path).1;
+    let is_binary = [&b".a"[..], b".gch", b".gmo", b".mo", b".o", b".so"]
+        .iter()
+        .any(|suffix| name.ends_with(suffix));
+    !is_binary && !name.windows(4).any(|part| part == b".so.")
 }
 
 fn display(path: &[u8]) -> String {
@@ -408,7 +468,13 @@ fn open_below(root: &OwnedFd, path: &[u8], flags: OFlags, links: bool) -> Result
         Some(b"") | None => b".",
         Some(relative) => relative,
     };
-    rustix::fs::openat2(root, relative, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    rustix::fs::openat2(
+        root,
+        relative,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )
 }
 
 fn parent_of<'p>(root: &OwnedFd, path: &'p [u8]) -> Result<(OwnedFd, &'p [u8]), Errno> {

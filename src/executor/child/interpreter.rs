@@ -10,6 +10,9 @@ const LINE_MAX: usize = 256;
 /// Longest path (limits.h, `PATH_MAX`).
 const PATH_MAX: u64 = 4096;
 
+/// A longer script is looked at in part.
+const SCRIPT_MAX: u64 = 256 << 10;
+
 const PT_INTERP: u32 = 3;
 
 /// The interpreter of a script or of a dynamically linked program; `None` if it has none or
@@ -52,6 +55,12 @@ pub(super) fn interpreter(file: OwnedFd) -> Option<Vec<u8>> {
         return Some(path);
     }
     None
+}
+
+/// The text of a file if it is a script, as far as it is worth looking at.
+pub(super) fn script(file: OwnedFd) -> Option<Vec<u8>> {
+    let text = read_at(&file, 0, SCRIPT_MAX)?;
+    text.starts_with(b"#!").then_some(text)
 }
 
 struct Elf {
@@ -104,7 +113,9 @@ mod tests {
     fn a_program_names_its_interpreter_and_a_damaged_one_does_not() {
         let own = std::fs::read("/proc/self/exe").unwrap();
         let found = interpreter(File::open("/proc/self/exe").unwrap().into()).unwrap();
-        assert!(std::path::Path::new(std::ffi::OsStr::new(str::from_utf8(&found).unwrap())).exists());
+        assert!(
+            std::path::Path::new(std::ffi::OsStr::new(str::from_utf8(&found).unwrap())).exists()
+        );
         assert_eq!(of(&own[..60]), None);
         let mut broken = own[..4096].to_vec();
         broken[32..40].copy_from_slice(&u64::MAX.to_le_bytes());

@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use shim_core::args::{self, Tool, Traced};
+use shim_core::args::{self, Traced};
 use shim_core::protocol::Done;
 use store_types::{Hash, StorePath, sha256};
 
 use super::assemble::{Command, Made};
 use super::call::{Asked, in_place, prepare_output};
 use super::discover::{Observer, Started, normal};
+use super::environment::relevant_if_traced;
 use super::files::{input_path, object_name};
 use super::host::HostCompiler;
 use super::index::Child;
@@ -26,7 +27,7 @@ use super::outcome::InPlace;
 use super::records::{Query, Record};
 use super::reply::{Unusable, reply};
 use super::run::{ChildRequest, IsGone, Origin};
-use super::tools::find_compiler;
+use super::tools::{find_program, path_without_shims};
 use super::tree::{Found, Walker, split_last};
 use super::view::View;
 use crate::error::{BuildError, environment};
@@ -137,7 +138,7 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
     let is_input = |path: &StorePath| asked.caller.is_allowed(path);
     let mut walker = Walker::new(asked.tree(), &executor.store_tree, &is_input);
     let cwd = asked.find_cwd(&mut walker)?;
-    let compiler = find_compiler(executor, &mut walker, asked.call, &asked.env)?;
+    let program = find_program(executor, &mut walker, asked.call, &asked.env)?;
     args::traced_environment(&asked.call.env).map_err(|reason| in_place(&reason))?;
     let mut read = |path: &[u8]| match walker.look(&cwd, path) {
         Ok(Found::LocalFile(file)) => {
@@ -150,9 +151,19 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
         }
         _ => None,
     };
-    let facts = args::traced(Tool::Compiler, &compiler.effective_argv, &mut read)
+    let facts = args::traced(program.tool, &asked.call.argv, &mut read)
         .map_err(|reason| in_place(&reason))?;
-    let env = asked.child_environment(&mut walker, &compiler, &cwd)?;
+    let mut env = relevant_if_traced(&asked.env, program.words.as_ref());
+    let path = match &program.host {
+        Some(host) => Some(host.path.clone()),
+        None => path_without_shims(
+            &asked.env,
+            executor.store_dir(),
+            executor.shims_package_path().as_ref(),
+        ),
+    };
+    env.extend(path.map(|path| (b"PATH".to_vec(), path)));
+    let env = asked.with_directories(&mut walker, &cwd, env)?;
     let mut is_there = false;
     let mut outputs = HashSet::new();
     for output in &facts.outputs {
@@ -160,14 +171,14 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
         outputs.insert(normal(&absolute(&cwd, output)));
     }
     let command = Command {
-        exe: compiler.exec_path.clone(),
-        argv: asked.child_argv(&compiler.exec_path),
+        exe: program.exec_path.clone(),
+        argv: asked.child_argv(&program.exec_path),
         env,
         cwd: asked.call.cwd.clone(),
         ttys: [asked.call.stdout_tty, asked.call.stderr_tty],
     };
     let mut tools = asked.named_inputs(&command);
-    tools.insert(compiler.store_path);
+    tools.insert(program.store_path);
     let mut text = command.manifest(Vec::new()).print();
     for tool in &tools {
         text.extend_from_slice(tool.base_name().as_bytes());
@@ -177,7 +188,7 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
     let name = named.map_or(&b"call"[..], |path| base_name(path));
     Ok(Traceable {
         asked,
-        host: compiler.host,
+        host: program.host,
         name: object_name(name),
         shape: sha256(&text),
         command,
@@ -267,7 +278,13 @@ impl Traceable<'_> {
         let kill = AtomicBool::new(false);
         let is_gone = self.asked.is_gone;
         let is_unwanted = || kill.load(Ordering::Acquire) || is_gone();
-        let observer = Observer::new(self.asked, &mut view, self.outputs.clone(), &place);
+        let observer = Observer::new(
+            self.asked,
+            &mut view,
+            self.outputs.clone(),
+            &place,
+            &self.command.env,
+        );
         let (tell, told) = mpsc::channel();
         let (observed, ran) = std::thread::scope(|scope| {
             let running = scope.spawn(|| {
@@ -285,7 +302,7 @@ impl Traceable<'_> {
         });
         let ran = ran.map_err(|_| InPlace::new("child-lost"))?;
         let refused = match observed {
-            Ok(()) => self.check_time(&view).err(),
+            Ok(texts) => self.check_time(&mut view, &texts).err(),
             Err(reason) => Some(reason),
         };
         let log = match (ran, &refused) {
@@ -356,13 +373,32 @@ impl Traceable<'_> {
     }
 
     /// Refuses what depends on the time.
-    fn check_time(&self, view: &View<'_>) -> Result<(), InPlace> {
+    fn check_time(
+        &self,
+        view: &mut View<'_>,
+        store_texts: &BTreeSet<Vec<u8>>,
+    ) -> Result<(), InPlace> {
         if !self.facts.preprocesses {
             return Ok(());
         }
         let dates_are_fixed = self.command.env.contains_key(&b"SOURCE_DATE_EPOCH"[..]);
-        for file in view.files.values() {
-            let scan = &file.facts.scan;
+        let mut scans: Vec<_> = view
+            .files
+            .values()
+            .map(|file| file.facts.scan.clone())
+            .collect();
+        let executor = self.asked.executor;
+        for path in store_texts {
+            if let Ok(Found::StoreFile(real)) = view.walker.look(b"/", path) {
+                let object = view.walker.object_path(&real);
+                scans.push(executor.memory.store_scan(
+                    &executor.store_tree,
+                    executor.store_dir(),
+                    &object,
+                )?);
+            }
+        }
+        for scan in scans {
             if scan.date_time && !dates_are_fixed {
                 return Err(InPlace::new("time-macro"));
             }

@@ -603,6 +603,13 @@ impl<'a> Walker<'a> {
         } else {
             base.to_vec()
         };
+        // The directories of the model's outside are there, so that walking would end in them.
+        if path.starts_with(b"/")
+            && matches!(self.place(path), Place::Above)
+            && let Err(Errno::NOENT | Errno::NOTDIR) = self.tree.open(path, OFlags::PATH)
+        {
+            return Ok(Found::Missing);
+        }
         // What is still to be walked, last component first.
         let mut todo: Vec<Box<[u8]>> = components(path);
         let mut symlinks = 0;
