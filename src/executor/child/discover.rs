@@ -24,7 +24,7 @@ use super::interpreter::{interpreter, script};
 use super::outcome::InPlace;
 use super::records::Query;
 use super::run::ChildPlace;
-use super::tree::{Entry, Found, split_last};
+use super::tree::{Entry, Found, join, split_last};
 use super::view::View;
 
 /// The kernel's own files: a sandbox has its own.
@@ -33,6 +33,9 @@ const SAME_EVERYWHERE: &[&[u8]] = &[b"/dev", b"/proc", b"/sys"];
 /// Files of the host that a program of it finds by itself and does without: with them it
 /// would depend on what else is installed.
 const NEVER_SHOWN: &[&[u8]] = &[b"/etc/ld.so.cache", b"/etc/ld.so.preload"];
+
+/// How many symlinks may lead from one to the next.
+const LINKS_MAX: usize = 40;
 
 /// How many interpreters may lead from one to the next.
 const INTERPRETERS_MAX: usize = 4;
@@ -180,6 +183,15 @@ impl<'a, 'v> Observer<'a, 'v> {
     }
 
     fn path(&mut self, path: &[u8], intent: Intent) -> Result<(), InPlace> {
+        self.path_behind(path, intent, 0)
+    }
+
+    /// The same, behind this many symlinks that led nowhere in the sandbox.
+    fn path_behind(&mut self, path: &[u8], intent: Intent, links: usize) -> Result<(), InPlace> {
+        if links > LINKS_MAX {
+            // The kernel follows no more either.
+            return Ok(());
+        }
         let is_below = |dir: &&&[u8]| is_below(path, dir);
         if NEVER_SHOWN.iter().any(|file| path == *file) {
             return Ok(());
@@ -195,6 +207,13 @@ impl<'a, 'v> Observer<'a, 'v> {
             };
         }
         if self.is_here(path) {
+            let follows = !matches!(
+                intent,
+                Intent::Remove | Intent::Replace | Intent::CreateNew
+            );
+            if follows && let Some(end) = self.open_end(path) {
+                return self.path_behind(&end, intent, links + 1);
+            }
             return match intent {
                 // It fails, as it does for the caller.
                 Intent::Look | Intent::Read | Intent::CreateNew => Ok(()),
@@ -400,6 +419,22 @@ impl<'a, 'v> Observer<'a, 'v> {
     fn is_here(&self, path: &[u8]) -> bool {
         self.root.as_ref().is_some_and(|root| {
             open_below(root, path, OFlags::PATH | OFlags::NOFOLLOW, true).is_ok()
+        })
+    }
+
+    /// Where a symlink at this path leads, if there is nothing yet: those in a compiler of
+    /// the host lead to files of the host, those that the tool made to anywhere.
+    fn open_end(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let root = self.root.as_ref()?;
+        if !matches!(open_below(root, path, OFlags::PATH, true), Err(Errno::NOENT)) {
+            return None;
+        }
+        let link = open_below(root, path, OFlags::PATH | OFlags::NOFOLLOW, true).ok()?;
+        let target = rustix::fs::readlinkat(&link, "", Vec::new()).ok()?;
+        let target = target.as_bytes();
+        Some(match target.starts_with(b"/") {
+            true => normal(target),
+            false => normal(&join(split_last(path).0, target)),
         })
     }
 
