@@ -207,10 +207,7 @@ impl<'a, 'v> Observer<'a, 'v> {
             };
         }
         if self.is_here(path) {
-            let follows = !matches!(
-                intent,
-                Intent::Remove | Intent::Replace | Intent::CreateNew
-            );
+            let follows = !matches!(intent, Intent::Remove | Intent::Replace | Intent::CreateNew);
             if follows && let Some(end) = self.open_end(path) {
                 return self.path_behind(&end, intent, links + 1);
             }
@@ -426,7 +423,10 @@ impl<'a, 'v> Observer<'a, 'v> {
     /// the host lead to files of the host, those that the tool made to anywhere.
     fn open_end(&self, path: &[u8]) -> Option<Vec<u8>> {
         let root = self.root.as_ref()?;
-        if !matches!(open_below(root, path, OFlags::PATH, true), Err(Errno::NOENT)) {
+        if !matches!(
+            open_below(root, path, OFlags::PATH, true),
+            Err(Errno::NOENT)
+        ) {
             return None;
         }
         let link = open_below(root, path, OFlags::PATH | OFlags::NOFOLLOW, true).ok()?;
