@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+use bstr::ByteSlice;
 use shim_core::args::{self, Traced};
 use shim_core::protocol::Done;
 use store_types::{Hash, StorePath, sha256};
@@ -86,8 +87,8 @@ struct Traceable<'a> {
     tools: BTreeSet<StorePath>,
     /// The files that it replaces, absolute.
     outputs: HashSet<Vec<u8>>,
-    /// Whether one of them is there.
-    is_there: bool,
+    /// One of them that is there, as it was named.
+    older: Option<Vec<u8>>,
     shape: Hash,
 }
 
@@ -164,10 +165,12 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
     };
     env.extend(path.map(|path| (b"PATH".to_vec(), path)));
     let env = asked.with_directories(&mut walker, &cwd, env)?;
-    let mut is_there = false;
+    let mut older = None;
     let mut outputs = HashSet::new();
     for output in &facts.outputs {
-        is_there |= prepare_output(&mut walker, &cwd, output)?;
+        if prepare_output(&mut walker, &cwd, output)? {
+            older.get_or_insert_with(|| output.clone());
+        }
         outputs.insert(normal(&absolute(&cwd, output)));
     }
     let command = Command {
@@ -194,7 +197,7 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
         command,
         tools,
         outputs,
-        is_there,
+        older,
         facts,
     })
 }
@@ -454,9 +457,12 @@ impl Traceable<'_> {
     /// The answer that a child gives.
     fn conclude(&self, child: &Child, because: &InPlace) -> Result<Done, Unusable> {
         let done = reply(self.asked.executor, child)?;
-        if done.status != 0 && self.is_there {
+        if let (Some(older), 1..) = (&self.older, done.status) {
             // A compiler that fails removes an older object, and answers hold no removals.
-            return Err(Unusable::Reason(InPlace::new("failed-with-older-output")));
+            return Err(Unusable::Reason(InPlace::with_detail(
+                "failed-with-older-output",
+                older.as_bstr(),
+            )));
         }
         if done.status == 0 && because.as_str() == "child-failed" {
             // If that cannot be kept, the scan is tried again.
