@@ -39,7 +39,6 @@ const FINAL: &[&str] = &[
     "runner-missing",
     "temporary-directory",
     "time-macro",
-    "unknown-compiler",
     "vanished-directory",
 ];
 
