@@ -21,7 +21,14 @@ use super::serving::{self, ServingError};
 use super::{Context, masquerade};
 
 /// Reasons to run in place that are the store's failures.
-const STORE_FAILURES: &[&str] = &["child-not-run", "index-failed", "runner-missing"];
+const STORE_FAILURES: &[&str] = &[
+    "child-lost",
+    "child-not-run",
+    "compiler-not-imported",
+    "copy-failed",
+    "index-failed",
+    "runner-missing",
+];
 
 /// Signals that are passed on to the command.
 const PASSED_ON: [(i32, Signal); 4] = [
