@@ -31,16 +31,6 @@ impl World {
         let program = program.as_os_str().as_bytes();
         self.compilers.get(&self.store, program, path.as_bytes())
     }
-
-    /// The file of the store that a child sees at a place of the host.
-    fn inside(&self, compiler: &HostCompiler, place: &str) -> Option<PathBuf> {
-        compiler.binds.iter().find_map(|bind| {
-            let rest = place.as_bytes().strip_prefix(bind.path.as_slice())?;
-            let object = self.store.physical_path(&compiler.store_path);
-            let path = [object.as_os_str().as_bytes(), &bind.path, rest].concat();
-            Some(members::to_path(&path).to_owned())
-        })
-    }
 }
 
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -57,74 +47,64 @@ fn host_driver(name: &str) -> Option<PathBuf> {
     found
 }
 
+/// What a compiler of the host consists of; nothing is taken into a store.
+fn parts(program: &Path, path: &str) -> (Parts, Members) {
+    let mut members = Members::default();
+    let program = program.as_os_str().as_bytes();
+    let parts = find_parts(&mut members, program, path.as_bytes()).unwrap();
+    (parts, members)
+}
+
+fn has(members: &Members, place: &Path) -> bool {
+    members.nodes.contains_key(place.as_os_str().as_bytes())
+}
+
+fn answer(program: &Path, question: &str) -> PathBuf {
+    let output = Command::new(program).arg(question).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    std::fs::canonicalize(text.trim()).unwrap()
+}
+
 #[test]
-fn the_hosts_gcc_is_one_object_with_all_that_it_runs() {
+fn the_hosts_gcc_consists_of_all_that_it_runs() {
     let Some(gcc) = host_driver("gcc") else {
         return;
     };
-    let world = world();
-    let compiler = world.get(&gcc, PATH).unwrap();
-    assert_eq!(compiler.kind, HostKind::Gcc);
-    assert!(compiler.store_path.name().starts_with("host-gcc-"));
+    let (found, members) = parts(&gcc, PATH);
+    assert_eq!(found.kind, HostKind::Gcc);
+    assert!(found.name.starts_with("host-gcc-"));
     assert_eq!(
         std::fs::canonicalize(&gcc).unwrap().as_os_str().as_bytes(),
-        compiler.real
+        found.real
     );
-    let ask = |question: &str| {
-        let output = Command::new(&gcc).arg(question).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    };
-    for part in ["cc1", "collect2", "lto-wrapper"] {
-        let place = ask(&format!("-print-prog-name={part}"));
-        let place = std::fs::canonicalize(place).unwrap();
-        let copy = world.inside(&compiler, place.to_str().unwrap());
-        let copy = copy.unwrap_or_else(|| panic!("{part} is not in the object"));
-        assert_eq!(
-            std::fs::read(copy).unwrap(),
-            std::fs::read(place).unwrap(),
-            "{part}"
-        );
+    for question in [
+        "-print-prog-name=cc1",
+        "-print-prog-name=collect2",
+        "-print-prog-name=lto-wrapper",
+        "-print-file-name=crtbegin.o",
+        "-print-file-name=libgcc.a",
+    ] {
+        assert!(has(&members, &answer(&gcc, question)), "{question}");
     }
-    let crt = ask("-print-file-name=crtbegin.o");
-    let crt = std::fs::canonicalize(crt).unwrap();
-    assert!(world.inside(&compiler, crt.to_str().unwrap()).is_some());
     // What programs are made from is no part of the compiler.
-    let crt1 = std::fs::canonicalize(ask("-print-file-name=crt1.o")).unwrap();
-    for place in ["/usr/include/stdio.h", crt1.to_str().unwrap()] {
-        assert_eq!(world.inside(&compiler, place), None, "{place}");
-    }
-    for (path, _) in &compiler.links {
-        assert!(
-            !compiler
-                .binds
-                .iter()
-                .any(|bind| path.starts_with(&bind.path)),
-            "a link lies in a bind"
-        );
+    let crt1 = answer(&gcc, "-print-file-name=crt1.o");
+    for place in [Path::new("/usr/include/stdio.h"), &crt1] {
+        assert!(!has(&members, place), "{place:?}");
     }
     if let Some(cxx) = host_driver("g++") {
-        let cxx = world.get(&cxx, PATH).unwrap();
-        assert_eq!(cxx.store_path, compiler.store_path);
+        assert_eq!(parts(&cxx, PATH).1.nodes, members.nodes);
     }
 }
 
 #[test]
-fn the_hosts_clang_is_one_object_with_its_own_headers() {
+fn the_hosts_clang_consists_of_its_own_headers_too() {
     let Some(clang) = host_driver("clang") else {
         return;
     };
-    let world = world();
-    let compiler = world.get(&clang, PATH).unwrap();
-    assert_eq!(compiler.kind, HostKind::Clang);
-    let output = Command::new(&clang)
-        .arg("-print-resource-dir")
-        .output()
-        .unwrap();
-    let resources = String::from_utf8(output.stdout).unwrap();
-    let header = Path::new(resources.trim()).join("include/stddef.h");
-    let header = std::fs::canonicalize(header).unwrap();
-    let copy = world.inside(&compiler, header.to_str().unwrap()).unwrap();
-    assert_eq!(std::fs::read(copy).unwrap(), std::fs::read(header).unwrap());
+    let (found, members) = parts(&clang, PATH);
+    assert_eq!(found.kind, HostKind::Clang);
+    let header = answer(&clang, "-print-resource-dir").join("include/stddef.h");
+    assert!(has(&members, &header));
 }
 
 #[test]
@@ -172,6 +152,20 @@ fn a_program_that_changes_is_taken_again_at_the_very_next_call() {
     std::fs::copy("/bin/true", &program).unwrap();
     let first = world.get(&program, PATH).unwrap();
     assert_eq!(first.kind, HostKind::Other);
+    // The object mirrors the host's paths, and nothing that a child has besides lies in it.
+    let place = first.real.strip_prefix(b"/").unwrap();
+    let copy = world
+        .store
+        .physical_path(&first.store_path)
+        .join(members::to_path(place));
+    assert_eq!(
+        std::fs::read(copy).unwrap(),
+        std::fs::read(&program).unwrap()
+    );
+    for (path, _) in &first.links {
+        let is_inside = |bind: &Bind| path.starts_with(&bind.path);
+        assert!(!first.binds.iter().any(is_inside), "a link lies in a bind");
+    }
     assert_eq!(
         world.get(&program, PATH).unwrap().store_path,
         first.store_path
@@ -203,7 +197,7 @@ fn a_program_that_changes_is_taken_again_at_the_very_next_call() {
 }
 
 #[test]
-fn an_assembler_that_appears_earlier_in_path_is_a_part_at_the_next_call() {
+fn an_assembler_that_appears_earlier_in_path_is_noticed_and_is_a_part() {
     let (Some(gcc), Some(dir)) = (host_driver("gcc"), host_dir()) else {
         return;
     };
@@ -215,18 +209,17 @@ fn an_assembler_that_appears_earlier_in_path_is_a_part_at_the_next_call() {
         eprintln!("skipped: this gcc does not look for `as` in PATH");
         return;
     }
-    let world = world();
     let own = dir.path().join("not-yet/bin");
     let path = format!("{}:{PATH}", own.display());
-    let first = world.get(&gcc, &path).unwrap();
+    let (before, members) = parts(&gcc, &path);
+    assert!(members.facts.hold());
     std::fs::create_dir_all(&own).unwrap();
     std::fs::copy("/bin/true", own.join("as")).unwrap();
-    let second = world.get(&gcc, &path).unwrap();
-    assert_ne!(second.store_path, first.store_path);
-    let place = own.join("as");
-    assert!(world.inside(&second, place.to_str().unwrap()).is_some());
-    assert!(second.path.starts_with(own.as_os_str().as_bytes()));
-    assert!(!first.path.starts_with(own.as_os_str().as_bytes()));
+    assert!(!members.facts.hold());
+    let (after, members) = parts(&gcc, &path);
+    assert!(has(&members, &own.join("as")));
+    assert!(after.path.starts_with(own.as_os_str().as_bytes()));
+    assert!(!before.path.starts_with(own.as_os_str().as_bytes()));
 }
 
 #[test]
