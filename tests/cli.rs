@@ -412,6 +412,7 @@ fn a_build_prints_its_outputs_and_then_finds_them() {
             "status": "alreadyValid",
             "children": { "built": 0, "reused": 0, "substituted": 0, "inPlace": 0 },
             "inPlaceReasons": {},
+            "notSharedReasons": {},
             "wallSeconds": null,
         }])
     );

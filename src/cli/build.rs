@@ -324,6 +324,7 @@ struct BuildJson {
     status: &'static str,
     children: ChildrenJson,
     in_place_reasons: BTreeMap<String, u64>,
+    not_shared_reasons: BTreeMap<String, u64>,
     wall_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -366,6 +367,7 @@ impl BuildJson {
                 in_place: children.in_place,
             },
             in_place_reasons: children.in_place_reasons.clone(),
+            not_shared_reasons: children.not_shared_reasons.clone(),
             wall_seconds: outcome.map_or(0.0, |outcome| {
                 (outcome.wall.as_secs_f64() * 1000.0).round() / 1000.0
             }),
@@ -433,6 +435,7 @@ mod tests {
                 failed: 0,
                 in_place: 2,
                 in_place_reasons: BTreeMap::from([("link".to_owned(), 2)]),
+                not_shared_reasons: BTreeMap::from([("stand-in:lto".to_owned(), 1)]),
             },
             wall: std::time::Duration::from_micros(1_234_567),
         }
@@ -459,6 +462,9 @@ mod tests {
     },
     "inPlaceReasons": {
       "link": 2
+    },
+    "notSharedReasons": {
+      "stand-in:lto": 1
     },
     "wallSeconds": 1.235
   }

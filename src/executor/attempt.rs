@@ -29,6 +29,7 @@ use crate::builder_env::{
     BUILD_DIR, BuilderStart, Surroundings, builder_start, structured_builder_start,
 };
 use crate::child::service::Shims;
+use crate::child::stand_in::StandIns;
 use crate::context::BuildContext;
 use crate::error::{BuildError, environment};
 use crate::graphs::Graphs;
@@ -135,7 +136,8 @@ impl<'a> Attempt<'a> {
         self.monitor.started(self.drv_path);
         let mut interpose = self.executor.settings.interpose;
         loop {
-            let context = Arc::new(BuildContext::new(setting.inputs.clone()));
+            let stand_ins = StandIns::new(setting.scratch.values());
+            let context = Arc::new(BuildContext::new(setting.inputs.clone(), stand_ins));
             let mut dir = self.executor.make_build_dir(&self.text, &setting.user)?;
             let run = Run {
                 attempt: self,

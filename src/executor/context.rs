@@ -9,6 +9,7 @@ use store_types::StorePath;
 
 use crate::Executor;
 use crate::child::outcome::InPlace;
+use crate::child::stand_in::StandIns;
 use crate::child::tree::CallerTree;
 
 /// What became of a build's compiler calls.
@@ -26,6 +27,8 @@ pub struct ChildCounts {
     pub in_place: u64,
     /// Why, by reason.
     pub in_place_reasons: BTreeMap<String, u64>,
+    /// Why children can be used by their own outer derivation only, by reason.
+    pub not_shared_reasons: BTreeMap<String, u64>,
 }
 
 impl ChildCounts {
@@ -60,6 +63,17 @@ impl ChildCounts {
         for (reason, count) in &other.in_place_reasons {
             *self.in_place_reasons.entry(reason.clone()).or_default() += count;
         }
+        for (reason, count) in &other.not_shared_reasons {
+            *self.not_shared_reasons.entry(reason.clone()).or_default() += count;
+        }
+    }
+
+    /// Counts one more call whose child only its own outer derivation can use.
+    pub(crate) fn count_not_shared(&mut self, reason: &str) {
+        *self
+            .not_shared_reasons
+            .entry(reason.to_owned())
+            .or_default() += 1;
     }
 }
 
@@ -106,6 +120,21 @@ impl Caller {
         match self {
             Self::Build(build) => build.allowed(),
             Self::Host(_) => BTreeSet::new(),
+        }
+    }
+
+    /// What stands for the hashes of the caller's own outputs, if it has outputs.
+    pub(crate) fn stand_ins(&self) -> Option<&StandIns> {
+        match self {
+            Self::Build(build) => Some(&build.stand_ins),
+            Self::Host(_) => None,
+        }
+    }
+
+    /// Counts a call that could not have stand-ins.
+    pub(crate) fn count_not_shared(&self, reason: &str) {
+        if let Self::Build(build) = self {
+            build.counts().count_not_shared(reason);
         }
     }
 
@@ -177,12 +206,14 @@ pub(crate) struct BuildContext {
     allowed: RwLock<BTreeSet<StorePath>>,
     live: OnceLock<Live>,
     counts: Mutex<ChildCounts>,
+    stand_ins: StandIns,
 }
 
 impl BuildContext {
-    /// A build that sees these store paths and does not run yet.
-    pub(crate) fn new(inputs: BTreeSet<StorePath>) -> Self {
+    /// A build that sees these store paths, and does not run yet.
+    pub(crate) fn new(inputs: BTreeSet<StorePath>, stand_ins: StandIns) -> Self {
         Self {
+            stand_ins,
             allowed: RwLock::new(inputs),
             live: OnceLock::new(),
             counts: Mutex::default(),

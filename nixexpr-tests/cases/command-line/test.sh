@@ -29,6 +29,7 @@ equal "--json has the documented form" '[
       "inPlace": 0
     },
     "inPlaceReasons": {},
+    "notSharedReasons": {},
     "wallSeconds": N
   }
 ]' "$(droste build --json --store "$store" "$simple" 2> /dev/null | shape)"

@@ -129,6 +129,7 @@ mod tests {
                     failed: 0,
                     in_place: 2,
                     in_place_reasons: [("link".to_owned(), 1), ("query".to_owned(), 1)].into(),
+                    ..ChildCounts::default()
                 },
                 is_same: Some(true),
             },

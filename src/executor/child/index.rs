@@ -16,6 +16,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use store_types::StorePath;
 
 use super::outcome::{ChildFile, ChildResult};
+use super::stand_in::verdict::Verdict;
 
 /// A change of the table's meaning changes its name.
 const SCHEMA: &str = "
@@ -25,6 +26,10 @@ const SCHEMA: &str = "
         drv text primary key not null,
         output text not null,
         result blob not null
+    ) without rowid;
+    create table if not exists Verdicts1 (
+        drv text primary key not null,
+        verdict text not null
     ) without rowid;
 ";
 
@@ -51,6 +56,7 @@ pub struct Index {
     path: PathBuf,
     database: Mutex<Connection>,
     known: Mutex<HashMap<StorePath, Arc<Child>>>,
+    verdicts: Mutex<HashMap<StorePath, Verdict>>,
 }
 
 impl Index {
@@ -69,6 +75,7 @@ impl Index {
             path: path.to_owned(),
             database: Mutex::new(database),
             known: Mutex::default(),
+            verdicts: Mutex::default(),
         })
     }
 
@@ -131,6 +138,42 @@ impl Index {
         drop(database);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(drv.clone(), child);
+        Ok(())
+    }
+
+    /// What is known of a child with stand-ins.
+    pub fn verdict(&self, drv: &StorePath) -> Result<Option<Verdict>, IndexError> {
+        let known = || self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(verdict) = known().get(drv) {
+            return Ok(Some(verdict.clone()));
+        }
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let row: Option<String> = database
+            .prepare_cached("select verdict from Verdicts1 where drv = ?")
+            .and_then(|mut query| {
+                query
+                    .query_row([drv.base_name()], |row| row.get(0))
+                    .optional()
+            })
+            .map_err(|source| self.error(source))?;
+        drop(database);
+        let verdict = row.and_then(|line| Verdict::parse(&line));
+        if let Some(verdict) = &verdict {
+            known().insert(drv.clone(), verdict.clone());
+        }
+        Ok(verdict)
+    }
+
+    /// Remembers what is known of a child with stand-ins.
+    pub fn put_verdict(&self, drv: &StorePath, verdict: &Verdict) -> Result<(), IndexError> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        database
+            .prepare_cached("insert or replace into Verdicts1 (drv, verdict) values (?, ?)")
+            .and_then(|mut insert| insert.execute([drv.base_name(), &verdict.print()]))
+            .map_err(|source| self.error(source))?;
+        drop(database);
+        let mut known = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(drv.clone(), verdict.clone());
         Ok(())
     }
 

@@ -50,6 +50,7 @@ pub struct Search<'a> {
 }
 
 /// One file that has to lie in the child's build directory.
+#[derive(Clone)]
 pub struct InputFile {
     /// What it was when it was read.
     pub file: LocalFile,
@@ -149,6 +150,8 @@ pub fn collect<'a>(
     for name in search.forced {
         collector.probe(Some(search.cwd), name, Use::Text)?;
     }
+    // GCC includes it before all else, from wherever the search finds one.
+    collector.probe(None, b"stdc-predef.h", Use::Text)?;
     loop {
         collector.follow_names(search)?;
         let found_by_macros = collector.follow_macros()?;

@@ -1,19 +1,20 @@
 //! A plain compile: its inputs are found by scanning its sources.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use shim_core::args::{self, Classification, Compile, Language};
 use shim_core::manifest;
 use shim_core::protocol::Done;
-use store_types::sha256;
+use store_types::{StorePath, sha256};
 
-use super::assemble::Command;
+use super::assemble::{Command, Made};
 use super::call::{Asked, in_place, prepare_output};
 use super::files::{input_path, object_name};
 use super::host::HostKind;
 use super::index::Child;
-use super::inputs::{Search, absolute, base_name, collect};
+use super::inputs::{InputFile, Search, absolute, base_name, collect};
 use super::outcome::InPlace;
 use super::run::{ChildRequest, Origin};
 use super::tools::{Compiler, SearchPath, find_compiler, parse_search_path};
@@ -71,7 +72,7 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
         .chain(&compile.imacros)
         .cloned()
         .collect();
-    let mut files = collect(
+    let files = collect(
         &mut walker,
         &executor.store_tree,
         &executor.memory,
@@ -86,10 +87,6 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
             dates_are_fixed: kept.contains_key(&b"SOURCE_DATE_EPOCH"[..]),
         },
     )?;
-    for input in files.values_mut() {
-        // Many calls may wait; the few that run read again, and compare.
-        input.file.bytes = None;
-    }
     let command = Command {
         exe: compiler.exec_path.clone(),
         argv: asked.child_argv(&compiler.exec_path),
@@ -97,24 +94,35 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
         cwd: call.cwd.clone(),
         ttys: [call.stdout_tty, call.stderr_tty],
     };
-    let (entries, mut inputs) = asked.lay_out(&walker.layout, &files);
-    inputs.insert(compiler.store_path.clone());
-    inputs.extend(asked.named_inputs(&command));
     let name = object_name(base_name(&absolute(&cwd, &compile.object)));
-    let made = asked.make_child(&name, &command.manifest(entries), inputs)?;
-    let request = || {
-        let mut contents = Vec::new();
-        for (path, input) in &files {
-            let store_path = input_path(store_dir, &input.file.facts.nar_hash, base_name(path));
-            contents.push((store_path, executor.memory.bytes(tree, path, &input.file)?));
-        }
-        Ok(ChildRequest {
-            made: made.clone(),
-            files: contents,
-        })
+    let mut scanned = Scanned {
+        asked,
+        name,
+        compiler: compiler.store_path.clone(),
+        layout: walker.layout,
+        command,
+        files,
     };
+    let stand_ins = caller.stand_ins();
+    if let Some(stand_ins) = stand_ins {
+        scanned.search(stand_ins)?;
+    }
+    for input in scanned.files.values_mut() {
+        // Many calls may wait; the few that run read again, and compare.
+        input.file.bytes = None;
+    }
     drop(looking);
-    let (done, origin) = asked.answer_by(&made.path, request)?;
+    let shared = match stand_ins {
+        Some(stand_ins) => scanned.answer_with_stand_ins(stand_ins, &compile)?,
+        None => None,
+    };
+    let (done, origin) = match shared {
+        Some(answer) => answer,
+        None => {
+            let made = scanned.make(&scanned.command, &scanned.files)?;
+            scanned.answer_by(&made, &scanned.files, Ok)?
+        }
+    };
     if done.status != 0 {
         // Perhaps only for lack of an input; and a compiler that fails removes an older
         // object.
@@ -126,10 +134,78 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
     Ok((done, origin))
 }
 
+/// A compile of which all inputs are known.
+pub(super) struct Scanned<'a> {
+    pub(super) asked: &'a Asked<'a>,
+    /// The child's name.
+    name: String,
+    /// The store object of the compiler.
+    compiler: StorePath,
+    pub(super) layout: Layout,
+    pub(super) command: Command,
+    /// The local files, by their paths.
+    pub(super) files: BTreeMap<Vec<u8>, InputFile>,
+}
+
+impl Scanned<'_> {
+    /// The content of one of the files, if it is still the same.
+    pub(super) fn bytes(&self, path: &[u8], input: &InputFile) -> Result<Arc<[u8]>, InPlace> {
+        let memory = &self.asked.executor.memory;
+        memory.bytes(self.asked.tree(), path, &input.file)
+    }
+
+    /// The child's derivation with this command and these files.
+    pub(super) fn make(
+        &self,
+        command: &Command,
+        files: &BTreeMap<Vec<u8>, InputFile>,
+    ) -> Result<Made, InPlace> {
+        let asked = self.asked;
+        let (entries, mut inputs) = asked.lay_out(&self.layout, files);
+        inputs.insert(self.compiler.clone());
+        inputs.extend(asked.named_inputs(command));
+        asked.make_child(&self.name, &command.manifest(entries), inputs)
+    }
+
+    /// Finds or builds a child that [`Self::make`] gave. `edit` makes of the content of each
+    /// file what `files` says that it is.
+    pub(super) fn answer_by(
+        &self,
+        made: &Made,
+        files: &BTreeMap<Vec<u8>, InputFile>,
+        edit: impl Fn(Arc<[u8]>) -> Result<Arc<[u8]>, InPlace>,
+    ) -> Result<(Done, Origin), InPlace> {
+        let store_dir = self.asked.store_dir();
+        self.asked.answer_by(&made.path, || {
+            let mut contents = Vec::new();
+            for ((path, input), edited) in self.files.iter().zip(files.values()) {
+                let nar_hash = &edited.file.facts.nar_hash;
+                let store_path = input_path(store_dir, nar_hash, base_name(path));
+                contents.push((store_path, edit(self.bytes(path, input)?)?));
+            }
+            Ok(ChildRequest {
+                made: made.clone(),
+                files: contents,
+            })
+        })
+    }
+}
+
 fn classify(argv: &[Vec<u8>]) -> Result<Compile, InPlace> {
     match args::classify(argv) {
         Classification::Compile(compile) => Ok(*compile),
         Classification::InPlace(reason) => Err(in_place(&reason)),
+    }
+}
+
+/// The environment without the hashes of the outer derivation, where that can be had.
+fn shared_environment<'e>(
+    asked: &Asked<'_>,
+    env: &'e BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Cow<'e, BTreeMap<Vec<u8>, Vec<u8>>> {
+    match asked.caller.stand_ins() {
+        Some(stand_ins) => Cow::Owned(stand_ins.in_environment(env)),
+        None => Cow::Borrowed(env),
     }
 }
 
@@ -156,10 +232,12 @@ fn search_dirs(
     // Where temporary files lie does not matter here, but would multiply the question.
     let is_about_files =
         |name: &[u8]| matches!(name, b"TMPDIR" | b"TMP" | b"TEMP" | b"PWD" | b"TERM");
+    // Nor do the hashes of the outer derivation.
+    let shared = shared_environment(asked, env);
     let command = Command {
         exe: compiler.exec_path.clone(),
         argv,
-        env: env
+        env: shared
             .iter()
             .filter(|(name, _)| !is_about_files(name))
             .map(|(name, value)| (name.clone(), value.clone()))

@@ -1,0 +1,70 @@
+# A package whose derivation changes with every edit, and with it `$out`, which is in its
+# `config.h` and its flags: compiles of what was not edited are still reused, and the
+# outputs are those of a build without memoization.
+. "$TESTS/harness.sh"
+stop_without NIX34
+
+toolchain=$(with_toolchain "$WORK/on") || {
+    fail "a toolchain can be imported"
+    finish
+}
+copy_store "$WORK/on" "$WORK/off"
+# count NAME FILE: a number among what `droste build --json` printed
+count() { sed -n 's/^ *"'"$1"'": \([0-9]*\),\{0,1\}$/\1/p' "$2" | head -n 1; }
+# build NAME CC CFLAGS EDIT: with memoization and without, into $WORK/NAME.json
+build() {
+    local drv outputs output store
+    for store in on off; do
+        drv=$(nix34 nix-instantiate --store "$WORK/$store" "$PWD" --argstr toolchain "$toolchain" \
+            --argstr cc "$2" --argstr cflags "$3" --argstr edit "$4") || {
+            fail "$1 can be instantiated"
+            return 1
+        }
+    done
+    droste build --json --store "$WORK/on" "$drv" > "$WORK/$1.json" 2> "$WORK/$1.err" < /dev/null || {
+        fail "droste builds $1" "$(tail -n 30 "$WORK/$1.err")"
+        return 1
+    }
+    droste build --memo off --store "$WORK/off" "$drv" > /dev/null 2> "$WORK/$1.off.err" < /dev/null || {
+        fail "droste builds $1 without memoization" "$(tail -n 30 "$WORK/$1.off.err")"
+        return 1
+    }
+    outputs=$(nix34 nix-store -q --outputs --store "$WORK/on" "$drv")
+    for output in $outputs; do
+        if [ "$(path_info "$WORK/off" "$output")" = "$(path_info "$WORK/on" "$output")" ]; then
+            pass "$1: ${output##*-} is the same without memoization"
+        else
+            fail "$1: ${output##*-} is the same without memoization" "$(diff -rq "$WORK/off$output" "$WORK/on$output")"
+        fi
+    done
+}
+# reused NAME NUMBER REASONS: how many of the nine compiles were reused, and why
+# others can be used by one derivation only
+reused() {
+    equal "$1: compiles that are reused" "$2" "$(count reused "$WORK/$1.json")"
+    equal "$1: compiles that are new" "$((9 - $2))" "$(count built "$WORK/$1.json")"
+    equal "$1: why some are of one derivation only" "$3" \
+        "$(sed -n 's/^ *"\(stand-in:[a-z-]*\)": \([0-9]*\),\{0,1\}$/\1 \2/p' "$WORK/$1.json")"
+}
+
+build "plain" gcc -O2 1 && reused "plain" 0 "stand-in:different-result 1"
+# Only the edited file, and the one that looks into the text.
+build "plain, edited" gcc -O2 2 && reused "plain, edited" 7 "stand-in:different-result 1"
+build "plain, edited again" gcc -O2 3 && reused "plain, edited again" 7 "stand-in:different-result 1"
+
+# GCC sorts the strings of debug information by hashes of their texts, and its own flags are
+# among them. So nothing is shared, and all is right.
+build "debug" gcc "-g -O2" 1 && reused "debug" 0 "stand-in:debug-strings 9"
+build "debug, edited" gcc "-g -O2" 2 && reused "debug, edited" 0 "stand-in:debug-strings 9"
+# Without its flags in it, debug information is shared, but where the text itself is in it.
+build "short debug" gcc "-g -gno-record-gcc-switches -O2" 1 &&
+    reused "short debug" 0 "stand-in:debug-strings 1
+stand-in:different-result 1"
+build "short debug, edited" gcc "-g -gno-record-gcc-switches -O2" 2 &&
+    reused "short debug, edited" 6 "stand-in:debug-strings 1
+stand-in:different-result 1"
+build "lto" gcc "-O2 -flto" 1 && reused "lto" 0 "stand-in:lto 9"
+
+clean "nothing is left behind" "$WORK/on"
+verified "the store verifies" "$WORK/on"
+finish
