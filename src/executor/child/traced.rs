@@ -1,7 +1,7 @@
 //! A call that no scan covers: what it looks up is found out by running it once.
 //!
 //! The first time, the call is [discovered](super::discover): its child is made of what the
-//! tool looked up. From then on its *shape* (all of it but the files) leads to
+//! tool looked up. From then on its *shape* (all of it but the files, and those that it names) leads to
 //! [records](super::records) of what it looked up, and those to the child, if all that was
 //! looked up is still as it was, and what was missing still is. That holds for calls that fail
 //! as well, such as the probes of a `configure`.
@@ -186,6 +186,18 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
     for tool in &tools {
         text.extend_from_slice(tool.base_name().as_bytes());
         text.push(b'\n');
+    }
+    // What is certainly read: with it, a shape has few records, though a `configure` has
+    // hundreds of programs by one name.
+    for word in &asked.call.argv[1..] {
+        let path = normal(&absolute(&cwd, word));
+        if word.starts_with(b"-") || outputs.contains(&path) {
+            continue;
+        }
+        if let Ok(Found::LocalFile(real)) = walker.look(b"/", &path) {
+            let file = executor.memory.local(asked.tree(), &real)?;
+            text.extend_from_slice(file.facts.nar_hash.bytes());
+        }
     }
     let named = facts.outputs.first().or(facts.sources.first());
     let name = named.map_or(&b"call"[..], |path| base_name(path));
