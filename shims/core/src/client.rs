@@ -172,6 +172,7 @@ pub fn call(argv: Vec<Vec<u8>>, exe: PathBuf, exec_path: Vec<u8>) -> std::io::Re
         exec_path,
         stdout_tty: window(rustix::stdio::stdout()),
         stderr_tty: window(rustix::stdio::stderr()),
+        memo: None,
     })
 }
 

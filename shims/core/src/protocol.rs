@@ -13,11 +13,13 @@
 //! in-place = 3 reason
 //! control  = 4 text
 //! report   = 5 text
+//! memo     = 6 n:u32 input* n:u32 output* and then what follows the 1 of a call
 //! window   = 0 | 1 rows:u16 columns:u16
 //! ```
 //!
-//! The last two are for the command line, outside of builds: a request about the server itself,
-//! and its answer.
+//! `control` and `report` are for the command line, outside of builds: a request about the server
+//! itself, and its answer. `memo` is a call of any program, with what it is declared to read and to
+//! leave.
 //!
 //! The descriptors travel as `SCM_RIGHTS` (unix(7)) in batches of at most
 //! [`DESCRIPTORS_PER_MESSAGE`]: the first with the frame, each further one with a single byte
@@ -63,6 +65,7 @@ const TAG_DONE: u8 = 2;
 const TAG_IN_PLACE: u8 = 3;
 const TAG_CONTROL: u8 = 4;
 const TAG_REPORT: u8 = 5;
+const TAG_MEMO: u8 = 6;
 
 /// The size of a terminal's window, in characters; `0` where it was never set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +94,17 @@ pub struct Call {
     pub stdout_tty: Option<Window>,
     /// The window of the terminal that standard error is, if it is one.
     pub stderr_tty: Option<Window>,
+    /// Set if it is not a compiler call, but one of any program.
+    pub memo: Option<Memo>,
+}
+
+/// What the caller declares of a program of which nothing else is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memo {
+    /// Files and directories that it reads, relative to its directory.
+    pub inputs: Vec<Vec<u8>>,
+    /// Files and directories that it replaces, relative to its directory.
+    pub outputs: Vec<Vec<u8>>,
 }
 
 /// A file for the shim to write.
@@ -205,6 +219,15 @@ impl Writer {
         self.0.extend_from_slice(value);
     }
 
+    fn strings(&mut self, what: &'static str, list: &[Vec<u8>]) -> Result<(), ProtocolError> {
+        limit(what, list.len(), STRINGS_MAX)?;
+        self.length(list.len());
+        for string in list {
+            self.string(string);
+        }
+        Ok(())
+    }
+
     fn window(&mut self, value: Option<Window>) {
         match value {
             None => self.u8(0),
@@ -305,21 +328,22 @@ impl Call {
     /// # Errors
     /// When a limit of this module is exceeded.
     pub fn to_frame(&self) -> Result<Vec<u8>, ProtocolError> {
-        limit("arguments", self.argv.len(), STRINGS_MAX)?;
-        limit("environment", self.env.len(), STRINGS_MAX)?;
         let mut writer = Writer::new();
-        writer.u8(TAG_CALL);
+        match &self.memo {
+            None => writer.u8(TAG_CALL),
+            Some(memo) => {
+                writer.u8(TAG_MEMO);
+                writer.strings("inputs", &memo.inputs)?;
+                writer.strings("outputs", &memo.outputs)?;
+            }
+        }
         writer.window(self.stdout_tty);
         writer.window(self.stderr_tty);
         writer.string(&self.cwd);
         writer.string(&self.exe);
         writer.string(&self.exec_path);
-        for list in [&self.argv, &self.env] {
-            writer.length(list.len());
-            for string in list {
-                writer.string(string);
-            }
-        }
+        writer.strings("arguments", &self.argv)?;
+        writer.strings("environment", &self.env)?;
         writer.finish()
     }
 
@@ -329,9 +353,14 @@ impl Call {
     /// When it is not exactly one call, exceeds a limit, has no arguments or a relative `cwd`.
     pub fn from_body(body: &[u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader(body);
-        if reader.u8("tag")? != TAG_CALL {
-            return Err(ProtocolError::Malformed { field: "tag" });
-        }
+        let memo = match reader.u8("tag")? {
+            TAG_CALL => None,
+            TAG_MEMO => Some(Memo {
+                inputs: reader.strings("inputs")?,
+                outputs: reader.strings("outputs")?,
+            }),
+            _ => return Err(ProtocolError::Malformed { field: "tag" }),
+        };
         let stdout_tty = reader.window("stdout")?;
         let stderr_tty = reader.window("stderr")?;
         let cwd = reader.string("cwd")?;
@@ -356,6 +385,7 @@ impl Call {
             exec_path,
             stdout_tty,
             stderr_tty,
+            memo,
         })
     }
 }
@@ -686,6 +716,12 @@ mod tests {
         )
     }
 
+    fn memo() -> impl Strategy<Value = Option<Memo>> {
+        let paths = || proptest::collection::vec(bytes(), 0..5);
+        proptest::option::of((paths(), paths()))
+            .prop_map(|memo| memo.map(|(inputs, outputs)| Memo { inputs, outputs }))
+    }
+
     fn call() -> impl Strategy<Value = Call> {
         (
             proptest::collection::vec(bytes(), 1..20),
@@ -695,9 +731,10 @@ mod tests {
             bytes(),
             window(),
             window(),
+            memo(),
         )
             .prop_map(
-                |(argv, env, cwd, exe, exec_path, stdout_tty, stderr_tty)| Call {
+                |(argv, env, cwd, exe, exec_path, stdout_tty, stderr_tty, memo)| Call {
                     argv,
                     env,
                     cwd: [b"/".as_slice(), &cwd].concat(),
@@ -705,6 +742,7 @@ mod tests {
                     exec_path,
                     stdout_tty,
                     stderr_tty,
+                    memo,
                 },
             )
     }
