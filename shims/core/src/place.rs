@@ -42,7 +42,7 @@ fn text(path: &[u8]) -> String {
 /// Writes every file, each a private copy with a fresh modification time, or none.
 ///
 /// A file already there must be a regular one of the caller's, with one link and with the mode
-/// that a new one would get.
+/// that a new one would get. A directory that is missing is made.
 ///
 /// # Errors
 /// When a place is odd or a write fails.
@@ -53,10 +53,14 @@ pub fn place(files: &[NewFile]) -> Result<(), PlaceError> {
     for file in files {
         check(file, mask)?;
     }
+    let mut made = Vec::new();
     for (index, file) in files.iter().enumerate() {
-        if let Err(source) = write(file) {
+        if let Err(source) = write(file, &mut made) {
             for written in &files[..=index] {
                 let _ = rustix::fs::unlink(path(written));
+            }
+            for dir in made.iter().rev() {
+                let _ = rustix::fs::rmdir(*dir);
             }
             let path = text(&file.path);
             return Err(PlaceError::Write { path, source });
@@ -94,17 +98,39 @@ fn check(file: &NewFile, mask: Mode) -> Result<(), PlaceError> {
     }
 }
 
-fn write(file: &NewFile) -> Result<(), Errno> {
+/// Writes a file; directories that it makes for it are added to `made`, the outermost first.
+fn write<'f>(file: &'f NewFile, made: &mut Vec<&'f Path>) -> Result<(), Errno> {
     match rustix::fs::unlink(path(file)) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error),
     }
-    let target = rustix::fs::open(
-        path(file),
-        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        mode(file),
-    )?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let target = match rustix::fs::open(path(file), flags, mode(file)) {
+        Err(Errno::NOENT) => {
+            make_parents(path(file), made)?;
+            rustix::fs::open(path(file), flags, mode(file))?
+        }
+        target => target?,
+    };
     copy(file.content.as_fd(), target.as_fd())
+}
+
+fn make_parents<'f>(path: &'f Path, made: &mut Vec<&'f Path>) -> Result<(), Errno> {
+    let Some(parent) = path.parent() else {
+        return Err(Errno::NOENT);
+    };
+    match rustix::fs::mkdir(parent, Mode::from_raw_mode(0o777)) {
+        Ok(()) => made.push(parent),
+        Err(Errno::NOENT) => {
+            make_parents(parent, made)?;
+            rustix::fs::mkdir(parent, Mode::from_raw_mode(0o777))?;
+            made.push(parent);
+        }
+        // Another was faster.
+        Err(Errno::EXIST) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
 
 /// Copies all of `source` from its offset 0, whatever its current offset: the descriptor's offset
@@ -223,10 +249,20 @@ mod tests {
     #[test]
     fn a_failure_takes_back_what_was_written() {
         let dir = tempfile::tempdir().unwrap();
-        let first = dir.path().join("a.o");
-        let second = dir.path().join("missing/a.d");
+        let first = dir.path().join("new/inner/a.o");
+        let second = first.join("a.d");
         let files = [new_file(&first, false, "x"), new_file(&second, false, "x")];
         assert!(matches!(place(&files), Err(PlaceError::Write { .. })));
-        assert!(!first.exists());
+        assert!(!dir.path().join("new").exists());
+    }
+
+    #[test]
+    fn directories_that_are_missing_are_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["new/a", "new/inner/b", "c"].map(|path| dir.path().join(path));
+        place(&paths.each_ref().map(|path| new_file(path, false, "x"))).unwrap();
+        for path in paths {
+            assert_eq!(fs::read_to_string(path).unwrap(), "x");
+        }
     }
 }
