@@ -39,6 +39,11 @@ extern "C" fn record() {
     }
 }
 
+/// Whether a standard descriptor (0, 1 or 2) was closed when the process began.
+pub fn was_closed(descriptor: u8) -> bool {
+    CLOSED.load(Ordering::Relaxed) & (1 << descriptor) != 0
+}
+
 unsafe extern "C" {
     /// environ(7)
     static environ: *const *const libc::c_char;
@@ -65,9 +70,9 @@ pub fn execve_as_inherited(
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     }
     for descriptor in 0..3 {
-        if CLOSED.load(Ordering::Relaxed) & (1 << descriptor) != 0 {
+        if was_closed(descriptor) {
             // SAFETY: what is open there is the runtime's `/dev/null`, which nobody owns.
-            unsafe { libc::close(descriptor) };
+            unsafe { libc::close(descriptor.into()) };
         }
     }
     // SAFETY: C strings and null-terminated lists of such, all alive through the call; `environ`

@@ -28,16 +28,17 @@ fn main() -> ExitCode {
     ExitCode::from(127)
 }
 
-/// Whether the caller has limits on which the compiler itself could fail. A child has none of
-/// them, and to write what it left could fail in the compiler's place.
+/// Whether the caller has limits on which the compiler itself could fail, or no place for what it
+/// prints. A child has none of them, and to write what it left could fail in the compiler's place.
 fn is_confined() -> bool {
+    let is_silenced = droste_sys::was_closed(1) || droste_sys::was_closed(2);
     let limited = [Resource::Fsize, Resource::As, Resource::Data, Resource::Cpu]
         .into_iter()
         .any(|resource| getrlimit(resource).current.is_some());
     // The compiler could not open its own temporary files again.
     let mask = umask(Mode::empty());
     umask(mask);
-    limited || mask.intersects(Mode::RWXU)
+    is_silenced || limited || mask.intersects(Mode::RWXU)
 }
 
 fn ask() -> Option<u8> {

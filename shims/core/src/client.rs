@@ -194,7 +194,10 @@ pub fn take_over(server: &Server, socket: &OwnedFd, call: &Call) -> Option<u8> {
     let answer = ask(socket, call).inspect_err(|error| server.warn(error));
     let reason = match answer {
         Ok(Answer::Done(done)) => match place::place(&done.files) {
-            Ok(()) => return Some(finish(&done)),
+            Ok(()) => match finish(&done) {
+                Some(status) => return Some(status),
+                None => "standard output cannot be written".to_owned(),
+            },
             Err(error) => chain(&error),
         },
         Ok(Answer::InPlace { reason }) => String::from_utf8_lossy(&reason).into_owned(),
@@ -211,13 +214,18 @@ fn ask(socket: &OwnedFd, call: &Call) -> Result<Answer, ProtocolError> {
     protocol::receive_answer(socket)
 }
 
-fn finish(done: &Done) -> u8 {
-    let out = place::copy(done.stdout.as_fd(), rustix::stdio::stdout());
+/// The exit status to end with; `None` if nothing can be printed, of which a compiler has words of
+/// its own.
+fn finish(done: &Done) -> Option<u8> {
+    let (printed, out) = place::copy_some(done.stdout.as_fd(), rustix::stdio::stdout());
+    if out.is_err() && printed == 0 {
+        return None;
+    }
     // A compiler does not care whether its messages arrive.
     let _ = place::copy(done.stderr.as_fd(), rustix::stdio::stderr());
     match (done.status, out) {
-        (0, Err(_)) => 1,
-        (status, _) => status,
+        (0, Err(_)) => Some(1),
+        (status, _) => Some(status),
     }
 }
 

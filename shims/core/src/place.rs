@@ -139,6 +139,14 @@ fn make_parents<'f>(path: &'f Path, made: &mut Vec<&'f Path>) -> Result<(), Errn
 /// # Errors
 /// When reading or writing fails.
 pub fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+    copy_some(source, target).1
+}
+
+/// The same, and how many bytes were written, all or not.
+pub(crate) fn copy_some(
+    source: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+) -> (u64, Result<(), Errno>) {
     let mut at = 0;
     // Shares the blocks where the file system can (copy_file_range(2)).
     loop {
@@ -149,24 +157,26 @@ pub fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno>
             Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::BADF) => {
                 break;
             }
-            Err(error) => return Err(error),
+            Err(error) => return (at, Err(error)),
         }
     }
     let mut buffer = [0; 16 << 10];
     loop {
         let count = match rustix::io::pread(source, &mut buffer, at) {
-            Ok(0) => return Ok(()),
+            Ok(0) => return (at, Ok(())),
             Ok(count) => count,
             Err(Errno::INTR) => continue,
-            Err(error) => return Err(error),
+            Err(error) => return (at, Err(error)),
         };
-        at += count as u64;
         let mut rest = &buffer[..count];
         while !rest.is_empty() {
             match rustix::io::write(target, rest) {
-                Ok(count) => rest = &rest[count..],
+                Ok(count) => {
+                    rest = &rest[count..];
+                    at += count as u64;
+                }
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
+                Err(error) => return (at, Err(error)),
             }
         }
     }

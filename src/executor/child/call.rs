@@ -12,7 +12,7 @@ use shim_core::protocol::{Call, Done};
 use store_types::{StoreDir, StorePath};
 
 use super::environment::relevant;
-use super::inputs::absolute;
+use super::inputs::{absolute, base_name};
 use super::outcome::InPlace;
 use super::run::{ChildRequest, IsGone, Origin};
 use super::tools::{Compiler, child_path, environment_map};
@@ -65,6 +65,13 @@ pub(super) fn answer(
         env: environment_map(&call.env),
         is_gone,
     };
+    // A driver looks for itself by this name in `PATH`, and then for its parts beside it.
+    if let Some(name) = call.argv.first()
+        && !name.contains(&b'/')
+        && **name != *base_name(&call.exec_path)
+    {
+        return Err(InPlace::new("other-name"));
+    }
     match scanned::answer(&asked) {
         Err(reason) if !FINAL.contains(&reason.as_str()) => traced::answer(&asked, &reason),
         answered => answered,

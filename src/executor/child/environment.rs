@@ -24,6 +24,7 @@ const READ_BY_COMPILERS: &[&str] = &[
     "FORCE_SOURCE_DATE",
     "GCC_COLORS",
     "GCC_EXEC_PREFIX",
+    "GCC_EXTRA_DIAGNOSTIC_OUTPUT",
     "GCC_URLS",
     "LANG",
     "LANGUAGE",
@@ -33,6 +34,8 @@ const READ_BY_COMPILERS: &[&str] = &[
     "NO_COLOR",
     "OBJC_INCLUDE_PATH",
     "OBJCPLUS_INCLUDE_PATH",
+    // The assembler reads its options by getopt(3).
+    "POSIXLY_CORRECT",
     "SOURCE_DATE_EPOCH",
     "TEMP",
     "TERM",

@@ -23,6 +23,8 @@ const REFUSED: &[&str] = &[
     "CLANG_CRASH_DIAGNOSTICS_DIR",
     "COLLECT_GCC",
     "COLLECT_GCC_OPTIONS",
+    // A file, a program or a socket that answers for modules.
+    "CXX_MODULE_MAPPER",
     "DEPENDENCIES_OUTPUT",
     "EXTRA_CLANG_CFLAGS",
     "GCC_COMPARE_DEBUG",
@@ -101,6 +103,8 @@ const REFUSED_IF_TRACED: &[&str] = &[
     "CC_PRINT_INTERNAL_STAT",
     "CC_PRINT_OPTIONS",
     "CC_PRINT_PROC_STAT",
+    // A file, a program or a socket that answers for modules.
+    "CXX_MODULE_MAPPER",
     "DEPENDENCIES_OUTPUT",
     "EXTRA_CLANG_CFLAGS",
     "GCC_COMPARE_DEBUG",
