@@ -57,6 +57,11 @@ mkdir i; put t.c '#include <stdint.h>' '#ifndef N' '#define N sizeof(uint64_t)' 
 call gcc -Ii -c t.c
 put i/stdint.h '#define N 99'; again; again
 END
+class header-that-nobody-includes hit <<'END'
+mkdir i; put t.c '#ifndef N' '#define N __STDC_IEC_559__' '#endif' 'int n = N;'
+call gcc -Ii -MD -c t.c
+put i/stdc-predef.h '#define N 2'; again; again; call gcc -Ii -E t.c; call gcc -nostdinc -Ii -c t.c; rm i/stdc-predef.h; call gcc -Ii -E t.c; again
+END
 class header-directory-appears hit <<'END'
 mkdir b; put b/h.h '#define N 1'; put t.c '#include <h.h>' 'int n = N;'
 call gcc -Ia -Ib -c t.c
@@ -292,18 +297,18 @@ call gcc -specs=s -c t.c
 put s '*cpp:' '+ -DN=2' ''; again; again
 END
 class tools-directory hit <<'END'
-mkdir b; put t.c 'int n = 1;'; as=$(command -v as || gcc -print-prog-name=as)
+mkdir b; put t.c 'int n = 1;'; as=$(real as)
 call gcc -B b -c t.c
 put b/as "#!$BASH" "exec $as --defsym EXTRA=1 \"\$@\""; chmod +x b/as; again; again
 END
 class tools-by-variable hit <<'END'
-mkdir b; put t.c 'int n = 1;'; as=$(command -v as || gcc -print-prog-name=as)
+mkdir b; put t.c 'int n = 1;'; as=$(real as)
 export COMPILER_PATH=$PWD/b; call gcc -c t.c
 put b/as "#!$BASH" "exec $as --defsym EXTRA=1 \"\$@\""; chmod +x b/as; again; again
 COMPILER_PATH=b again
 END
 class tools-by-path hit <<'END'
-mkdir b; put t.c 'int n = 1;'; as=$(command -v as || gcc -print-prog-name=as)
+mkdir b; put t.c 'int n = 1;'; as=$(real as)
 call gcc -c t.c
 put b/as "#!$BASH" "exec $as --defsym EXTRA=1 \"\$@\""; chmod +x b/as; PATH=$PWD/b:$PATH; again; again
 END
@@ -313,7 +318,7 @@ call gcc -wrapper ./w.sh -c t.c
 put w.sh "#!$BASH" 'exec "$@" ${1:+-DN}'; again; again
 END
 class compiler-is-a-changing-script hit <<'END'
-mkdir bin; gcc=$(command -v gcc); put t.c 'int n = N;'
+mkdir bin; gcc=$(real gcc); put t.c 'int n = N;'
 for n in 1 2 1; do put bin/gcc "#!$BASH" "exec $gcc -DN=$n \"\$@\""; touch -d @1000000000 bin/gcc; chmod +x bin/gcc; call bin/gcc -c t.c; done; again
 END
 class plugin hit <<'END'
@@ -416,6 +421,12 @@ export SOURCE_DATE_EPOCH=1000000000
 for n in 1 2; do put m.cc 'export module m;' "export inline int f() { return $n; }"; put map "m $n.gcm"; alter g++ -std=c++20 -fmodules-ts -fmodule-mapper=map -c m.cc; done
 put t.cc 'import m;' 'int g() { return f(); }'; call g++ -std=c++20 -fmodules-ts -O1 -fmodule-mapper=map -c t.cc
 put map 'm 1.gcm'; again; again
+END
+class module-mapper-by-variable in-place:environment <<'END'
+export SOURCE_DATE_EPOCH=1000000000
+for n in 1 2; do put m.cc 'export module m;' "export inline int f() { return $n; }"; put map "m $n.gcm"; alter g++ -std=c++20 -fmodules-ts -fmodule-mapper=map -c m.cc; done
+put map1 'm 1.gcm'; put map2 'm 2.gcm'; put t.cc 'import m;' 'int g() { return f(); }'
+for n in 1 2 2; do CXX_MODULE_MAPPER=map$n call g++ -std=c++20 -fmodules-ts -O1 -c t.cc; done
 END
 
 # --- what is written besides the object
@@ -669,6 +680,12 @@ put t.c 'int main(void) { return 0; }'
 masked() { (umask "$1" && shift && "$@"); }
 for mask in 077 000 027 777; do call masked $mask gcc -MD -c t.c -o $mask.o; call masked $mask gcc t.c -o $mask.exe; done; call masked 000 gcc t.c -o 077.exe
 END
+class another-view-of-the-files in-place:another-view <<'END'
+mkdir a b; put a/h.h '#define N 1'; put b/h.h '#define N 2'; put t.c '#include <h.h>' 'int n = N;'
+elsewhere() { unshare --mount sh -c 'mount --bind b a && exec "$@"' sh "$@"; }
+elsewhere true 2> /dev/null || without "no file system can be mounted here"
+call gcc -Ia -c t.c; call elsewhere gcc -Ia -c t.c; call gcc -Ia -c t.c; call elsewhere gcc -Ia -c t.c
+END
 class output-is-an-input hit,in-place:output-is-input <<'END'
 put t.c '#include "h.h"' 'int n = N;'; put h.h '#define N 1'
 call gcc -MD -MF h.h -c t.c; put h.h '#define N 1'; call gcc -E t.c -o h.h; call gcc -c t.c -o t.c; call gcc -c t.c -o t.o
@@ -780,7 +797,7 @@ call ld o.o x.o -o p; put x.s '.globl x' 'x = 2'; alter as x.s -o x.o; again; ag
 call ld -r o.o x.o -o r.o; put data 1; call ld -r -b binary data -o d.o; put data 22; again; again; call ld o.o -o p
 END
 class linker-of-a-tools-directory hit <<'END'
-mkdir b; put m.c 'int main(void) { return 0; }'; alter gcc -c m.c; ld=$(command -v ld || gcc -print-prog-name=ld)
+mkdir b; put m.c 'int main(void) { return 0; }'; alter gcc -c m.c; ld=$(real ld)
 call gcc -B b m.o -o p; put b/ld "#!$BASH" "exec $ld --defsym extra=1 \"\$@\""; chmod +x b/ld; again; again
 END
 class start-files-of-a-directory hit <<'END'
@@ -820,7 +837,7 @@ END
 class compilers-by-other-names hit <<'END'
 put t.c 'int n = sizeof __VERSION__;'
 for cc in cc x86_64-linux-gnu-gcc gcc-12 c99 c89; do command -v $cc > /dev/null && call $cc -c t.c; done
-ln -s "$(command -v gcc)" mine; named() { (exec -a other "$@"); }; call ./mine -c t.c; call "$(command -v gcc)" -c t.c; call named gcc -c t.c; call env gcc -c t.c; call sh -c 'gcc -c t.c'
+ln -s "$(real gcc)" mine; named() { (exec -a other "$@"); }; call ./mine -c t.c; call "$(real gcc)" -c t.c; call named gcc -c t.c; call env gcc -c t.c; call sh -c 'gcc -c t.c'
 END
 class a-project hit <<'END'
 i=0; while [ $i -lt 6 ]; do put f$i.c '#include "h.h"' "int f$i(void) { return N + $i; }"; i=$((i + 1)); done; put main.c 'int f0(void);' 'int main(void) { return f0(); }'; put h.h '#define N 1'

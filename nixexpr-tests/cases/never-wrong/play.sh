@@ -12,6 +12,8 @@
 #   alter COMMAND...    a command that changes something; it must succeed
 #   seen COMMAND...     a command whose output is observed: running what was built
 #   unstable PATTERN    files that no two calls make alike: their contents are not compared
+#   real NAME           prints the path of a program itself, for scripts that are an input
+#   device NAME M N     prints the path of a device
 #   without REASON      leaves the class out: something is not there
 set -u
 table=$1 name=$2 results=$3
@@ -48,6 +50,8 @@ without() {
 device() {
     if mknod -m 666 "$1" c "$2" "$3" 2> /dev/null; then echo "$1"; else echo "/dev/$1"; fi
 }
+# real NAME: the path of the program itself, whatever stands before it in PATH
+real() { PATH=${REAL_PATH:-$PATH} command -v "$1" || PATH=${REAL_PATH:-$PATH} gcc -print-prog-name="$1"; }
 _broken() {
     echo "the class itself fails: $*" | tee "$results/broken" >&2
     exit 1
