@@ -325,6 +325,7 @@ struct BuildJson {
     children: ChildrenJson,
     in_place_reasons: BTreeMap<String, u64>,
     not_shared_reasons: BTreeMap<String, u64>,
+    undeclared_inputs: BTreeMap<String, u64>,
     wall_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -368,6 +369,7 @@ impl BuildJson {
             },
             in_place_reasons: children.in_place_reasons.clone(),
             not_shared_reasons: children.not_shared_reasons.clone(),
+            undeclared_inputs: children.undeclared_inputs.clone(),
             wall_seconds: outcome.map_or(0.0, |outcome| {
                 (outcome.wall.as_secs_f64() * 1000.0).round() / 1000.0
             }),
@@ -436,6 +438,7 @@ mod tests {
                 in_place: 2,
                 in_place_reasons: BTreeMap::from([("link".to_owned(), 2)]),
                 not_shared_reasons: BTreeMap::from([("stand-in:lto".to_owned(), 1)]),
+                undeclared_inputs: BTreeMap::new(),
             },
             wall: std::time::Duration::from_micros(1_234_567),
         }

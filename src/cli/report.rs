@@ -215,6 +215,10 @@ impl Monitor for Reporter<'_> {
                 self.status
                     .detail(&format!("  in place: {count} × {reason}"));
             }
+            for (path, count) in &outcome.children.undeclared_inputs {
+                self.status
+                    .detail(&format!("  undeclared input: {count} × {path}"));
+            }
             for (reason, count) in &outcome.children.not_shared_reasons {
                 self.status
                     .detail(&format!("  for this derivation only: {count} × {reason}"));

@@ -206,6 +206,9 @@ impl Session {
         for (reason, count) in &counts.in_place_reasons {
             status.detail(&format!("  in place: {count} × {reason}"));
         }
+        for (path, count) in &counts.undeclared_inputs {
+            status.detail(&format!("  undeclared input: {count} × {path}"));
+        }
     }
 }
 

@@ -126,6 +126,9 @@ fn to_text(totals: &Totals, size: &Size) -> String {
     for (reason, count) in by_count(&calls.in_place_reasons) {
         line(&format!("    {reason}"), count, all);
     }
+    for (path, count) in by_count(&calls.undeclared_inputs) {
+        line(&format!("undeclared input {path}"), count, 0);
+    }
     if calls.failed > 0 {
         line("ended as failures", calls.failed, all);
     }
@@ -186,6 +189,7 @@ fn ago(seconds: u64) -> String {
 struct StatsJson<'a> {
     calls: CallsJson,
     in_place_reasons: &'a BTreeMap<String, u64>,
+    undeclared_inputs: &'a BTreeMap<String, u64>,
     children: u64,
     store_objects: u64,
     store_bytes: u64,
@@ -214,6 +218,7 @@ fn to_json(totals: &Totals, size: &Size) -> String {
             failed: calls.failed,
         },
         in_place_reasons: &calls.in_place_reasons,
+        undeclared_inputs: &calls.undeclared_inputs,
         children: size.children,
         store_objects: size.objects,
         store_bytes: size.bytes,

@@ -29,6 +29,8 @@ pub struct ChildCounts {
     pub in_place_reasons: BTreeMap<String, u64>,
     /// Why children can be used by their own outer derivation only, by reason.
     pub not_shared_reasons: BTreeMap<String, u64>,
+    /// Files that a scan did not find and without which a child failed.
+    pub undeclared_inputs: BTreeMap<String, u64>,
 }
 
 impl ChildCounts {
@@ -50,6 +52,9 @@ impl ChildCounts {
                 self.failed += u64::from(*failed);
             }
             Counted::InPlace(reason) => self.count_in_place(reason.as_str()),
+            Counted::Undeclared(path) => {
+                *self.undeclared_inputs.entry(path.clone()).or_default() += 1;
+            }
         }
     }
 
@@ -65,6 +70,9 @@ impl ChildCounts {
         }
         for (reason, count) in &other.not_shared_reasons {
             *self.not_shared_reasons.entry(reason.clone()).or_default() += count;
+        }
+        for (path, count) in &other.undeclared_inputs {
+            *self.undeclared_inputs.entry(path.clone()).or_default() += count;
         }
     }
 
@@ -86,6 +94,8 @@ pub(crate) enum Counted {
     Reused { failed: bool },
     /// It ran in place.
     InPlace(InPlace),
+    /// Not a call: a file that one has needed and that was not found before it ran.
+    Undeclared(String),
 }
 
 /// Who makes compiler calls.

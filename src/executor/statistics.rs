@@ -193,6 +193,9 @@ fn time(database: &Connection, name: &str) -> rusqlite::Result<u64> {
 /// The prefix of a row that counts a reason to run in place.
 const IN_PLACE: &str = "in-place:";
 
+/// What the names of the counters of undeclared inputs begin with.
+const UNDECLARED: &str = "undeclared-input:";
+
 impl ChildCounts {
     /// Each count that is not zero, by a name.
     pub fn rows(&self) -> BTreeMap<String, u64> {
@@ -207,9 +210,14 @@ impl ChildCounts {
             .in_place_reasons
             .iter()
             .map(|(reason, count)| (format!("{IN_PLACE}{reason}"), *count));
+        let undeclared = self
+            .undeclared_inputs
+            .iter()
+            .map(|(path, count)| (format!("{UNDECLARED}{path}"), *count));
         plain
             .into_iter()
             .chain(reasons)
+            .chain(undeclared)
             .filter(|(_, count)| *count > 0)
             .collect()
     }
@@ -227,6 +235,8 @@ impl ChildCounts {
                     if let Some(reason) = name.strip_prefix(IN_PLACE) {
                         counts.in_place += count;
                         counts.in_place_reasons.insert(reason.to_owned(), count);
+                    } else if let Some(path) = name.strip_prefix(UNDECLARED) {
+                        counts.undeclared_inputs.insert(path.to_owned(), count);
                     }
                 }
             }

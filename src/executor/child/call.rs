@@ -4,12 +4,14 @@
 //! [scanned](super::scanned): that finds every input without running anything. Any other
 //! call, and any whose child failed, is [traced](super::traced).
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bstr::ByteSlice;
 use shim_core::args::Reason;
 use shim_core::protocol::{Call, Done};
-use store_types::{StoreDir, StorePath};
+use store_types::{Hash, StoreDir, StorePath, sha256};
 
 use super::environment::relevant;
 use super::inputs::{absolute, base_name};
@@ -19,7 +21,7 @@ use super::tools::{Compiler, child_path, environment_map};
 use super::tree::{CallerTree, Found, Walker, split_last};
 use super::{reply, scanned, traced};
 use crate::Executor;
-use crate::context::Caller;
+use crate::context::{Caller, Counted};
 
 /// Reasons that tracing cannot help.
 const FINAL: &[&str] = &[
@@ -49,6 +51,8 @@ pub(super) struct Asked<'a> {
     pub(super) call: &'a Call,
     pub(super) env: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) is_gone: IsGone<'a>,
+    /// The files that a scan has found, if its child failed.
+    pub(super) scanned: OnceCell<BTreeSet<Vec<u8>>>,
 }
 
 /// Finds or builds the child of a call.
@@ -64,6 +68,7 @@ pub(super) fn answer(
         call,
         env: environment_map(&call.env),
         is_gone,
+        scanned: OnceCell::new(),
     };
     // A driver looks for itself by this name in `PATH`, and then for its parts beside it.
     if let Some(name) = call.argv.first()
@@ -72,13 +77,46 @@ pub(super) fn answer(
     {
         return Err(InPlace::new("other-name"));
     }
+    let learned = executor
+        .records
+        .is_undeclared(&asked.words())
+        .map_err(|_| InPlace::new("index-failed"))?;
+    if learned {
+        return traced::answer(&asked);
+    }
     match scanned::answer(&asked) {
-        Err(reason) if !FINAL.contains(&reason.as_str()) => traced::answer(&asked, &reason),
+        Err(reason) if !FINAL.contains(&reason.as_str()) => traced::answer(&asked),
         answered => answered,
     }
 }
 
 impl<'a> Asked<'a> {
+    /// What calls have in common that differ in nothing but files and the environment.
+    pub(super) fn words(&self) -> Hash {
+        let call = self.call;
+        let mut text = Vec::new();
+        for word in call.argv.iter().chain([&call.cwd, &call.exec_path]) {
+            text.extend_from_slice(word);
+            text.push(0);
+        }
+        sha256(&text)
+    }
+
+    /// Counts what a scan has missed of these files, without which its child failed, and has
+    /// such calls traced from now on.
+    pub(super) fn learn<'f>(&self, files: impl Iterator<Item = &'f Vec<u8>>) {
+        let Some(scanned) = self.scanned.get() else {
+            return;
+        };
+        for path in files.filter(|path| !scanned.contains(*path)) {
+            let counted = Counted::Undeclared(path.to_str_lossy().into_owned());
+            self.executor.statistics().count(&counted);
+            self.caller.count(&self.call.env, &counted);
+        }
+        // If it cannot be kept, the scan is tried again.
+        let _ = self.executor.records.set_undeclared(&self.words());
+    }
+
     /// What the caller sees of its files.
     pub(super) fn tree(&self) -> &'a CallerTree {
         self.caller.tree()

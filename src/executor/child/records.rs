@@ -25,7 +25,7 @@ const SCHEMA: &str = "
         refused text,
         primary key (shape, drv)
     ) without rowid;
-    create table if not exists Undeclared1 (shape text primary key not null) without rowid;
+    create table if not exists Undeclared1 (words text primary key not null) without rowid;
 ";
 
 /// So many records are kept of one shape: as many states of a source tree can be
@@ -71,7 +71,7 @@ pub struct Records {
     path: PathBuf,
     database: Mutex<Connection>,
     known: Mutex<HashMap<Hash, Shape>>,
-    /// Shapes of which a scan of the sources does not find all inputs.
+    /// Words of calls of which a scan of the sources does not find all inputs.
     undeclared: Mutex<HashMap<Hash, bool>>,
 }
 
@@ -182,29 +182,29 @@ impl Records {
         Ok(())
     }
 
-    /// Whether calls of this shape have needed files that a scan does not find.
-    pub fn is_undeclared(&self, shape: &Hash) -> Result<bool, RecordsError> {
+    /// Whether calls of these words have needed files that a scan does not find.
+    pub fn is_undeclared(&self, words: &Hash) -> Result<bool, RecordsError> {
         let mut known = self
             .undeclared
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.get(shape) {
+        if let Some(known) = known.get(words) {
             return Ok(*known);
         }
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let found = database
-            .prepare_cached("select 1 from Undeclared1 where shape = ?")
-            .and_then(|mut query| query.exists([key(shape)]))
+            .prepare_cached("select 1 from Undeclared1 where words = ?")
+            .and_then(|mut query| query.exists([key(words)]))
             .map_err(|source| self.error(source))?;
         if known.len() >= SHAPES_MAX {
             known.clear();
         }
-        known.insert(*shape, found);
+        known.insert(*words, found);
         Ok(found)
     }
 
-    /// Remembers that a scan does not find all inputs of calls of this shape.
-    pub fn set_undeclared(&self, shape: &Hash) -> Result<(), RecordsError> {
+    /// Remembers that a scan does not find all inputs of calls of these words.
+    pub fn set_undeclared(&self, words: &Hash) -> Result<(), RecordsError> {
         let mut known = self
             .undeclared
             .lock()
@@ -212,11 +212,11 @@ impl Records {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         database
             .execute(
-                "insert or ignore into Undeclared1 (shape) values (?)",
-                [key(shape)],
+                "insert or ignore into Undeclared1 (words) values (?)",
+                [key(words)],
             )
             .map_err(|source| self.error(source))?;
-        known.insert(*shape, true);
+        known.insert(*words, true);
         Ok(())
     }
 }

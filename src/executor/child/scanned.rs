@@ -32,6 +32,7 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
         call,
         env,
         is_gone,
+        ..
     } = asked;
     // The look at the inputs is work, and holds what it reads.
     let looking = executor
@@ -124,6 +125,7 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
         }
     };
     if done.status != 0 {
+        let _ = asked.scanned.set(scanned.files.keys().cloned().collect());
         // Perhaps only for lack of an input; and a compiler that fails removes an older
         // object.
         return Err(InPlace::new(match is_there {

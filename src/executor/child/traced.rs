@@ -92,12 +92,12 @@ struct Traceable<'a> {
     shape: Hash,
 }
 
-/// Finds or builds the child of a call for which a scan gave no answer, and `because` of this.
-pub(super) fn answer(asked: &Asked<'_>, because: &InPlace) -> Result<(Done, Origin), InPlace> {
+/// Finds or builds the child of a call for which a scan gave no answer.
+pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
     let looking = take_turn_to_look(asked)?;
     let traceable = prepare(asked)?;
     let is_input = |path: &StorePath| asked.caller.is_allowed(path);
-    if let Some(answer) = traceable.known_answer(&is_input, because)? {
+    if let Some(answer) = traceable.known_answer(&is_input)? {
         return Ok(answer);
     }
     drop(looking);
@@ -108,7 +108,7 @@ pub(super) fn answer(asked: &Asked<'_>, because: &InPlace) -> Result<(Done, Orig
         .ok_or_else(gone)?;
     // The one before may have left what is needed.
     let looking = take_turn_to_look(asked)?;
-    if let Some(answer) = traceable.known_answer(&is_input, because)? {
+    if let Some(answer) = traceable.known_answer(&is_input)? {
         return Ok(answer);
     }
     drop(looking);
@@ -118,7 +118,7 @@ pub(super) fn answer(asked: &Asked<'_>, because: &InPlace) -> Result<(Done, Orig
         .take(asked.is_gone)
         .ok_or_else(gone)?;
     let child = traceable.discover(&is_input)??;
-    match traceable.conclude(&child, because) {
+    match traceable.conclude(&child) {
         Ok(done) => Ok((done, Origin::Built)),
         Err(Unusable::Reason(reason)) => Err(reason),
         Err(Unusable::Gone) => Err(InPlace::new("child-unreadable")),
@@ -355,6 +355,9 @@ impl Traceable<'_> {
         if result.status.is_none() {
             return self.refuse(&made, view, InPlace::new("child-odd"));
         }
+        if result.status == Some(0) {
+            self.asked.learn(view.files.keys());
+        }
         let child = Arc::new(Child { output, result });
         executor
             .index
@@ -452,13 +455,12 @@ impl Traceable<'_> {
     fn known_answer(
         &self,
         is_input: &dyn Fn(&StorePath) -> bool,
-        because: &InPlace,
     ) -> Result<Option<(Done, Origin)>, InPlace> {
         let Some(known) = self.look(is_input)? else {
             return Ok(None);
         };
         let child = known?;
-        match self.conclude(&child, because) {
+        match self.conclude(&child) {
             Ok(done) => Ok(Some((done, Origin::Reused))),
             Err(Unusable::Reason(reason)) => Err(reason),
             // It was collected, or the store was changed by hand.
@@ -467,7 +469,7 @@ impl Traceable<'_> {
     }
 
     /// The answer that a child gives.
-    fn conclude(&self, child: &Child, because: &InPlace) -> Result<Done, Unusable> {
+    fn conclude(&self, child: &Child) -> Result<Done, Unusable> {
         let done = reply(self.asked.executor, child)?;
         if let (Some(older), 1..) = (&self.older, done.status) {
             // A compiler that fails removes an older object, and answers hold no removals.
@@ -475,10 +477,6 @@ impl Traceable<'_> {
                 "failed-with-older-output",
                 older.as_bstr(),
             )));
-        }
-        if done.status == 0 && because.as_str() == "child-failed" {
-            // If that cannot be kept, the scan is tried again.
-            let _ = self.asked.executor.records.set_undeclared(&self.shape);
         }
         Ok(done)
     }
