@@ -25,6 +25,9 @@ const FILE_SIZE_MAX: u64 = 64 << 20;
 /// file's times: ext4 (and 2, 3), XFS, Btrfs, F2FS.
 const HONEST_FILE_SYSTEMS: &[u64] = &[0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
 
+/// A file of the system that has not changed for so long has no dirty pages.
+const LEFT_ALONE_NANOS: i128 = 600_000_000_000;
+
 /// How many files are remembered at most; beyond, all are forgotten at once.
 const FACTS_MAX: usize = 1 << 20;
 
@@ -73,6 +76,29 @@ pub struct LocalFile {
     pub inode: (u64, u64),
     /// Whether its owner may execute it.
     pub executable: bool,
+}
+
+impl LocalFile {
+    fn new(stat: &rustix::fs::Stat, facts: Arc<Facts>, bytes: Option<Arc<[u8]>>) -> Self {
+        Self {
+            facts,
+            bytes,
+            mtime: stat.st_mtime,
+            inode: (stat.st_dev, stat.st_ino),
+            executable: stat.st_mode & 0o100 != 0,
+        }
+    }
+}
+
+/// Whether a file is the system's and has not changed for so long that a change from now on
+/// changes its times, whoever has it open: an ordinary user cannot find out who that is. A
+/// store through a mapping leaves the times alone only until the kernel has written the page
+/// back (`vm.dirty_expire_centisecs`, proc_sys_vm(5): 30 s unless somebody says otherwise).
+fn is_left_alone(stat: &rustix::fs::Stat, unchanged_nanos: i128) -> bool {
+    stat.st_uid == 0
+        && stat.st_mode & 0o022 == 0
+        && !rustix::process::geteuid().is_root()
+        && unchanged_nanos > LEFT_ALONE_NANOS
 }
 
 /// A file, by its NAR hash or its path in the store, and a macro's name.
@@ -219,11 +245,7 @@ impl FileMemory {
     /// Reads a file of the build, at a path free of symlinks.
     pub fn local(&self, tree: &CallerTree, path: &[u8]) -> Result<LocalFile, InPlace> {
         let gone = |_| InPlace::new("unreadable-input");
-        // `O_NONBLOCK`: a pipe laid in place of the file must not hold us.
-        let fd = tree
-            .open(path, OFlags::RDONLY | OFlags::NONBLOCK)
-            .map_err(gone)?;
-        let stat = rustix::fs::fstat(&fd).map_err(gone)?;
+        let stat = tree.stat(path).map_err(gone)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(InPlace::new("special-file"));
         }
@@ -231,8 +253,6 @@ impl FileMemory {
         if stat.st_mode & 0o400 == 0 {
             return Err(InPlace::new("unreadable-input"));
         }
-        let inode = (stat.st_dev, stat.st_ino);
-        let executable = stat.st_mode & 0o100 != 0;
         let known = self
             .by_id
             .lock()
@@ -240,20 +260,21 @@ impl FileMemory {
             .get(&FileId::of(&stat))
             .cloned();
         if let Some(facts) = known {
-            return Ok(LocalFile {
-                facts,
-                bytes: None,
-                mtime: stat.st_mtime,
-                inode,
-                executable,
-            });
+            return Ok(LocalFile::new(&stat, facts, None));
         }
+        // `O_NONBLOCK`: a pipe laid in place of the file must not hold us.
+        let fd = tree
+            .open(path, OFlags::RDONLY | OFlags::NONBLOCK)
+            .map_err(gone)?;
         // In this order: who opens the file for writing after the first changes its times,
         // and the second tells whether that was too short a while ago to be told.
         let may_be_written = droste_sys::may_be_written(fd.as_fd());
         let now = now_nanos();
         let stat = rustix::fs::fstat(&fd).map_err(gone)?;
         let id = FileId::of(&stat);
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(InPlace::new("special-file"));
+        }
         if id.size > FILE_SIZE_MAX {
             return Err(InPlace::new("large-input"));
         }
@@ -262,6 +283,7 @@ impl FileMemory {
         let ctime = i128::from(id.ctime.0) * 1_000_000_000 + i128::from(id.ctime.1);
         let mtime = i128::from(id.mtime.0) * 1_000_000_000 + i128::from(id.mtime.1);
         let settled = now - ctime > CLOCK_GRAIN_NANOS && now - mtime > CLOCK_GRAIN_NANOS;
+        let may_be_written = may_be_written && !is_left_alone(&stat, now - ctime);
         if settled && !may_be_written && self.has_honest_times(&fd, id.dev) {
             let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
             if by_id.len() >= FACTS_MAX {
@@ -269,13 +291,7 @@ impl FileMemory {
             }
             by_id.insert(id, facts.clone());
         }
-        Ok(LocalFile {
-            facts,
-            bytes: Some(bytes),
-            mtime: stat.st_mtime,
-            inode,
-            executable,
-        })
+        Ok(LocalFile::new(&stat, facts, Some(bytes)))
     }
 
     /// Whether the file system changes a file's times with every change of its content,

@@ -39,8 +39,12 @@ const KERNEL_DIRS: &[&[u8]] = &[b"/dev", b"/proc", b"/sys"];
 /// More symlinks than this in one path: the kernel gives up at 40, too.
 const SYMLINKS_MAX: u32 = 40;
 
-/// A directory with more entries than this is not listed: the call runs in place.
+/// A directory with more entries than this is not listed: each name is looked up.
 const ENTRIES_MAX: usize = 1 << 16;
+
+/// How many directories of a tree are remembered, and kept open, at most; beyond, all are
+/// forgotten at once.
+const DIRS_MAX: usize = 512;
 
 /// What a directory entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,11 +100,16 @@ impl Stamp {
     }
 }
 
+/// A local directory as it was at one moment.
 #[derive(Clone)]
 struct LocalDir {
+    /// For asking what is in it without walking to it again.
+    fd: Arc<OwnedFd>,
     stamp: Stamp,
+    /// Whether the stamp tells of every change since.
     settled: bool,
-    listing: Arc<Listing>,
+    /// `None` if it may be searched but not read, or is too large.
+    listing: Option<Arc<Listing>>,
 }
 
 fn list(dir: impl AsFd) -> rustix::io::Result<Option<Listing>> {
@@ -325,58 +334,94 @@ impl CallerTree {
         )
     }
 
-    /// The one entry of this name, for a directory that may be searched but not read.
-    fn lookup(&self, dir: &[u8], name: &[u8]) -> Result<Option<Entry>, InPlace> {
+    /// What is at a path that is free of symlinks: asked of its directory, if a walk has
+    /// been there.
+    pub(super) fn stat(&self, path: &[u8]) -> rustix::io::Result<rustix::fs::Stat> {
+        let (dir, name) = split_last(path);
+        match self.known_dir(dir) {
+            Some(dir) => rustix::fs::statat(&*dir.fd, name, AtFlags::SYMLINK_NOFOLLOW),
+            None => rustix::fs::fstat(self.open(path, OFlags::PATH)?),
+        }
+    }
+
+    fn known_dir(&self, path: &[u8]) -> Option<LocalDir> {
+        let dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        dirs.get(path).cloned()
+    }
+
+    /// A local directory as it is now; `parent` is the one that it is in, as it is now, if
+    /// that is a local one.
+    fn dir(&self, path: &[u8], parent: Option<&LocalDir>) -> Result<LocalDir, InPlace> {
+        let gone = |_| InPlace::new("vanished-directory");
+        let name = split_last(path).1;
+        let known = self.known_dir(path);
+        // One system call for a directory that is as it was.
+        if let (Some(known), Some(parent)) = (&known, parent) {
+            let stat =
+                rustix::fs::statat(&*parent.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(gone)?;
+            if known.settled && known.stamp == Stamp::of(&stat) {
+                return Ok(known.clone());
+            }
+        }
+        let open = |flags: OFlags| {
+            let flags = flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            match parent {
+                Some(parent) => rustix::fs::openat(&*parent.fd, name, flags, Mode::empty()),
+                None => self.open(path, flags),
+            }
+        };
+        let (fd, is_readable) = match open(OFlags::RDONLY) {
+            Ok(fd) => (fd, true),
+            Err(Errno::ACCESS) => (open(OFlags::PATH).map_err(gone)?, false),
+            Err(error) => return Err(gone(error)),
+        };
+        let stamp = Stamp::of(&rustix::fs::fstat(&fd).map_err(gone)?);
+        if let Some(known) = known
+            && known.settled
+            && known.stamp == stamp
+        {
+            return Ok(known);
+        }
+        let settled = stamp.is_settled(now_nanos());
+        let listing = match is_readable {
+            true => list(&fd).map_err(gone)?.map(Arc::new),
+            false => None,
+        };
+        let dir = LocalDir {
+            fd: Arc::new(fd),
+            stamp,
+            settled,
+            listing,
+        };
+        let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        if dirs.len() >= DIRS_MAX {
+            dirs.clear();
+        }
+        dirs.insert(path.into(), dir.clone());
+        Ok(dir)
+    }
+}
+
+impl LocalDir {
+    /// The one entry of this name, for a directory whose names are not known.
+    fn lookup(&self, name: &[u8]) -> Result<Option<Entry>, InPlace> {
         let unreadable = |_| InPlace::new("unreadable-directory");
-        let file = match self.open(&join(dir, name), OFlags::PATH) {
-            Ok(file) => file,
+        let stat = match rustix::fs::statat(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
             Err(error) => return Err(unreadable(error)),
         };
-        let stat = rustix::fs::fstat(&file).map_err(unreadable)?;
         let entry = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Entry::File,
             FileType::Directory => Entry::Dir,
             FileType::Symlink => {
-                let target = rustix::fs::readlinkat(&file, "", Vec::new()).map_err(unreadable)?;
+                let target =
+                    rustix::fs::readlinkat(&*self.fd, name, Vec::new()).map_err(unreadable)?;
                 Entry::Symlink(target.into_bytes().into())
             }
             _ => Entry::Other,
         };
         Ok(Some(entry))
-    }
-
-    /// The names in a local directory; `None` if it may be searched but not read.
-    fn listing(&self, path: &[u8]) -> Result<Option<Arc<Listing>>, InPlace> {
-        let gone = |_| InPlace::new("vanished-directory");
-        let dir = match self.open(path, OFlags::RDONLY | OFlags::DIRECTORY) {
-            Ok(dir) => dir,
-            Err(Errno::ACCESS) => return Ok(None),
-            Err(error) => return Err(gone(error)),
-        };
-        let stamp = Stamp::of(&rustix::fs::fstat(&dir).map_err(gone)?);
-        {
-            let dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(known) = dirs.get(path)
-                && known.settled
-                && known.stamp == stamp
-            {
-                return Ok(Some(known.listing.clone()));
-            }
-        }
-        let settled = stamp.is_settled(now_nanos());
-        let listing = list(dir)
-            .map_err(gone)?
-            .ok_or_else(|| InPlace::new("large-directory"))?;
-        let listing = Arc::new(listing);
-        let known = LocalDir {
-            stamp,
-            settled,
-            listing: listing.clone(),
-        };
-        let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
-        dirs.insert(path.into(), known);
-        Ok(Some(listing))
     }
 }
 
@@ -434,7 +479,7 @@ pub struct Walker<'a> {
     store: &'a StoreTree,
     is_input: &'a dyn Fn(&StorePath) -> bool,
     binds: Arc<[Bind]>,
-    seen: HashMap<Vec<u8>, Option<Arc<Listing>>>,
+    seen: HashMap<Vec<u8>, LocalDir>,
     /// Single entries of directories that may not be read.
     seen_entries: HashMap<Vec<u8>, Option<Entry>>,
     /// What the walks met.
@@ -494,21 +539,25 @@ impl<'a> Walker<'a> {
         bound(path, &self.binds).unwrap_or_else(|| path.to_vec())
     }
 
-    /// The names in a local directory, free of symlinks; `None` if it may be searched but
-    /// not read.
-    pub fn local_listing(&mut self, dir: &[u8]) -> Result<Option<Arc<Listing>>, InPlace> {
-        if let Some(listing) = self.seen.get(dir) {
-            return Ok(listing.clone());
+    /// A local directory, free of symlinks, as all walks of the call see it.
+    fn local_dir(&mut self, path: &[u8]) -> Result<LocalDir, InPlace> {
+        if let Some(dir) = self.seen.get(path) {
+            return Ok(dir.clone());
         }
-        let listing = self.tree.listing(dir)?;
-        self.seen.insert(dir.to_vec(), listing.clone());
-        Ok(listing)
+        let parent = split_last(path).0;
+        let parent = match path != parent && self.is_local(parent) {
+            true => Some(self.local_dir(parent)?),
+            false => None,
+        };
+        let dir = self.tree.dir(path, parent.as_ref())?;
+        self.seen.insert(path.to_vec(), dir.clone());
+        Ok(dir)
     }
 
     /// The names in a directory, wherever it is; `None` if they are not known.
     pub fn listing(&mut self, dir: &[u8]) -> Result<Option<Arc<Listing>>, InPlace> {
         match self.place(dir) {
-            Place::Local => self.local_listing(dir),
+            Place::Local => Ok(self.local_dir(dir)?.listing),
             Place::InStore(relative) => {
                 let listing = self.store.listing(&relative);
                 listing
@@ -520,14 +569,18 @@ impl<'a> Walker<'a> {
     }
 
     fn local_entry(&mut self, dir: &[u8], name: &[u8]) -> Result<Option<Entry>, InPlace> {
-        if let Some(listing) = self.local_listing(dir)? {
+        let local = match self.seen.get(dir) {
+            Some(local) => local,
+            None => &self.local_dir(dir)?,
+        };
+        if let Some(listing) = &local.listing {
             return Ok(listing.get(name).cloned());
         }
         let path = join(dir, name);
         if let Some(entry) = self.seen_entries.get(&path) {
             return Ok(entry.clone());
         }
-        let entry = self.tree.lookup(dir, name)?;
+        let entry = local.lookup(name)?;
         self.seen_entries.insert(path, entry.clone());
         Ok(entry)
     }
