@@ -15,6 +15,7 @@ use store_types::{Derivation, DrvOutput, Hash, HashModulo, StoreDir, StorePath};
 use crate::child::files::FileMemory;
 use crate::child::host::HostCompilers;
 use crate::child::index::Index;
+use crate::child::recall::Recall;
 use crate::child::records::Records;
 use crate::child::run::InFlight;
 use crate::child::tools::SearchPath;
@@ -71,6 +72,7 @@ pub struct Executor {
     pub(crate) turns: Turns,
     pub(crate) store_tree: StoreTree,
     pub(crate) memory: FileMemory,
+    pub(crate) recall: Recall,
     pub(crate) host_compilers: HostCompilers,
     pub(crate) child_tokens: Tokens,
     /// Calls whose inputs are being looked for.
@@ -140,6 +142,7 @@ impl Executor {
             turns: Turns::default(),
             store_tree: StoreTree::new(store_fd),
             memory: FileMemory::default(),
+            recall: Recall::default(),
             host_compilers: HostCompilers::new(droste_state.join("host-compilers")),
             in_flight: InFlight::default(),
             drivers: Mutex::default(),

@@ -31,8 +31,9 @@ const LEFT_ALONE_NANOS: i128 = 600_000_000_000;
 /// How many files are remembered at most; beyond, all are forgotten at once.
 const FACTS_MAX: usize = 1 << 20;
 
+/// A file at a moment: whoever has the same has the same content, if the times had settled.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct FileId {
+pub(super) struct FileId {
     dev: u64,
     ino: u64,
     size: u64,
@@ -41,7 +42,7 @@ struct FileId {
 }
 
 impl FileId {
-    fn of(stat: &rustix::fs::Stat) -> Self {
+    pub(super) fn of(stat: &rustix::fs::Stat) -> Self {
         Self {
             dev: stat.st_dev,
             ino: stat.st_ino,
@@ -70,6 +71,8 @@ pub struct LocalFile {
     pub facts: Arc<Facts>,
     /// Its content, if it was read just now.
     pub bytes: Option<Arc<[u8]>>,
+    /// Which file it was, and when.
+    pub(super) id: FileId,
     /// Seconds of its modification time.
     pub mtime: i64,
     /// Device and inode.
@@ -83,6 +86,7 @@ impl LocalFile {
         Self {
             facts,
             bytes,
+            id: FileId::of(stat),
             mtime: stat.st_mtime,
             inode: (stat.st_dev, stat.st_ino),
             executable: stat.st_mode & 0o100 != 0,
@@ -292,6 +296,12 @@ impl FileMemory {
             by_id.insert(id, facts.clone());
         }
         Ok(LocalFile::new(&stat, facts, Some(bytes)))
+    }
+
+    /// Whether a file with this identity and these times has a content that is known.
+    pub(super) fn is_known(&self, id: &FileId) -> bool {
+        let by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        by_id.contains_key(id)
     }
 
     /// Whether the file system changes a file's times with every change of its content,

@@ -418,14 +418,11 @@ impl Collector<'_, '_> {
             return Ok(false);
         }
         // A precompiled header is taken in place of the header, be it there or not.
-        if let Some(listing) = self.walker.listing(&dir)? {
-            let mut precompiled = last.to_vec();
-            for suffix in [&b".gch"[..], b".pch"] {
-                precompiled.truncate(last.len());
-                precompiled.extend_from_slice(suffix);
-                if listing.contains_key(&*precompiled) {
-                    return Err(InPlace::new("precompiled-header"));
-                }
+        let precompiled = [&b".gch"[..], b".pch"].map(|suffix| [last, suffix].concat());
+        let asked = [last, &*precompiled[0], &*precompiled[1]];
+        if let Some(listing) = self.walker.listing_for(&dir, &asked)? {
+            if precompiled.iter().any(|name| listing.contains_key(&**name)) {
+                return Err(InPlace::new("precompiled-header"));
             }
             if !listing.contains_key(last) && last != b".." {
                 return Ok(false);

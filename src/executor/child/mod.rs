@@ -17,6 +17,7 @@ pub mod index;
 pub mod inputs;
 mod interpreter;
 pub mod outcome;
+pub mod recall;
 pub mod records;
 mod reply;
 pub mod run;

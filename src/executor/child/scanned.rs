@@ -16,6 +16,7 @@ use super::host::HostKind;
 use super::index::Child;
 use super::inputs::{InputFile, Search, absolute, base_name, collect};
 use super::outcome::InPlace;
+use super::recall;
 use super::run::{ChildRequest, Origin};
 use super::tools::{Compiler, SearchPath, find_compiler, parse_search_path};
 use super::tree::{BUILD_DIR, Found, Layout, Walker};
@@ -34,6 +35,9 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
         is_gone,
         ..
     } = asked;
+    if let Some(answer) = recall::answer(asked) {
+        return Ok(answer);
+    }
     // The look at the inputs is work, and holds what it reads.
     let looking = executor
         .call_tokens
@@ -100,7 +104,7 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
         asked,
         name,
         compiler: compiler.store_path.clone(),
-        layout: walker.layout,
+        layout: std::mem::take(&mut walker.layout),
         command,
         files,
     };
@@ -113,6 +117,7 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
         input.file.bytes = None;
     }
     drop(looking);
+    let search = recall::Search::of(&executor.memory, &walker, &scanned.files);
     let shared = match stand_ins {
         Some(stand_ins) => scanned.answer_with_stand_ins(stand_ins, &compile)?,
         None => None,
@@ -121,6 +126,7 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
         Some(answer) => answer,
         None => {
             let made = scanned.make(&scanned.command, &scanned.files)?;
+            recall::remember(asked, search, &compiler, &cwd, &made.path);
             scanned.answer_by(&made, &scanned.files, Ok)?
         }
     };

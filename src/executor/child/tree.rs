@@ -18,7 +18,7 @@
 //! listings have a limit.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,6 +28,7 @@ use store_types::{StoreDir, StorePath};
 
 use super::host::HostCompiler;
 use super::outcome::InPlace;
+use super::recall::hash_of_name;
 use super::tools::Program;
 
 /// The build directory as the build sees it.
@@ -64,7 +65,7 @@ pub type Listing = HashMap<Box<[u8]>, Entry>;
 
 /// A directory's identity and times; as long as they stay, so does its listing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Stamp {
+pub(super) struct Stamp {
     dev: u64,
     ino: u64,
     ctime: (i64, u64),
@@ -102,14 +103,14 @@ impl Stamp {
 
 /// A local directory as it was at one moment.
 #[derive(Clone)]
-struct LocalDir {
+pub(super) struct LocalDir {
     /// For asking what is in it without walking to it again.
-    fd: Arc<OwnedFd>,
-    stamp: Stamp,
+    pub(super) fd: Arc<OwnedFd>,
+    pub(super) stamp: Stamp,
     /// Whether the stamp tells of every change since.
-    settled: bool,
+    pub(super) settled: bool,
     /// `None` if it may be searched but not read, or is too large.
-    listing: Option<Arc<Listing>>,
+    pub(super) listing: Option<Arc<Listing>>,
 }
 
 fn list(dir: impl AsFd) -> rustix::io::Result<Option<Listing>> {
@@ -472,6 +473,14 @@ pub enum Found {
     StoreFile(Vec<u8>),
 }
 
+/// What walks have looked at.
+pub(super) struct Observed<'a> {
+    /// [Hashes](hash_of_name) of the names that were asked for in local directories.
+    pub(super) asked: &'a HashSet<u64>,
+    /// The directories.
+    pub(super) seen: &'a HashMap<Vec<u8>, LocalDir>,
+}
+
 /// One call's walks: each local directory is looked at once, so that all walks of the
 /// call see one state.
 pub struct Walker<'a> {
@@ -480,6 +489,10 @@ pub struct Walker<'a> {
     is_input: &'a dyn Fn(&StorePath) -> bool,
     binds: Arc<[Bind]>,
     seen: HashMap<Vec<u8>, LocalDir>,
+    /// Hashes of the names that were asked for in local directories.
+    asked: HashSet<u64>,
+    /// Whether more was asked than what is there of these names.
+    asked_more: bool,
     /// Single entries of directories that may not be read.
     seen_entries: HashMap<Vec<u8>, Option<Entry>>,
     /// What the walks met.
@@ -499,6 +512,8 @@ impl<'a> Walker<'a> {
             is_input,
             binds: Arc::default(),
             seen: HashMap::new(),
+            asked: HashSet::new(),
+            asked_more: false,
             seen_entries: HashMap::new(),
             layout: Layout::default(),
         }
@@ -540,7 +555,7 @@ impl<'a> Walker<'a> {
     }
 
     /// A local directory, free of symlinks, as all walks of the call see it.
-    fn local_dir(&mut self, path: &[u8]) -> Result<LocalDir, InPlace> {
+    pub(super) fn local_dir(&mut self, path: &[u8]) -> Result<LocalDir, InPlace> {
         if let Some(dir) = self.seen.get(path) {
             return Ok(dir.clone());
         }
@@ -554,8 +569,34 @@ impl<'a> Walker<'a> {
         Ok(dir)
     }
 
+    /// What the walks have looked at; `None` if that was more.
+    pub(super) fn observed(&self) -> Option<Observed<'_>> {
+        let is_all = !self.asked_more && self.seen.values().all(|dir| dir.listing.is_some());
+        is_all.then_some(Observed {
+            asked: &self.asked,
+            seen: &self.seen,
+        })
+    }
+
+    /// The names in a directory, to be asked for nothing but these; `None` if they are not
+    /// known.
+    pub fn listing_for(
+        &mut self,
+        dir: &[u8],
+        names: &[&[u8]],
+    ) -> Result<Option<Arc<Listing>>, InPlace> {
+        self.asked
+            .extend(names.iter().map(|name| hash_of_name(name)));
+        self.any_listing(dir)
+    }
+
     /// The names in a directory, wherever it is; `None` if they are not known.
     pub fn listing(&mut self, dir: &[u8]) -> Result<Option<Arc<Listing>>, InPlace> {
+        self.asked_more = true;
+        self.any_listing(dir)
+    }
+
+    fn any_listing(&mut self, dir: &[u8]) -> Result<Option<Arc<Listing>>, InPlace> {
         match self.place(dir) {
             Place::Local => Ok(self.local_dir(dir)?.listing),
             Place::InStore(relative) => {
@@ -569,6 +610,7 @@ impl<'a> Walker<'a> {
     }
 
     fn local_entry(&mut self, dir: &[u8], name: &[u8]) -> Result<Option<Entry>, InPlace> {
+        self.asked.insert(hash_of_name(name));
         let local = match self.seen.get(dir) {
             Some(local) => local,
             None => &self.local_dir(dir)?,
@@ -629,11 +671,12 @@ impl<'a> Walker<'a> {
     /// What lies outside of the model may be absent, and then it is absent in
     /// the child too; what exists there cannot be declared.
     fn outside(
-        &self,
+        &mut self,
         dir: &[u8],
         name: &[u8],
         reason: &'static str,
     ) -> Result<Option<Entry>, InPlace> {
+        self.asked_more = true;
         match self.tree.open(&join(dir, name), OFlags::PATH) {
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             _ => Err(InPlace::new(reason)),
