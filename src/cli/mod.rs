@@ -21,6 +21,7 @@ mod stats;
 mod store;
 mod store_arg;
 mod toolchain;
+mod why;
 mod workshop;
 
 use std::io::{IsTerminal, Write};
@@ -80,6 +81,7 @@ enum Command {
     Stats(stats::StatsArgs),
     Store(store::StoreArgs),
     Child(child::ChildArgs),
+    Why(why::WhyArgs),
     Toolchain(toolchain::ToolchainArgs),
     Shims(shims::ShimsArgs),
     Daemon(daemon::DaemonArgs),
@@ -221,6 +223,7 @@ fn run(context: &Context, command: &Command) -> Result<u8, CommandError> {
         Command::Stats(args) => stats::run(context, args),
         Command::Store(args) => store::run(context, args),
         Command::Child(args) => child::run(context, args),
+        Command::Why(args) => why::run(context, args),
         Command::Toolchain(args) => toolchain::run(context, args),
         Command::Shims(args) => shims::run(context, args),
         Command::Daemon(args) => daemon::run(context, args),

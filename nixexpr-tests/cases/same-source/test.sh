@@ -52,9 +52,22 @@ build "plain" gcc -O2 1 && reused "plain" 0 "stand-in:different-result 1"
 build "plain, edited" gcc -O2 2 && reused "plain, edited" 7 "stand-in:different-result 1"
 build "plain, edited again" gcc -O2 3 && reused "plain, edited again" 7 "stand-in:different-result 1"
 
+# why FILE: what differs from the nearest earlier call, without hashes
+why() { droste why --store "$WORK/on" "$1" | sed -n '/^nearest/,$s/\/nix\/store\/[a-z0-9]*-//gp' | sed '1d'; }
+equal "why was the edited file compiled: for its content" \
+    "input      /build/package/edited.c: edited.c, of 315532800 → edited.c, of 315532800" "$(why edited.o)"
+equal "why was a file compiled that was new: for no earlier one" "" "$(why passes.o)"
+check "why tells so" grep -q 'nothing of this name' <(droste why --store "$WORK/on" passes.o)
+equal "why as JSON names the kind of the difference" '"kind": "input",' \
+    "$(droste why --json --store "$WORK/on" edited.o | grep -o '"kind".*')"
+refused "why was a file compiled that nobody has compiled" 1 'no call that is remembered left .nothing.o' \
+    droste why --store "$WORK/on" nothing.o
+
 # GCC sorts the strings of debug information by hashes of their texts, and its own flags are
 # among them. So nothing is shared, and all is right.
 build "debug" gcc "-g -O2" 1 && reused "debug" 0 "stand-in:debug-strings 9"
+equal "why was a file compiled again with -g: for the flags, and what they are part of" "argument   -O2 → -g" \
+    "$(why plain.o | grep '^argument.*-g')"
 build "debug, edited" gcc "-g -O2" 2 && reused "debug, edited" 0 "stand-in:debug-strings 9"
 # Without its flags in it, debug information is shared, but where the text itself is in it.
 build "short debug" gcc "-g -gno-record-gcc-switches -O2" 1 &&

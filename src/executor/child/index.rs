@@ -27,6 +27,10 @@ const SCHEMA: &str = "
         output text not null,
         result blob not null
     ) without rowid;
+    create table if not exists Order1 (
+        number integer primary key autoincrement,
+        drv text unique not null
+    );
     create table if not exists Verdicts1 (
         drv text primary key not null,
         verdict text not null
@@ -122,23 +126,76 @@ impl Index {
 
     /// Remembers a child whose output is valid.
     pub fn put(&self, drv: &StorePath, child: Arc<Child>) -> Result<(), IndexError> {
-        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        database
-            .prepare_cached(
-                "insert or replace into Children2 (drv, output, result) values (?, ?, ?)",
-            )
-            .and_then(|mut insert| {
-                insert.execute(params![
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let write = |change: &rusqlite::Transaction<'_>| {
+            change
+                .prepare_cached(
+                    "insert or replace into Children2 (drv, output, result) values (?, ?, ?)",
+                )?
+                .execute(params![
                     drv.base_name(),
                     child.output.base_name(),
                     encode(&child.result)
-                ])
+                ])?;
+            change
+                .prepare_cached("insert or replace into Order1 (drv) values (?)")?
+                .execute([drv.base_name()])
+        };
+        database
+            .transaction()
+            .and_then(|change| {
+                write(&change)?;
+                change.commit()
             })
             .map_err(|source| self.error(source))?;
         drop(database);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(drv.clone(), child);
         Ok(())
+    }
+
+    /// Takes a child out of the [order](Self::select): it is no call's own.
+    pub fn set_aside(&self, drv: &StorePath) -> Result<(), IndexError> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        database
+            .execute("delete from Order1 where drv = ?", [drv.base_name()])
+            .map_err(|source| self.error(source))?;
+        Ok(())
+    }
+
+    /// The children that calls have had built and that are `wanted`, the newest first.
+    pub fn select(
+        &self,
+        wanted: impl Fn(&StorePath, &Child) -> bool,
+    ) -> Result<Vec<(StorePath, Child)>, IndexError> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = |source| self.error(source);
+        let mut query = database
+            .prepare(
+                "select drv, output, result from Order1 natural join Children2
+                 order by number desc",
+            )
+            .map_err(error)?;
+        let mut rows = query.query([]).map_err(error)?;
+        let mut selected = Vec::new();
+        while let Some(row) = rows.next().map_err(error)? {
+            let drv: String = row.get(0).map_err(error)?;
+            let output: String = row.get(1).map_err(error)?;
+            let result: Vec<u8> = row.get(2).map_err(error)?;
+            // A row that cannot be read is a row that is not there.
+            let (Ok(drv), Ok(output), Some(result)) = (
+                StorePath::from_base_name(&drv),
+                StorePath::from_base_name(&output),
+                decode(&result),
+            ) else {
+                continue;
+            };
+            let child = Child { output, result };
+            if wanted(&drv, &child) {
+                selected.push((drv, child));
+            }
+        }
+        Ok(selected)
     }
 
     /// What is known of a child with stand-ins.
@@ -326,6 +383,18 @@ mod tests {
             again.find("lapi", 10).unwrap(),
             [(drv.clone(), child().output)]
         );
+        let other =
+            StorePath::from_base_name("2mdqa9w1p6cmli6976v4wi0sw9r4p5pr-lvm.o.drv").unwrap();
+        again.put(&other, Arc::new(child())).unwrap();
+        let order = |index: &Index| -> Vec<StorePath> {
+            let all = index.select(|_, _| true).unwrap();
+            all.into_iter().map(|(drv, _)| drv).collect()
+        };
+        assert_eq!(order(&again), [other.clone(), drv.clone()]);
+        again.put(&drv, Arc::new(child())).unwrap();
+        assert_eq!(order(&again), [drv.clone(), other.clone()]);
+        again.set_aside(&other).unwrap();
+        assert_eq!(order(&again), std::slice::from_ref(&drv));
         again.forget(&drv).unwrap();
         assert_eq!(Index::open(&file).unwrap().get(&drv).unwrap(), None);
     }

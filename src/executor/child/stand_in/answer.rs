@@ -244,7 +244,10 @@ impl Scanned<'_> {
                 index.put_verdict(&made.path, &verdict).map_err(failed)?;
                 match looked {
                     Ok(to_restore) => to_restore,
-                    Err(refusal) => return Ok(Err(refusal)),
+                    Err(refusal) => {
+                        index.set_aside(&made.path).map_err(failed)?;
+                        return Ok(Err(refusal));
+                    }
                 }
             }
         };
@@ -303,6 +306,10 @@ impl Scanned<'_> {
         };
         let made = self.make(&second.command, &second.files)?;
         let (done_again, _) = self.run(stand_ins, &made, &second, Which::Second)?;
+        let index = &self.asked.executor.index;
+        index
+            .set_aside(&made.path)
+            .map_err(|_| InPlace::new("index-failed"))?;
         let paths = |done: &Done| -> Vec<(Vec<u8>, bool)> {
             done.files
                 .iter()
