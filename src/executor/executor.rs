@@ -12,6 +12,7 @@ use store_api::{BoxError, Store};
 use store_local::LocalStore;
 use store_types::{Derivation, DrvOutput, Hash, HashModulo, StoreDir, StorePath};
 
+use crate::child::crash::Crashes;
 use crate::child::files::FileMemory;
 use crate::child::host::HostCompilers;
 use crate::child::index::Index;
@@ -74,6 +75,7 @@ pub struct Executor {
     pub(crate) memory: FileMemory,
     pub(crate) recall: Recall,
     pub(crate) host_compilers: HostCompilers,
+    pub(crate) crashes: Crashes,
     pub(crate) child_tokens: Tokens,
     /// Calls whose inputs are being looked for.
     pub(crate) call_tokens: Tokens,
@@ -119,6 +121,8 @@ impl Executor {
         let index_file = droste_state.join("children.sqlite");
         let index = Index::open(&index_file).map_err(state_error(&index_file))?;
         let records = Records::open(&index_file).map_err(state_error(&index_file))?;
+        let crashes =
+            Crashes::open(&droste_state, &index_file).map_err(state_error(&droste_state))?;
         let physical = store.physical_dir().to_owned();
         let store_fd = rustix::fs::open(
             &physical,
@@ -144,6 +148,7 @@ impl Executor {
             memory: FileMemory::default(),
             recall: Recall::default(),
             host_compilers: HostCompilers::new(droste_state.join("host-compilers")),
+            crashes,
             in_flight: InFlight::default(),
             drivers: Mutex::default(),
             programs: Mutex::default(),

@@ -8,6 +8,7 @@
 
 mod assemble;
 mod call;
+pub mod crash;
 pub mod derivation;
 mod discover;
 pub mod environment;

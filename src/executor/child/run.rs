@@ -13,6 +13,7 @@ use store_api::BuildMode;
 use store_types::{ContentAddressMethod, DerivationKind, HashAlgorithm, StorePath};
 
 use super::assemble::Made;
+use super::crash::is_undamaged;
 use super::index::Child;
 use super::outcome::{ChildFile, ChildResult, InPlace};
 use crate::Executor;
@@ -134,11 +135,8 @@ impl Executor {
         is_gone: IsGone<'_>,
         request: impl FnOnce() -> Result<ChildRequest, InPlace>,
     ) -> Result<(Arc<Child>, Origin), InPlace> {
-        match self.index.get(drv_path) {
-            Ok(Some(child)) => return Ok((child, Origin::Reused)),
-            Ok(None) => {}
-            // Without a memory, every call runs in place.
-            Err(_) => return Err(InPlace::new("index-failed")),
+        if let Some(child) = self.known_child(drv_path)? {
+            return Ok((child, Origin::Reused));
         }
         let waiting = {
             let mut in_flight = self
@@ -165,11 +163,7 @@ impl Executor {
             answer: None,
         };
         // Another may have ended between the first look and the entry.
-        let known = self
-            .index
-            .get(drv_path)
-            .map_err(|_| InPlace::new("index-failed"))?;
-        let (answer, origin) = match known {
+        let (answer, origin) = match self.known_child(drv_path)? {
             Some(child) => (Ok(child), Origin::Reused),
             None => {
                 let ran = self.run_child(drv_path, request, &is_unwanted);
@@ -182,6 +176,48 @@ impl Executor {
         building.answer = Some(answer.clone());
         drop(building);
         answer.map(|child| (child, origin))
+    }
+
+    /// What is remembered of a child. If its output was damaged by a crash, it is forgotten.
+    pub(super) fn known_child(&self, drv_path: &StorePath) -> Result<Option<Arc<Child>>, InPlace> {
+        // Without a memory, every call runs in place.
+        let failed = |_| InPlace::new("index-failed");
+        let Some(child) = self.index.get(drv_path).map_err(failed)? else {
+            return Ok(None);
+        };
+        if self.crashes.is_sound(&self.store, &child.output) {
+            return Ok(Some(child));
+        }
+        self.index.forget(drv_path).map_err(failed)?;
+        Ok(None)
+    }
+
+    /// An error if one of these inputs was damaged by a crash.
+    pub(super) fn check_inputs(&self, inputs: &BTreeSet<StorePath>) -> Result<(), InPlace> {
+        let damaged = |path: &&StorePath| !self.crashes.is_sound(&self.store, path);
+        match inputs.iter().find(damaged) {
+            None => Ok(()),
+            Some(path) => {
+                (self.settings.diagnose)(&format!(
+                    "store path `{path}` is damaged; calls that need it run in place"
+                ));
+                Err(InPlace::new("input-damaged"))
+            }
+        }
+    }
+
+    /// Takes an output out of the store that has not the content that the store says, so
+    /// that it can be built again; whether that was possible.
+    fn remove_damaged(&self, output: &StorePath) -> bool {
+        (self.settings.diagnose)(&format!(
+            "store path `{output}` is damaged and is built again"
+        ));
+        let paths = BTreeSet::from([output.clone()]);
+        let removed = self.store.lock_paths(&paths).and_then(|_lock| {
+            self.store.invalidate(&paths)?;
+            self.store.remove_invalid(output)
+        });
+        removed.is_ok()
     }
 
     fn run_child(
@@ -201,15 +237,18 @@ impl Executor {
             InPlace::new("child-not-run")
         };
         self.add_child_inputs(request).map_err(failed)?;
+        self.check_inputs(&request.made.drv.input_srcs)?;
         // Nix may have built it, or a memory was lost.
         let known = self
             .known_outputs(&request.made.path, &request.made.drv)
             .map_err(failed)?;
         let (output, origin) = match known.get("out") {
-            Some(output) if self.is_undamaged(output) => (output.clone(), Origin::Reused),
+            Some(output) if is_undamaged(&self.store, output) => (output.clone(), Origin::Reused),
             // The store says that it has it, so it cannot be built in its place.
-            Some(_) => return Err(InPlace::new("child-damaged")),
-            None => (
+            Some(output) if !self.remove_damaged(output) => {
+                return Err(InPlace::new("child-damaged"));
+            }
+            _ => (
                 self.build_child(request, is_unwanted).map_err(failed)?,
                 Origin::Built,
             ),
@@ -222,16 +261,6 @@ impl Executor {
             .put(&request.made.path, child.clone())
             .map_err(|_| InPlace::new("index-failed"))?;
         Ok((child, origin))
-    }
-
-    /// Whether an output that we do not remember has the content that the store says.
-    fn is_undamaged(&self, output: &StorePath) -> bool {
-        let name = std::ffi::OsStr::new(output.base_name());
-        let hash = store_nar::dump_and_hash(self.store.store_fd(), name);
-        match (self.store.path_info(output), hash) {
-            (Ok(Some(info)), Ok((hash, _))) => info.nar_hash == hash,
-            _ => false,
-        }
     }
 
     pub(super) fn add_child_inputs(&self, request: &ChildRequest) -> Result<(), BuildError> {

@@ -9,7 +9,7 @@ use shim_core::protocol::Call;
 use store_types::{StoreDir, StorePath};
 
 use super::environment::words;
-use super::host::HostCompiler;
+use super::host::{Destination, HostCompiler};
 use super::inputs::absolute;
 use super::outcome::InPlace;
 use super::tree::{CallerTree, Found, StoreTree, Walker, join, split_last};
@@ -280,8 +280,12 @@ fn locate_on_host(
         exec_path = next_on_host(walker, &name, &call.cwd, env)?.ok_or_else(unknown)?;
     }
     let path = host_path(walker.tree(), env).unwrap_or_default();
-    let compilers = &executor.host_compilers;
-    let compiler = compilers.get(&executor.store, &exec_path, &path)?;
+    let into = Destination {
+        store: &executor.store,
+        crashes: &executor.crashes,
+        diagnose: executor.settings.diagnose,
+    };
+    let compiler = executor.host_compilers.get(&into, &exec_path, &path)?;
     walker.bind(&compiler);
     let Found::StoreFile(place) = walker.find(b"/", &exec_path)? else {
         // It was replaced a moment ago.

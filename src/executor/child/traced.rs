@@ -18,6 +18,7 @@ use store_types::{Hash, StorePath, sha256};
 
 use super::assemble::{Command, Made};
 use super::call::{Asked, in_place, prepare_output};
+use super::crash::is_undamaged;
 use super::discover::{Observer, Started, normal};
 use super::environment::relevant_if_traced;
 use super::files::{input_path, object_name};
@@ -233,11 +234,7 @@ impl Traceable<'_> {
             if let Some(reason) = &record.refused {
                 return Ok(Some(Err(InPlace::named(reason.clone()))));
             }
-            let known = executor
-                .index
-                .get(&record.drv)
-                .map_err(|_| InPlace::new("index-failed"))?;
-            if let Some(child) = known {
+            if let Some(child) = executor.known_child(&record.drv)? {
                 return Ok(Some(Ok(child)));
             }
         }
@@ -282,6 +279,7 @@ impl Traceable<'_> {
             ));
             InPlace::new("child-not-run")
         };
+        executor.check_inputs(&first.drv.input_srcs)?;
         let place = executor.child_place(&first).map_err(failed)?;
         let mut visible = executor
             .closure(&first.drv.input_srcs)
@@ -331,12 +329,16 @@ impl Traceable<'_> {
         }
         let request = self.request(&made, &view, &files)?;
         executor.add_child_inputs(&request).map_err(failed)?;
+        executor.check_inputs(&made.drv.input_srcs)?;
         let output = {
             let _lock = executor.lock_child(&made.path, is_gone).map_err(failed)?;
             let known = executor
                 .known_outputs(&made.path, &made.drv)
                 .map_err(failed)?;
             match known.get("out") {
+                Some(output) if !is_undamaged(&executor.store, output) => {
+                    return Err(InPlace::new("child-damaged"));
+                }
                 Some(output) => output.clone(),
                 None => {
                     let candidates = executor

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 
-use store_local::LocalStore;
 use store_types::{ContentAddressMethod, HashAlgorithm, StorePath};
 
 use super::super::outcome::InPlace;
+use super::Destination;
 use super::members::{Node, open};
 use super::stamp::Stamp;
 
@@ -29,7 +29,7 @@ enum Tree<'a> {
 /// A file that is not any more what was seen, cannot be read, or a store that does not
 /// take the object.
 pub(super) fn import(
-    store: &LocalStore,
+    into: &Destination<'_>,
     name: &str,
     nodes: &BTreeMap<Vec<u8>, Node>,
 ) -> Result<StorePath, InPlace> {
@@ -43,7 +43,7 @@ pub(super) fn import(
             nar.tree(&tree)?;
             nar.0.flush()
         });
-        let added = store.add_content_addressed(
+        let added = into.store.add_content_addressed(
             name,
             ContentAddressMethod::Nar,
             HashAlgorithm::Sha256,
@@ -58,11 +58,27 @@ pub(super) fn import(
             Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
                 Err(InPlace::new("compiler-unreadable"))
             }
-            _ => added
-                .map(|info| info.path)
-                .map_err(|_| InPlace::new("compiler-not-imported")),
+            _ => added.map(|info| info.path).map_err(|error| {
+                (into.diagnose)(&format!(
+                    "the compiler `{name}` was not taken into the store: {}",
+                    chain(&error)
+                ));
+                InPlace::new("compiler-not-imported")
+            }),
         }
     })
+}
+
+/// An error and its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// The nodes in their directories; `None` if one lies below what is no directory.

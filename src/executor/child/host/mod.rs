@@ -36,6 +36,7 @@ pub use self::parts::HostKind;
 use self::parts::{Parts, find_parts};
 use self::stamp::Facts;
 use self::watch::Watch;
+use super::crash::Crashes;
 use super::outcome::InPlace;
 use super::tree::{Bind, CLOCK_GRAIN_NANOS, now_nanos};
 
@@ -91,6 +92,29 @@ struct Checked {
     heard: Option<u64>,
 }
 
+/// Where compilers are taken.
+pub struct Destination<'a> {
+    /// The store.
+    pub store: &'a LocalStore,
+    /// Whether its objects can be believed.
+    pub crashes: &'a Crashes,
+    /// Is told why one was not taken.
+    pub diagnose: fn(&str),
+}
+
+impl Destination<'_> {
+    /// The path of a valid object, if no crash has damaged it.
+    fn if_sound(&self, path: StorePath) -> Result<StorePath, InPlace> {
+        if self.crashes.is_sound(self.store, &path) {
+            return Ok(path);
+        }
+        (self.diagnose)(&format!(
+            "store path `{path}` is damaged; calls of this compiler run in place"
+        ));
+        Err(InPlace::new("compiler-damaged"))
+    }
+}
+
 /// A program's path, and the `PATH` of its caller.
 type Question = (Vec<u8>, Vec<u8>);
 
@@ -123,7 +147,7 @@ impl HostCompilers {
     /// what cannot be taken into the store.
     pub fn get(
         &self,
-        store: &LocalStore,
+        into: &Destination<'_>,
         program: &[u8],
         path: &[u8],
     ) -> Result<Arc<HostCompiler>, InPlace> {
@@ -137,7 +161,7 @@ impl HostCompilers {
             return known.answer.clone();
         }
         let objects = objects.get_or_insert_with(|| self.read_record());
-        let known = self.look(store, objects, program, path);
+        let known = self.look(into, objects, program, path);
         let answer = known.answer.clone();
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= QUESTIONS_MAX {
@@ -184,7 +208,7 @@ impl HostCompilers {
     /// Finds out what a program is, and has it in the store.
     fn look(
         &self,
-        store: &LocalStore,
+        into: &Destination<'_>,
         objects: &mut BTreeMap<Hash, StorePath>,
         program: &[u8],
         path: &[u8],
@@ -198,12 +222,12 @@ impl HostCompilers {
             let listens = self.watch.listen(&members.dirs);
             let heard = self.watch.heard();
             let answer = parts.and_then(|parts| {
-                check_places(store, &members)?;
+                check_places(into.store, &members)?;
                 if !is_settled(&members.facts) {
                     return Err(InPlace::new("compiler-changes"));
                 }
-                let store_path = self.store_path(store, objects, &parts.name, &members.nodes)?;
-                Ok(Arc::new(compiler(store, store_path, parts, &members)))
+                let store_path = self.store_path(into, objects, &parts.name, &members.nodes)?;
+                Ok(Arc::new(compiler(into.store, store_path, parts, &members)))
             });
             // Whatever was read meanwhile was one state if all is as it was seen before.
             let holds = is_settled(&members.facts) && members.facts.hold();
@@ -239,7 +263,7 @@ impl HostCompilers {
     /// The store path of these members: the recorded one, if it is there, or a new one.
     fn store_path(
         &self,
-        store: &LocalStore,
+        into: &Destination<'_>,
         objects: &mut BTreeMap<Hash, StorePath>,
         name: &str,
         nodes: &BTreeMap<Vec<u8>, Node>,
@@ -247,15 +271,16 @@ impl HostCompilers {
         let name = super::files::object_name(name.as_bytes());
         let key = members_hash(&name, nodes);
         if let Some(path) = objects.get(&key) {
-            let is_there = store
+            let is_there = into
+                .store
                 // Before it is asked whether it is valid, so that it stays so.
                 .add_temp_root(path)
-                .and_then(|()| store.is_valid(path));
+                .and_then(|()| into.store.is_valid(path));
             if is_there.map_err(|_| InPlace::new("compiler-not-imported"))? {
-                return Ok(path.clone());
+                return into.if_sound(path.clone());
             }
         }
-        let path = import::import(store, &name, nodes)?;
+        let path = into.if_sound(import::import(into, &name, nodes)?)?;
         self.append_record(&key, &path);
         objects.insert(key, path.clone());
         Ok(path)

@@ -13,23 +13,35 @@ struct World {
     dir: tempfile::TempDir,
     store: LocalStore,
     compilers: HostCompilers,
+    crashes: Crashes,
 }
 
 fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     let store = LocalStore::open(&dir.path().join("root"), StoreDir::default()).unwrap();
     let compilers = HostCompilers::new(dir.path().join("host-compilers"));
+    let crashes = Crashes::open(dir.path(), &dir.path().join("db")).unwrap();
     World {
         dir,
         store,
         compilers,
+        crashes,
     }
 }
 
 impl World {
+    fn destination(&self) -> Destination<'_> {
+        Destination {
+            store: &self.store,
+            crashes: &self.crashes,
+            diagnose: |text| eprintln!("{text}"),
+        }
+    }
+
     fn get(&self, program: &Path, path: &str) -> Result<Arc<HostCompiler>, InPlace> {
         let program = program.as_os_str().as_bytes();
-        self.compilers.get(&self.store, program, path.as_bytes())
+        self.compilers
+            .get(&self.destination(), program, path.as_bytes())
     }
 }
 
@@ -237,7 +249,7 @@ fn the_next_process_does_not_read_a_compiler_again_unless_its_object_is_gone() {
     let get = |compilers: &HostCompilers| {
         let program = program.as_os_str().as_bytes();
         compilers
-            .get(&world.store, program, PATH.as_bytes())
+            .get(&world.destination(), program, PATH.as_bytes())
             .unwrap()
     };
     assert_eq!(get(&next).store_path, first.store_path);
