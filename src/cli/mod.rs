@@ -13,6 +13,7 @@ mod expressions;
 mod instance;
 mod interrupt;
 mod masquerade;
+mod memo;
 mod report;
 mod run;
 mod serving;
@@ -78,6 +79,7 @@ enum Command {
     Build(build::BuildArgs),
     Run(run::RunArgs),
     Cc(cc::CcArgs),
+    Memo(memo::MemoArgs),
     Stats(stats::StatsArgs),
     Store(store::StoreArgs),
     Child(child::ChildArgs),
@@ -220,6 +222,7 @@ fn run(context: &Context, command: &Command) -> Result<u8, CommandError> {
         Command::Build(args) => build::run(context, args),
         Command::Run(args) => run::run(context, args),
         Command::Cc(args) => cc::run(context, args),
+        Command::Memo(args) => memo::run(context, args),
         Command::Stats(args) => stats::run(context, args),
         Command::Store(args) => store::run(context, args),
         Command::Child(args) => child::run(context, args),

@@ -19,7 +19,7 @@ use super::outcome::InPlace;
 use super::run::{ChildRequest, IsGone, Origin};
 use super::tools::{Compiler, child_path, environment_map};
 use super::tree::{CallerTree, Found, Walker, split_last};
-use super::{reply, scanned, traced};
+use super::{memo, reply, scanned, traced};
 use crate::Executor;
 use crate::context::{Caller, Counted};
 
@@ -70,6 +70,9 @@ pub(super) fn answer(
         is_gone,
         scanned: OnceCell::new(),
     };
+    if let Some(memo) = &call.memo {
+        return memo::answer(&asked, memo);
+    }
     // A driver looks for itself by this name in `PATH`, and then for its parts beside it.
     if let Some(name) = call.argv.first()
         && !name.contains(&b'/')

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use droste_sandbox::{FileUser, Intent, Listener, Lookup, Notification, Running, lookups, root_of};
-use rustix::fs::{Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use shim_core::args::records_times;
 use shim_core::manifest::LAID;
@@ -19,8 +19,9 @@ use store_types::StoreDir;
 
 use super::call::Asked;
 use super::environment::named_but_dropped;
-use super::inputs::INPUT_MTIME;
+use super::inputs::{INPUT_MTIME, LISTED_MTIME};
 use super::interpreter::{interpreter, script};
+use super::memo::Declared;
 use super::outcome::InPlace;
 use super::records::Query;
 use super::run::ChildPlace;
@@ -30,7 +31,7 @@ use super::view::View;
 /// The kernel's own files: a sandbox has its own.
 const SAME_EVERYWHERE: &[&[u8]] = &[b"/dev", b"/proc", b"/sys"];
 
-/// Files of the host that a program of it finds by itself and does without: with them it
+/// Files of the host that a compiler of it finds by itself and does without: with them it
 /// would depend on what else is installed.
 const NEVER_SHOWN: &[&[u8]] = &[b"/etc/ld.so.cache", b"/etc/ld.so.preload"];
 
@@ -50,7 +51,13 @@ pub(super) struct Observer<'a, 'v> {
     /// Paths that are laid out in the sandbox.
     laid: HashSet<Vec<u8>>,
     /// How much of the view is laid out.
-    laid_of: (usize, usize, usize),
+    laid_of: [usize; 4],
+    /// Those among them that are only names, so far.
+    listed: HashSet<Vec<u8>>,
+    /// What a call of any program declares, as long as it is not laid out.
+    declared: Option<&'v Declared>,
+    /// Files that are not shown.
+    never_shown: &'static [&'static [u8]],
     root: Option<OwnedFd>,
     /// The environment of the tool.
     env: &'v BTreeMap<Vec<u8>, Vec<u8>>,
@@ -83,13 +90,23 @@ impl<'a, 'v> Observer<'a, 'v> {
         outputs: HashSet<Vec<u8>>,
         place: &'v ChildPlace,
         env: &'v BTreeMap<Vec<u8>, Vec<u8>>,
+        declared: Option<&'v Declared>,
     ) -> Self {
         let layout = &view.walker.layout;
         let laid = layout.dirs.iter().chain(layout.links.keys()).cloned();
         Self {
             asked,
-            laid: laid.chain(view.files.keys().cloned()).collect(),
+            laid: laid
+                .chain(view.files.keys().cloned())
+                .chain(view.listed.iter().cloned())
+                .collect(),
             laid_of: view.extent(),
+            listed: view.listed.iter().cloned().collect(),
+            declared,
+            never_shown: match declared {
+                None => NEVER_SHOWN,
+                Some(_) => &[],
+            },
             view,
             outputs,
             place,
@@ -151,7 +168,9 @@ impl<'a, 'v> Observer<'a, 'v> {
         }
         let written = root_of(listener, call)
             .map_err(|_| Errno::SRCH)
-            .and_then(|root| self.as_build(|| write_new(&root, LAID.as_bytes(), &list, false)));
+            .and_then(|root| {
+                self.as_build(|| write_new(&root, LAID.as_bytes(), &list, false, INPUT_MTIME))
+            });
         if written.is_err() {
             self.odd = Some(InPlace::new("cannot-lay-out"));
         }
@@ -168,6 +187,12 @@ impl<'a, 'v> Observer<'a, 'v> {
             match root_of(listener, call) {
                 Ok(root) => self.root = Some(root),
                 Err(_) => return,
+            }
+        }
+        if let Some(declared) = self.declared.take() {
+            let taken = declared.take_into(self.view).and_then(|()| self.lay_out());
+            if let Err(reason) = taken {
+                self.odd.get_or_insert(reason);
             }
         }
         for lookup in found {
@@ -193,7 +218,7 @@ impl<'a, 'v> Observer<'a, 'v> {
             return Ok(());
         }
         let is_below = |dir: &&&[u8]| is_below(path, dir);
-        if NEVER_SHOWN.iter().any(|file| path == *file) {
+        if self.never_shown.contains(&path) {
             return Ok(());
         }
         if intent == Intent::Read && may_be_text(path) {
@@ -205,6 +230,19 @@ impl<'a, 'v> Observer<'a, 'v> {
                 Intent::Execute => self.check_script(path),
                 _ => Ok(()),
             };
+        }
+        if self.view.hides(path) && intent != Intent::Execute {
+            // What is there is what the call has made so far.
+            return self.ask_parent(path);
+        }
+        if self.is_listed_only(path, false) {
+            if matches!(
+                intent,
+                Intent::Modify | Intent::Remove | Intent::Overwrite | Intent::Replace
+            ) {
+                return Err(InPlace::with_detail("changed-input", display(path)));
+            }
+            self.ask(Query::Path(path.to_vec()))?;
         }
         if self.is_here(path) {
             let follows = !matches!(intent, Intent::Remove | Intent::Replace | Intent::CreateNew);
@@ -389,20 +427,35 @@ impl<'a, 'v> Observer<'a, 'v> {
                     .map_err(failed)?;
             }
         }
-        for (path, file) in &self.view.files {
+        for path in self.view.listed.iter() {
             if !self.laid.contains(path) {
+                match self.as_build(|| write_new(root, path, &[], false, LISTED_MTIME)) {
+                    // One that the call itself has replaced.
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(failed(error)),
+                }
+                self.listed.insert(path.clone());
+            }
+        }
+        for (path, file) in &self.view.files {
+            let is_listed = self.listed.remove(path);
+            if is_listed {
+                self.as_build(|| remove(root, path)).map_err(failed)?;
+            }
+            if is_listed || !self.laid.contains(path) {
                 let memory = &self.asked.executor.memory;
                 let bytes = memory.bytes(self.view.walker.tree(), path, file)?;
                 if records_times(&bytes) {
                     return Err(InPlace::new("modification-time"));
                 }
-                self.as_build(|| write_new(root, path, &bytes, file.executable))
+                self.as_build(|| write_new(root, path, &bytes, file.executable, INPUT_MTIME))
                     .map_err(failed)?;
             }
         }
         let layout = &self.view.walker.layout;
         let new = layout.dirs.iter().chain(layout.links.keys());
-        self.laid.extend(new.chain(self.view.files.keys()).cloned());
+        let new = new.chain(self.view.files.keys()).chain(&self.view.listed);
+        self.laid.extend(new.cloned());
         Ok(())
     }
 
@@ -423,10 +476,11 @@ impl<'a, 'v> Observer<'a, 'v> {
     /// the host lead to files of the host, those that the tool made to anywhere.
     fn open_end(&self, path: &[u8]) -> Option<Vec<u8>> {
         let root = self.root.as_ref()?;
-        if !matches!(
+        let is_missing = matches!(
             open_below(root, path, OFlags::PATH, true),
             Err(Errno::NOENT)
-        ) {
+        );
+        if !is_missing && !self.is_listed_only(path, true) {
             return None;
         }
         let link = open_below(root, path, OFlags::PATH | OFlags::NOFOLLOW, true).ok()?;
@@ -436,6 +490,21 @@ impl<'a, 'v> Observer<'a, 'v> {
             true => normal(target),
             false => normal(&join(split_last(path).0, target)),
         })
+    }
+
+    /// Whether there is only a name at this path, or if that is a link and it `follows`, where
+    /// it leads.
+    fn is_listed_only(&self, path: &[u8], follows: bool) -> bool {
+        if self.listed.is_empty() {
+            return false;
+        }
+        let mut flags = OFlags::PATH;
+        flags.set(OFlags::NOFOLLOW, !follows);
+        self.root
+            .as_ref()
+            .and_then(|root| open_below(root, path, flags, true).ok())
+            .and_then(|fd| rustix::fs::fstat(fd).ok())
+            .is_some_and(|stat| stat.st_mtime == LISTED_MTIME && stat.st_size == 0)
     }
 
     /// Whether what is at this path was laid out by us, under whatever name.
@@ -449,7 +518,7 @@ impl<'a, 'v> Observer<'a, 'v> {
             return true;
         };
         // Nothing that the tool made has this time, and it cannot change ours unseen.
-        self.laid.contains(path) || real.st_mtime == INPUT_MTIME
+        self.laid.contains(path) || [INPUT_MTIME, LISTED_MTIME].contains(&real.st_mtime)
     }
 }
 
@@ -528,7 +597,18 @@ fn make_link(root: &OwnedFd, path: &[u8], target: &[u8]) -> Result<(), Errno> {
     rustix::fs::symlinkat(target, &parent, name)
 }
 
-fn write_new(root: &OwnedFd, path: &[u8], bytes: &[u8], executable: bool) -> Result<(), Errno> {
+fn remove(root: &OwnedFd, path: &[u8]) -> Result<(), Errno> {
+    let (parent, name) = parent_of(root, path)?;
+    rustix::fs::unlinkat(&parent, name, AtFlags::empty())
+}
+
+fn write_new(
+    root: &OwnedFd,
+    path: &[u8],
+    bytes: &[u8],
+    executable: bool,
+    mtime: i64,
+) -> Result<(), Errno> {
     let (parent, name) = parent_of(root, path)?;
     let mode = if executable { 0o755 } else { 0o644 };
     let file = rustix::fs::openat(
@@ -544,7 +624,7 @@ fn write_new(root: &OwnedFd, path: &[u8], bytes: &[u8], executable: bool) -> Res
     }
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
     let time = Timespec {
-        tv_sec: INPUT_MTIME,
+        tv_sec: mtime,
         tv_nsec: 0,
     };
     rustix::fs::futimens(

@@ -24,6 +24,9 @@ use super::tree::{Found, Layout, Walker, join, split_last};
 /// their times.
 pub const INPUT_MTIME: i64 = 315_532_800;
 
+/// The time of what stands for a file of which a call knows no more than the name.
+pub const LISTED_MTIME: i64 = INPUT_MTIME - 1;
+
 /// A search that touches more files than this runs in place.
 const FILES_MAX: usize = 50_000;
 

@@ -17,6 +17,7 @@ pub mod host;
 pub mod index;
 pub mod inputs;
 mod interpreter;
+mod memo;
 pub mod outcome;
 pub mod recall;
 pub mod records;

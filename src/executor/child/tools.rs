@@ -324,7 +324,7 @@ fn next_on_host(
 }
 
 /// `PATH` on the host, without the directories of our own shims; `None` if there is none.
-fn host_path(tree: &CallerTree, env: &BTreeMap<Vec<u8>, Vec<u8>>) -> Option<Vec<u8>> {
+pub fn host_path(tree: &CallerTree, env: &BTreeMap<Vec<u8>, Vec<u8>>) -> Option<Vec<u8>> {
     let path = env.get(&b"PATH"[..])?;
     let entries = path.split(|byte| *byte == b':');
     let kept: Vec<&[u8]> = entries.filter(|entry| !tree.is_hidden(entry)).collect();

@@ -13,18 +13,20 @@ use std::time::Duration;
 
 use bstr::ByteSlice;
 use shim_core::args::{self, Traced};
+use shim_core::manifest::Entry;
 use shim_core::protocol::Done;
-use store_types::{Hash, StorePath, sha256};
+use store_types::{Hash, StoreDir, StorePath, sha256};
 
 use super::assemble::{Command, Made};
 use super::call::{Asked, in_place, prepare_output};
 use super::crash::is_undamaged;
 use super::discover::{Observer, Started, normal};
 use super::environment::relevant_if_traced;
-use super::files::{input_path, object_name};
+use super::files::{input_path, nar_of_file, object_name};
 use super::host::HostCompiler;
 use super::index::Child;
-use super::inputs::{InputFile, absolute, base_name};
+use super::inputs::{InputFile, LISTED_MTIME, absolute, base_name};
+use super::memo::Declared;
 use super::outcome::InPlace;
 use super::records::{Query, Record};
 use super::reply::{Unusable, reply};
@@ -76,27 +78,37 @@ impl Drop for Turn<'_> {
 }
 
 /// A call that is to be traced.
-struct Traceable<'a> {
-    asked: &'a Asked<'a>,
-    facts: Traced,
-    command: Command,
+pub(super) struct Traceable<'a> {
+    pub(super) asked: &'a Asked<'a>,
+    pub(super) facts: Traced,
+    pub(super) command: Command,
     /// The child's name.
-    name: String,
+    pub(super) name: String,
     /// What its program consists of, if that is the host's.
-    host: Option<Arc<HostCompiler>>,
+    pub(super) host: Option<Arc<HostCompiler>>,
     /// Store paths that it needs whatever it looks up.
-    tools: BTreeSet<StorePath>,
+    pub(super) tools: BTreeSet<StorePath>,
     /// The files that it replaces, absolute.
-    outputs: HashSet<Vec<u8>>,
+    pub(super) outputs: HashSet<Vec<u8>>,
     /// One of them that is there, as it was named.
-    older: Option<Vec<u8>>,
-    shape: Hash,
+    pub(super) older: Option<Vec<u8>>,
+    /// What a call of any program declares.
+    pub(super) declared: Option<Declared>,
+    pub(super) shape: Hash,
 }
 
 /// Finds or builds the child of a call for which a scan gave no answer.
 pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
+    answer_of(asked, || prepare(asked))
+}
+
+/// Finds or builds the child of a call of which this is what is to be traced.
+pub(super) fn answer_of<'a>(
+    asked: &'a Asked<'a>,
+    prepare: impl FnOnce() -> Result<Traceable<'a>, InPlace>,
+) -> Result<(Done, Origin), InPlace> {
     let looking = take_turn_to_look(asked)?;
-    let traceable = prepare(asked)?;
+    let traceable = prepare()?;
     let is_input = |path: &StorePath| asked.caller.is_allowed(path);
     if let Some(answer) = traceable.known_answer(&is_input)? {
         return Ok(answer);
@@ -124,6 +136,11 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
         Err(Unusable::Reason(reason)) => Err(reason),
         Err(Unusable::Gone) => Err(InPlace::new("child-unreadable")),
     }
+}
+
+/// What stands in a listed directory for a file that nobody has looked at.
+fn empty_file(store_dir: &StoreDir) -> StorePath {
+    input_path(store_dir, &nar_of_file(b"").0, b"listed")
 }
 
 /// The look at the inputs is work, and holds what it reads.
@@ -211,6 +228,7 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
         tools,
         outputs,
         older,
+        declared: None,
         facts,
     })
 }
@@ -219,6 +237,12 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
 type Known = Result<Arc<Child>, InPlace>;
 
 impl Traceable<'_> {
+    fn new_view<'v>(&'v self, is_input: &'v dyn Fn(&StorePath) -> bool) -> View<'v> {
+        let hidden = self.declared.as_ref().map(|declared| &declared.hidden);
+        let hidden = hidden.cloned().unwrap_or_default();
+        View::new(self.asked, is_input, self.host.as_deref(), hidden)
+    }
+
     /// Looks for a record of which all still holds.
     fn look(&self, is_input: &dyn Fn(&StorePath) -> bool) -> Result<Option<Known>, InPlace> {
         let failed = |_| InPlace::new("index-failed");
@@ -243,7 +267,7 @@ impl Traceable<'_> {
 
     /// The child that follows from what a record asked for, as it is now.
     fn asked_again(&self, record: &Record, is_input: &dyn Fn(&StorePath) -> bool) -> Option<Made> {
-        let mut view = View::new(self.asked, is_input, self.host.as_deref());
+        let mut view = self.new_view(is_input);
         for query in &record.queries {
             view.ask(query.clone()).ok()?;
         }
@@ -254,7 +278,17 @@ impl Traceable<'_> {
     /// The child of what a view holds, and its files.
     fn child_of(&self, view: &View<'_>) -> Result<(Made, BTreeMap<Vec<u8>, InputFile>), InPlace> {
         let files = view.input_files(self.facts.preprocesses)?;
-        let (entries, mut inputs) = self.asked.lay_out(&view.walker.layout, &files);
+        let (mut entries, mut inputs) = self.asked.lay_out(&view.walker.layout, &files);
+        if !view.listed.is_empty() {
+            let source = empty_file(self.asked.store_dir());
+            entries.extend(view.listed.iter().map(|path| Entry::File {
+                path: path.clone(),
+                mtime_seconds: LISTED_MTIME,
+                source: self.asked.store_dir().display(&source).into_bytes(),
+                executable: false,
+            }));
+            inputs.insert(source);
+        }
         inputs.extend(self.tools.iter().cloned());
         let manifest = self.command.manifest(entries);
         Ok((self.asked.make_child(&self.name, &manifest, inputs)?, files))
@@ -263,11 +297,14 @@ impl Traceable<'_> {
     /// Runs the call and lays out what it looks up.
     fn discover(&self, is_input: &dyn Fn(&StorePath) -> bool) -> Result<Known, InPlace> {
         let executor = self.asked.executor;
-        let mut view = View::new(self.asked, is_input, self.host.as_deref());
+        let mut view = self.new_view(is_input);
         // What has to be there before the tool starts.
         view.ask(Query::Path(self.command.cwd.clone()))?;
         for output in &self.outputs {
             view.ask(Query::Path(split_last(output).0.to_vec()))?;
+        }
+        if let Some(declared) = &self.declared {
+            declared.begin(&mut view)?;
         }
         let (first, _) = self.child_of(&view)?;
         let text = executor.store_dir().display(&first.path);
@@ -297,6 +334,7 @@ impl Traceable<'_> {
             self.outputs.clone(),
             &place,
             &self.command.env,
+            self.declared.as_ref(),
         );
         let (tell, told) = mpsc::channel();
         let (observed, ran) = std::thread::scope(|scope| {
@@ -360,6 +398,9 @@ impl Traceable<'_> {
         if result.status == Some(0) {
             self.asked.learn(view.files.keys());
         }
+        if let Some(declared) = &self.declared {
+            declared.count_others(self.asked, view.files.keys());
+        }
         let child = Arc::new(Child { output, result });
         executor
             .index
@@ -376,6 +417,9 @@ impl Traceable<'_> {
         files: &BTreeMap<Vec<u8>, InputFile>,
     ) -> Result<ChildRequest, InPlace> {
         let mut contents = Vec::new();
+        if !view.listed.is_empty() {
+            contents.push((empty_file(self.asked.store_dir()), Arc::from([])));
+        }
         for (path, input) in files {
             let store_path = input_path(
                 self.asked.store_dir(),

@@ -3,7 +3,7 @@
 //! The same code answers a tool that runs for the first time and the records of an
 //! earlier run, so that both come to the same child if nothing has changed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::call::Asked;
 use super::files::LocalFile;
@@ -11,7 +11,7 @@ use super::host::HostCompiler;
 use super::inputs::{InputFile, with_times};
 use super::outcome::InPlace;
 use super::records::Query;
-use super::tree::{Entry, Found, Walker, join};
+use super::tree::{Entry, Found, Walker, join, split_last};
 
 /// A directory with more entries than this is not laid out for being listed.
 const LISTED_MAX: usize = 4096;
@@ -28,9 +28,67 @@ pub(super) struct View<'a> {
     pub(super) walker: Walker<'a>,
     /// Local files by their real paths.
     pub(super) files: BTreeMap<Vec<u8>, LocalFile>,
+    /// Local files of which nothing but the names is known, in directories that were listed.
+    pub(super) listed: BTreeSet<Vec<u8>>,
     queries: Vec<Query>,
     seen: HashSet<Query>,
     bytes_read: usize,
+    hidden: Hidden,
+}
+
+/// What its caller has and a call is not to see.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hidden {
+    /// Paths that are not to be there.
+    paths: HashSet<Vec<u8>>,
+    /// Directories that are to be empty.
+    dirs: HashSet<Vec<u8>>,
+    /// Compiled modules of Python's.
+    python_caches: bool,
+}
+
+/// The directory of compiled modules.
+const PYTHON_CACHE: &[u8] = b"__pycache__";
+
+impl Hidden {
+    /// What is hidden of calls of programs that may be Python's.
+    pub(super) fn of_any_program() -> Self {
+        Self {
+            python_caches: true,
+            ..Self::default()
+        }
+    }
+
+    /// Hides what has these names.
+    pub(super) fn add(&mut self, names: Vec<Vec<u8>>) {
+        self.paths.extend(names);
+    }
+
+    /// Hides what is in the directory that has these names.
+    pub(super) fn add_below(&mut self, names: Vec<Vec<u8>>) {
+        self.dirs.extend(names);
+    }
+
+    fn has(&self, path: &[u8]) -> bool {
+        if self.python_caches
+            && path
+                .split(|byte| *byte == b'/')
+                .any(|part| part == PYTHON_CACHE)
+        {
+            return true;
+        }
+        if self.paths.is_empty() && self.dirs.is_empty() {
+            return false;
+        }
+        let mut here = path;
+        while here.len() > 1 {
+            if self.paths.contains(here) || (here.len() < path.len() && self.dirs.contains(here)) {
+                return true;
+            }
+            here = split_last(here).0;
+        }
+        false
+    }
 }
 
 impl<'a> View<'a> {
@@ -40,6 +98,7 @@ impl<'a> View<'a> {
         asked: &'a Asked<'a>,
         is_input: &'a dyn Fn(&store_types::StorePath) -> bool,
         host: Option<&HostCompiler>,
+        hidden: Hidden,
     ) -> Self {
         let mut walker = Walker::new(asked.tree(), &asked.executor.store_tree, is_input);
         if let Some(compiler) = host {
@@ -49,10 +108,17 @@ impl<'a> View<'a> {
             asked,
             walker,
             files: BTreeMap::new(),
+            listed: BTreeSet::new(),
             queries: Vec::new(),
             seen: HashSet::new(),
             bytes_read: 0,
+            hidden,
         }
+    }
+
+    /// Whether what is at this path looks as if it were not there.
+    pub(super) fn hides(&self, path: &[u8]) -> bool {
+        self.hidden.has(path)
     }
 
     /// What was asked, in order, each once.
@@ -60,10 +126,11 @@ impl<'a> View<'a> {
         self.queries
     }
 
-    /// How many directories, links and files it holds.
-    pub(super) fn extent(&self) -> (usize, usize, usize) {
+    /// How many directories, links, files and names of files it holds.
+    pub(super) fn extent(&self) -> [usize; 4] {
         let layout = &self.walker.layout;
-        (layout.dirs.len(), layout.links.len(), self.files.len())
+        let (dirs, links) = (layout.dirs.len(), layout.links.len());
+        [dirs, links, self.files.len(), self.listed.len()]
     }
 
     /// Whether this was asked before.
@@ -95,7 +162,15 @@ impl<'a> View<'a> {
     }
 
     fn take(&mut self, path: &[u8]) -> Result<Found, InPlace> {
+        if self.hides(path) {
+            return Ok(Found::Missing);
+        }
         let found = self.walker.find(b"/", path)?;
+        if let Found::LocalFile(real) | Found::Dir(real) = &found
+            && self.hides(real)
+        {
+            return Err(InPlace::new("output-by-another-name"));
+        }
         if let Found::LocalFile(real) = &found
             && !self.files.contains_key(real)
         {
@@ -105,6 +180,7 @@ impl<'a> View<'a> {
             if self.bytes_read > BYTES_MAX {
                 return Err(InPlace::new("large-input"));
             }
+            self.listed.remove(real);
             self.files.insert(real.clone(), file);
         }
         Ok(found)
@@ -122,10 +198,19 @@ impl<'a> View<'a> {
             return Err(InPlace::new("listed-directory"));
         }
         for (name, entry) in listing.iter() {
-            if *entry == Entry::Other {
-                return Err(InPlace::new("special-file"));
+            let path = join(dir, name);
+            if self.hides(&path) {
+                continue;
             }
-            self.take(&join(dir, name))?;
+            // Names and kinds only: who wants to know more asks for the path.
+            let layout = &mut self.walker.layout;
+            match entry {
+                Entry::File if self.files.contains_key(&path) => {}
+                Entry::File => drop(self.listed.insert(path)),
+                Entry::Dir => drop(layout.dirs.insert(path)),
+                Entry::Symlink(target) => drop(layout.links.insert(path, target.to_vec())),
+                Entry::Other => return Err(InPlace::new("special-file")),
+            }
         }
         Ok(())
     }
