@@ -41,6 +41,7 @@ const INPUTS: &[&str] = &[
     "Cargo.toml",
     "build.rs",
     "shims/cc/Cargo.toml",
+    "shims/cc/build.rs",
     "shims/cc/src",
     "shims/core/Cargo.toml",
     "shims/core/src",
@@ -56,23 +57,26 @@ fn main() {
     for input in INPUTS {
         println!("cargo::rerun-if-changed={input}");
     }
-    let status = Command::new(variable("CARGO"))
-        .current_dir(&root)
-        .env_clear()
-        .envs(std::env::vars_os().filter(|(name, _)| is_passed_on(name)))
-        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&root))
-        // Set, so that a user's configuration does not name one.
-        .env("RUSTC_WRAPPER", "")
-        .env("RUSTC_WORKSPACE_WRAPPER", "")
-        .args(["build", "--quiet", "--locked", "--profile", "shim"])
-        .args(["--package", "shim-cc", "--package", "shim-runner"])
-        .arg("--target")
-        .arg(&target)
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .status()
-        .expect("Cargo can be run again");
-    assert!(status.success(), "the shims do not build");
+    // One by one, or the runner's libraries would bring the standard library into the shim.
+    for package in ["shim-cc", "shim-runner"] {
+        let status = Command::new(variable("CARGO"))
+            .current_dir(&root)
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| is_passed_on(name)))
+            .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&root))
+            // Set, so that a user's configuration does not name one.
+            .env("RUSTC_WRAPPER", "")
+            .env("RUSTC_WORKSPACE_WRAPPER", "")
+            .args(["build", "--quiet", "--locked", "--profile", "shim"])
+            .args(["--package", package])
+            .arg("--target")
+            .arg(&target)
+            .arg("--target-dir")
+            .arg(&target_dir)
+            .status()
+            .expect("Cargo can be run again");
+        assert!(status.success(), "`{package}` does not build");
+    }
     let built = target_dir.join(target).join("shim");
     for (name, program) in [
         ("DROSTE_SHIM_CC", "shim-cc"),

@@ -34,7 +34,7 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("shims/core", "shim-core", &[]),
-    ("shims/cc", "shim-cc", &["shim-core", "droste-sys"]),
+    ("shims/cc", "shim-cc", &["shim-core", "droste-start"]),
     ("shims/runner", "shim-runner", &["shim-core", "droste-sys"]),
 ];
 

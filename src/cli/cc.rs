@@ -5,7 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use shim_core::client::{self, Server};
+use shim_core::client::{Caller, Server};
 
 use super::error::CommandError;
 use super::{Context, masquerade, serving};
@@ -58,8 +58,9 @@ pub fn run(context: &Context, args: &CcArgs) -> Result<u8, CommandError> {
             std::io::ErrorKind::NotFound.into(),
         ));
     };
-    if !client::is_disabled()
-        && let Some(status) = ask(context, &program, &args.command)
+    let caller = Caller::this_process();
+    if !caller.is_disabled()
+        && let Some(status) = ask(context, &caller, &program, &args.command)
     {
         return Ok(status);
     }
@@ -82,16 +83,21 @@ fn is_shim(path: &Path, bin: &Path) -> bool {
 
 /// Has the call done by whoever there is to do it: a build's executor, the server that the
 /// environment names, or the daemon, which is started if need be.
-fn ask(context: &Context, program: &Path, command: &[OsString]) -> Option<u8> {
-    let is_named = Server::of_build().connect().is_ok() || Server::named().is_some();
+fn ask(
+    context: &Context,
+    caller: &Caller<'_>,
+    program: &Path,
+    command: &[OsString],
+) -> Option<u8> {
+    let is_named = Server::of_build().connect().is_ok() || caller.named_server().is_some();
     let (server, socket) = if is_named {
-        client::connect()?
+        caller.connect()?
     } else {
         let server = Server::of_host(context.calls_socket());
         match serving::connect(context) {
             Ok(socket) => (server, socket),
             Err(error) => {
-                server.warn(&error);
+                caller.warn(&server, &error);
                 return None;
             }
         }
@@ -100,9 +106,9 @@ fn ask(context: &Context, program: &Path, command: &[OsString]) -> Option<u8> {
         .iter()
         .map(|argument| argument.clone().into_vec())
         .collect();
-    let exe = program.canonicalize().ok()?;
+    let exe = program.canonicalize().ok()?.into_os_string().into_vec();
     let exec_path = program.as_os_str().as_bytes().to_vec();
     // A compiler has its own words for a directory that is not there.
-    let call = client::call(argv, exe, exec_path).ok()?;
-    client::take_over(&server, &socket, &call)
+    let call = caller.call(argv, exe, exec_path).ok()?;
+    caller.take_over(&server, &socket, &call)
 }

@@ -30,6 +30,9 @@ const STORE_FAILURES: &[&str] = &[
     "runner-missing",
 ];
 
+/// Where commands are looked for without a `PATH` (execvp(3)).
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
 /// Signals that are passed on to the command.
 const PASSED_ON: [(i32, Signal); 4] = [
     (signal_hook::consts::SIGHUP, Signal::HUP),
@@ -76,7 +79,7 @@ enum RunError {
 }
 
 pub fn run(context: &Context, args: &RunArgs) -> Result<u8, CommandError> {
-    if client::is_disabled() {
+    if client::Caller::this_process().is_disabled() {
         return plain(&args.command);
     }
     let session = match Session::begin(context) {
@@ -156,7 +159,7 @@ impl Session {
         let socket = serving::connect(context)?;
         serving::control(&socket, format!("session {key}").as_bytes())
             .map_err(ServingError::from)?;
-        let search = std::env::var_os("PATH").unwrap_or_default();
+        let search = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         let bin = masquerade::lay_shims(&context.bin_dir(), &search).map_err(|source| {
             SessionError::Shims {
                 dir: context.bin_dir(),

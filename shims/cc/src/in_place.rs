@@ -6,38 +6,44 @@
 //! to either then give what they give without the shim. If the shim was found by `PATH`, the next
 //! program of its name there is executed, with the shim's directories taken out of `PATH`.
 
-use std::ffi::{CString, OsStr, OsString};
-use std::fs::Metadata;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::ffi::CStr;
 
-use droste_sys::Namespaces;
-use rustix::fs::Access;
+use droste_start::{Start, StringList, Strings};
+use rustix::fs::{Access, CWD, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use shim_core::kernel_error::KernelError;
 use shim_core::protocol::PLAIN_DIR;
 
-use crate::Never;
+use crate::paths::{c_string, file_name, join, parent};
 
-const STORE_DIR: &str = "/nix/store/";
-const OWN_FILE: &str = "/proc/self/exe";
+const STORE_DIR: &[u8] = b"/nix/store/";
+const OWN_FILE: &CStr = c"/proc/self/exe";
+const PATH: &[u8] = b"PATH=";
 
 /// The path of the shim's own file.
-pub fn own_file() -> std::io::Result<PathBuf> {
-    std::fs::read_link(OWN_FILE)
+pub fn own_file() -> Result<CString, Errno> {
+    rustix::fs::readlinkat(CWD, OWN_FILE, Vec::new())
 }
 
-/// Replaces this process by the real compiler.
-///
-/// # Errors
-/// When there is none.
-pub fn run() -> Never {
-    let own = Identity::of(Path::new(OWN_FILE)).ok_or("cannot find its own file")?;
-    let file = own_file().map_err(|error| format!("{OWN_FILE}: {error}"))?;
-    let plain = below(Path::new(PLAIN_DIR), &file);
-    if Identity::of(&plain).is_some_and(|identity| identity != own) {
-        interposed(&own, &file, &plain)
+/// Replaces this process by the real compiler; comes back with the reason if there is none.
+pub fn run(start: &Start) -> String {
+    let own = match rustix::fs::stat(OWN_FILE) {
+        Ok(stat) => Identity::from(&stat),
+        Err(error) => return format!("cannot find its own file: {}", KernelError(error)),
+    };
+    let file = match own_file() {
+        Ok(file) => file,
+        Err(error) => return format!("cannot find its own path: {}", KernelError(error)),
+    };
+    let plain = c_string([PLAIN_DIR.as_bytes(), file.to_bytes()].concat());
+    if is_other(&plain, &own) {
+        interposed(start, &own, &file, &plain)
     } else {
-        by_path(&own, &file)
+        by_path(start, &own, &file)
     }
 }
 
@@ -46,130 +52,120 @@ pub fn run() -> Never {
 struct Identity(u64, u64);
 
 impl Identity {
-    fn of(path: &Path) -> Option<Self> {
-        std::fs::metadata(path).ok().map(|file| Self::from(&file))
+    fn of(path: &CStr) -> Option<Self> {
+        rustix::fs::stat(path).ok().map(|stat| Self::from(&stat))
     }
 }
 
-impl From<&Metadata> for Identity {
-    fn from(file: &Metadata) -> Self {
-        Self(file.dev(), file.ino())
+impl From<&Stat> for Identity {
+    fn from(stat: &Stat) -> Self {
+        Self(stat.st_dev, stat.st_ino)
     }
 }
 
-fn below(root: &Path, absolute: &Path) -> PathBuf {
-    let mut path = root.as_os_str().to_owned();
-    path.push(absolute);
-    path.into()
+fn is_other(path: &CStr, own: &Identity) -> bool {
+    Identity::of(path).is_some_and(|identity| identity != *own)
 }
 
-fn interposed(own: &Identity, file: &Path, plain: &Path) -> Never {
-    let is_real = |path: &Path| Identity::of(path).is_some_and(|identity| identity != *own);
-    let executed = OsStr::from_bytes(rustix::param::linux_execfn().to_bytes());
-    let program = match uncover(file) {
-        Ok(()) if is_real(Path::new(executed)) => executed,
+fn interposed(start: &Start, own: &Identity, file: &CStr, plain: &CStr) -> String {
+    let executed = start.executed();
+    let program = match uncover(file.to_bytes()) {
+        Ok(()) if is_other(executed, own) => executed,
         // Executed by another way than its path, such as a descriptor.
-        Ok(()) if is_real(file) => file.as_os_str(),
+        Ok(()) if is_other(file, own) => file,
         // The arguments are right, only the program's own idea of its place is not.
-        Ok(()) | Err(_) => plain.as_os_str(),
+        Ok(()) | Err(_) => plain,
     };
-    execute(program, std::env::args_os().collect(), None)
+    execute(program, start.arguments(), start.environment())
 }
 
 /// Puts the store object without the shim in the place of the one with it, for this process and
 /// what it becomes.
-fn uncover(file: &Path) -> std::io::Result<()> {
-    let object = file
-        .strip_prefix(STORE_DIR)
-        .ok()
-        .and_then(|rest| rest.iter().next())
-        .map(|base| Path::new(STORE_DIR).join(base))
-        .ok_or(std::io::ErrorKind::NotFound)?;
-    let cwd = std::env::current_dir();
+fn uncover(file: &[u8]) -> Result<(), Errno> {
+    let inside = file.strip_prefix(STORE_DIR).ok_or(Errno::NOENT)?;
+    let name_len = inside.iter().position(|&byte| byte == b'/');
+    let object = &file[..STORE_DIR.len() + name_len.unwrap_or(inside.len())];
+    let cwd = rustix::process::getcwd(Vec::new());
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
-    droste_sys::unshare(Namespaces::USER | Namespaces::MOUNT)?;
+    droste_start::unshare_user_and_mounts()?;
     // user_namespaces(7): groups may be mapped without privilege only where setgroups is denied.
-    std::fs::write("/proc/self/setgroups", "deny")?;
+    write(c"/proc/self/setgroups", "deny")?;
     let uid = uid.as_raw();
-    std::fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
+    write(c"/proc/self/uid_map", &format!("{uid} {uid} 1"))?;
     let gid = gid.as_raw();
-    std::fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
+    write(c"/proc/self/gid_map", &format!("{gid} {gid} 1"))?;
     // A namespace of another user's gets mounts as slaves, so nothing of this goes back.
-    rustix::mount::mount_bind(below(Path::new(PLAIN_DIR), &object), &object)?;
+    rustix::mount::mount_bind([PLAIN_DIR.as_bytes(), object].concat(), object)?;
     // The current directory is still the covered one if it lies there.
     if let Ok(cwd) = cwd
-        && cwd.starts_with(&object)
+        && let Some(rest) = cwd.to_bytes().strip_prefix(object)
+        && matches!(rest, [] | [b'/', ..])
     {
-        std::env::set_current_dir(cwd)?;
+        rustix::process::chdir(cwd)?;
     }
     Ok(())
 }
 
-fn by_path(own: &Identity, file: &Path) -> Never {
-    let executed = Path::new(OsStr::from_bytes(rustix::param::linux_execfn().to_bytes()));
-    let name = executed.file_name().ok_or("has no name")?;
-    let own_dirs: Vec<Identity> = [file, executed]
+/// These files take what they are given in one piece or not at all.
+fn write(path: &CStr, text: &str) -> Result<(), Errno> {
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(file, text.as_bytes())?;
+    Ok(())
+}
+
+fn by_path(start: &Start, own: &Identity, file: &CStr) -> String {
+    let executed = start.executed().to_bytes();
+    let name = file_name(executed);
+    if name.is_empty() {
+        return "has no name".to_string();
+    }
+    let own_dirs: Vec<Identity> = [file.to_bytes(), executed]
         .into_iter()
-        .filter_map(|path| Identity::of(&parent(path)))
+        .filter_map(|path| Identity::of(&c_string(parent(path).to_vec())))
         .collect();
-    let search = std::env::var_os("PATH").unwrap_or_default();
-    let dirs: Vec<PathBuf> = std::env::split_paths(&search)
-        .filter(|dir| {
-            let dir = if dir.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                dir
-            };
-            Identity::of(dir).is_none_or(|identity| !own_dirs.contains(&identity))
-        })
+    let is_own_dir = |dir: &[u8]| {
+        let dir = if dir.is_empty() { b"." } else { dir };
+        Identity::of(&c_string(dir.to_vec())).is_some_and(|identity| own_dirs.contains(&identity))
+    };
+    let dirs: Vec<&[u8]> = start
+        .variable(b"PATH")
+        .unwrap_or_default()
+        .split(|&byte| byte == b':')
+        .filter(|dir| !is_own_dir(dir))
         .collect();
     let real = dirs
         .iter()
-        .map(|dir| dir.join(name))
-        .find(|path| is_program(path, own))
-        .ok_or_else(|| format!("there is no `{}` but itself in PATH", name.display()))?;
-    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+        .map(|dir| c_string(join(dir, name)))
+        .find(|path| is_program(path, own));
+    let Some(real) = real else {
+        let name = String::from_utf8_lossy(name);
+        return format!("there is no `{name}` but itself in PATH");
+    };
     // A name without a slash is what a search in PATH leaves; a compiler repeats that search.
-    if let Some(first) = arguments.first_mut()
-        && first.as_bytes().contains(&b'/')
-    {
-        *first = real.clone().into_os_string();
-    }
-    let environment = std::env::vars_os()
-        .map(|(name, value)| {
-            let mut entry = name;
-            let is_path = entry == "PATH";
-            entry.push("=");
-            match is_path {
-                true => entry.push(std::env::join_paths(&dirs).unwrap_or_default()),
-                false => entry.push(value),
-            }
-            entry
+    let is_path = |argument: &CStr| argument.to_bytes().contains(&b'/');
+    let first = start.arguments().next();
+    let first = first.map(|first| if is_path(first) { &*real } else { first });
+    let arguments: StringList = first.into_iter().chain(start.arguments().skip(1)).collect();
+    let search = c_string([PATH, &dirs.join(&b':')].concat());
+    let environment: StringList = start
+        .environment()
+        .map(|entry| match entry.to_bytes().starts_with(PATH) {
+            true => &*search,
+            false => entry,
         })
         .collect();
-    execute(real.as_os_str(), arguments, Some(environment))
+    execute(&real, arguments.as_strings(), environment.as_strings())
 }
 
-fn parent(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(dir) if dir.as_os_str().is_empty() => PathBuf::from("."),
-        Some(dir) => dir.to_owned(),
-        None => PathBuf::from("/"),
-    }
+fn is_program(path: &CStr, own: &Identity) -> bool {
+    rustix::fs::stat(path).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && Identity::from(&stat) != *own
+    }) && rustix::fs::access(path, Access::EXEC_OK).is_ok()
 }
 
-fn is_program(path: &Path, own: &Identity) -> bool {
-    std::fs::metadata(path).is_ok_and(|file| file.is_file() && Identity::from(&file) != *own)
-        && rustix::fs::access(path, Access::EXEC_OK).is_ok()
-}
-
-fn execute(program: &OsStr, arguments: Vec<OsString>, environment: Option<Vec<OsString>>) -> Never {
-    let string = |text: OsString| CString::new(text.into_vec()).map_err(|error| error.to_string());
-    let strings = |list: Vec<OsString>| list.into_iter().map(string).collect::<Result<Vec<_>, _>>();
-    let name = program.display().to_string();
-    let program = string(program.to_owned())?;
-    let arguments = strings(arguments)?;
-    let environment = environment.map(strings).transpose()?;
-    droste_sys::execve_as_inherited(&program, &arguments, environment.as_deref())
-        .map_err(|error| format!("cannot execute `{name}`: {error}"))
+fn execute(program: &CStr, arguments: Strings<'_>, environment: Strings<'_>) -> String {
+    let error = KernelError(droste_start::execute(program, arguments, environment));
+    let program = program.to_string_lossy();
+    format!("cannot execute `{program}`: {error}")
 }

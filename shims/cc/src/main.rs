@@ -3,35 +3,53 @@
 //! It tells the executor the call, and either writes what the executor hands back or becomes the
 //! real compiler. It decides nothing about the call itself, and whatever goes wrong on its side
 //! ends in the real compiler as well: see `docs/adr/0007-what-a-shim-decides.md`.
+//!
+//! A hit lives for a fraction of a millisecond, less than a C library takes to start, so there is
+//! none: see `droste_start`.
+
+#![no_main]
+#![cfg_attr(panic = "abort", no_std)]
+
+extern crate alloc;
 
 mod in_place;
+mod paths;
 
-use std::convert::Infallible;
-use std::os::unix::ffi::OsStringExt;
-use std::process::ExitCode;
+use alloc::format;
+use alloc::vec::Vec;
+use core::ffi::CStr;
 
+use droste_start::{Start, exit, stderr, stdout};
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, umask};
-use shim_core::client;
+use shim_core::client::Caller;
 use shim_core::protocol::Call;
 
-fn main() -> ExitCode {
-    if !client::is_disabled()
-        && !is_confined()
-        && let Some(status) = ask()
-    {
-        return ExitCode::from(status);
+droste_start::program!(main, become_compiler);
+
+fn main(start: &Start) -> u8 {
+    let environment = start.environment().map(|entry| entry.to_bytes().to_vec());
+    let caller = Caller::new(environment, stdout(), stderr());
+    if !caller.is_disabled() && !is_confined() {
+        ask(start, &caller);
     }
-    let Err(error) = in_place::run();
-    eprintln!("droste: {error}");
+    become_compiler(start)
+}
+
+/// Comes back only if that fails.
+fn become_compiler(start: &Start) -> u8 {
+    let error = in_place::run(start);
+    let _ = rustix::io::write(stderr(), format!("droste: {error}\n").as_bytes());
     // What a shell says when there is no such command.
-    ExitCode::from(127)
+    127
 }
 
 /// Whether the caller has limits on which the compiler itself could fail, or no place for what it
 /// prints. A child has none of them, and to write what it left could fail in the compiler's place.
 fn is_confined() -> bool {
-    let is_silenced = droste_sys::was_closed(1) || droste_sys::was_closed(2);
+    let is_closed = |descriptor| rustix::io::fcntl_getfd(descriptor) == Err(Errno::BADF);
+    let is_silenced = is_closed(stdout()) || is_closed(stderr());
     let limited = [Resource::Fsize, Resource::As, Resource::Data, Resource::Cpu]
         .into_iter()
         .any(|resource| getrlimit(resource).current.is_some());
@@ -41,21 +59,25 @@ fn is_confined() -> bool {
     is_silenced || limited || mask.intersects(Mode::RWXU)
 }
 
-fn ask() -> Option<u8> {
+/// Has the executor do the call, and ends as the compiler would; comes back if the compiler itself
+/// has to run.
+fn ask(start: &Start, caller: &Caller<'_>) {
     // First, so that a build without an executor costs no more than this.
-    let (server, socket) = client::connect()?;
+    let Some((server, socket)) = caller.connect() else {
+        return;
+    };
     // A compiler has its own words for a directory that is not there.
-    let call = call().ok()?;
-    client::take_over(&server, &socket, &call)
+    let Ok(call) = call(start, caller) else {
+        return;
+    };
+    if let Some(status) = caller.take_over(&server, &socket, &call) {
+        exit(status);
+    }
 }
 
-fn call() -> std::io::Result<Call> {
-    client::call(
-        std::env::args_os().map(OsStringExt::into_vec).collect(),
-        in_place::own_file()?,
-        rustix::param::linux_execfn().to_bytes().to_vec(),
-    )
+fn call(start: &Start, caller: &Caller<'_>) -> Result<Call, Errno> {
+    let bytes = |string: &CStr| string.to_bytes().to_vec();
+    let arguments: Vec<_> = start.arguments().map(bytes).collect();
+    let exe = in_place::own_file()?.into_bytes();
+    caller.call(arguments, exe, bytes(start.executed()))
 }
-
-/// What a function returns that comes back only if it failed.
-type Never = Result<Infallible, String>;

@@ -5,15 +5,22 @@
 //! starts the build provides a *marker*, an empty file that the first caller with something to
 //! warn of makes one byte long. (A hole takes no room, so that works on a full disk.)
 
-use std::ffi::OsString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::error::Error;
+#[cfg(feature = "std")]
+use std::os::unix::ffi::OsStringExt;
+#[cfg(feature = "std")]
+use std::path::PathBuf;
 
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use crate::kernel_error::KernelError;
 use crate::place;
 use crate::protocol::{self, Answer, Call, Done, ProtocolError, Window};
 
@@ -33,16 +40,12 @@ pub const VERBOSE_VARIABLE: &str = "DROSTE_VERBOSE";
 /// A longer path does not fit in a socket's address (unix(7)).
 const ADDRESS_BYTES_MAX: usize = 107;
 
-/// Whether no server is to be asked.
-pub fn is_disabled() -> bool {
-    std::env::var_os(DISABLE_VARIABLE).is_some_and(|value| !value.is_empty() && value != "0")
-}
-
 /// Who answers calls.
 #[derive(Clone, Debug)]
 pub struct Server {
-    socket: PathBuf,
-    marker: Option<PathBuf>,
+    socket: Vec<u8>,
+    /// The marker, if it is not the environment's.
+    marker: Option<&'static str>,
 }
 
 impl Server {
@@ -50,22 +53,20 @@ impl Server {
     pub fn of_build() -> Self {
         Self {
             socket: protocol::SOCKET_PATH.into(),
-            marker: Some(protocol::MARKER_PATH.into()),
+            marker: Some(protocol::MARKER_PATH),
         }
     }
 
     /// A server of the host.
+    #[cfg(feature = "std")]
     pub fn of_host(socket: PathBuf) -> Self {
-        Self {
-            socket,
-            marker: std::env::var_os(SESSION_VARIABLE).map(PathBuf::from),
-        }
+        Self::at(socket.into_os_string().into_vec())
     }
 
-    /// The server that the environment names.
-    pub fn named() -> Option<Self> {
-        let socket = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty())?;
-        Some(Self::of_host(socket.into()))
+    /// A server of the host, listening at this path.
+    fn at(socket: Vec<u8>) -> Self {
+        let marker = None;
+        Self { socket, marker }
     }
 
     /// Connects to it.
@@ -73,44 +74,36 @@ impl Server {
     /// # Errors
     /// When nobody listens there.
     pub fn connect(&self) -> Result<OwnedFd, Errno> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
-        if self.socket.as_os_str().len() <= ADDRESS_BYTES_MAX {
-            rustix::net::connect(&socket, &SocketAddrUnix::new(&self.socket)?)?;
-            return Ok(socket);
-        }
-        let (Some(dir), Some(name)) = (self.socket.parent(), self.socket.file_name()) else {
-            return Err(Errno::NAMETOOLONG);
-        };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(dir, flags, Mode::empty())?;
-        let short = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name);
-        rustix::net::connect(&socket, &SocketAddrUnix::new(&short)?)?;
+        let socket = socket()?;
+        self.connect_by(&socket)?;
         Ok(socket)
     }
 
-    /// Tells, once for a whole build, that calls run in place, and why.
-    pub fn warn(&self, why: &dyn std::error::Error) {
-        let is_first = self
-            .marker
-            .as_ref()
-            .is_none_or(|marker| mark(marker).unwrap_or(true));
-        if is_first {
-            eprintln!(
-                "droste: warning: compiler calls run in place: `{}`: {}",
-                self.socket.display(),
-                chain(why)
-            );
+    fn connect_by(&self, socket: &OwnedFd) -> Result<(), Errno> {
+        if self.socket.len() <= ADDRESS_BYTES_MAX {
+            return rustix::net::connect(socket, &SocketAddrUnix::new(&*self.socket)?);
         }
+        let slash = self.socket.iter().rposition(|&byte| byte == b'/');
+        let (dir, name) = self.socket.split_at(slash.ok_or(Errno::NAMETOOLONG)? + 1);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(dir, flags, Mode::empty())?;
+        let mut short = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+        short.extend_from_slice(name);
+        rustix::net::connect(socket, &SocketAddrUnix::new(short)?)
     }
 }
 
+fn socket() -> Result<OwnedFd, Errno> {
+    rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+}
+
 /// An error and its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -122,7 +115,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Marks the marker; true if nobody has before.
-fn mark(marker: &Path) -> Result<bool, Errno> {
+fn mark(marker: &[u8]) -> Result<bool, Errno> {
     let file = rustix::fs::open(marker, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
     if rustix::fs::fstat(&file)?.st_size > 0 {
@@ -132,55 +125,175 @@ fn mark(marker: &Path) -> Result<bool, Errno> {
     Ok(true)
 }
 
-/// Connects to whoever answers this process's calls; `None` if nobody does, which has then been
-/// told if it is worth telling.
-pub fn connect() -> Option<(Server, OwnedFd)> {
-    let build = Server::of_build();
-    let server = match build.connect() {
-        Ok(socket) => return Some((build, socket)),
-        Err(Errno::NOENT | Errno::NOTDIR) => Server::named()?,
-        Err(error) => {
-            build.warn(&error);
-            return None;
-        }
-    };
-    match server.connect() {
-        Ok(socket) => Some((server, socket)),
-        Err(error) => {
-            server.warn(&error);
-            None
-        }
+/// A process that makes calls.
+#[derive(Clone, Debug)]
+pub struct Caller<'c> {
+    /// Its environment, each entry `NAME=VALUE`.
+    environment: Vec<Vec<u8>>,
+    stdout: BorrowedFd<'c>,
+    stderr: BorrowedFd<'c>,
+}
+
+#[cfg(feature = "std")]
+impl Caller<'static> {
+    /// This process.
+    pub fn this_process() -> Self {
+        let entries = std::env::vars_os().map(|(name, value)| {
+            let mut entry = name;
+            entry.push("=");
+            entry.push(value);
+            entry.into_vec()
+        });
+        Self::new(entries, rustix::stdio::stdout(), rustix::stdio::stderr())
     }
 }
 
-/// This process as a call of the program `exe` (free of symlinks), executed by `exec_path`.
-///
-/// # Errors
-/// When there is no current directory.
-pub fn call(argv: Vec<Vec<u8>>, exe: PathBuf, exec_path: Vec<u8>) -> std::io::Result<Call> {
-    let entry = |(name, value): (OsString, OsString)| {
-        let mut entry = name.into_vec();
-        entry.push(b'=');
-        entry.extend_from_slice(value.as_bytes());
-        entry
-    };
-    Ok(Call {
-        argv,
-        env: std::env::vars_os().map(entry).collect(),
-        cwd: std::env::current_dir()?.into_os_string().into_vec(),
-        exe: exe.into_os_string().into_vec(),
-        exec_path,
-        stdout_tty: window(rustix::stdio::stdout()),
-        stderr_tty: window(rustix::stdio::stderr()),
-        memo: None,
-    })
+impl<'c> Caller<'c> {
+    /// A process with this environment, of which entries without a name are left out.
+    pub fn new(
+        environment: impl Iterator<Item = Vec<u8>>,
+        stdout: BorrowedFd<'c>,
+        stderr: BorrowedFd<'c>,
+    ) -> Self {
+        Self {
+            environment: environment
+                .filter(|entry| entry.iter().skip(1).any(|&byte| byte == b'='))
+                .collect(),
+            stdout,
+            stderr,
+        }
+    }
+
+    fn variable(&self, name: &str) -> Option<&[u8]> {
+        self.environment.iter().find_map(|entry| {
+            let value = entry.strip_prefix(name.as_bytes())?;
+            value.strip_prefix(b"=")
+        })
+    }
+
+    /// Whether no server is to be asked.
+    pub fn is_disabled(&self) -> bool {
+        self.variable(DISABLE_VARIABLE)
+            .is_some_and(|value| !value.is_empty() && value != b"0")
+    }
+
+    /// The server that the environment names.
+    pub fn named_server(&self) -> Option<Server> {
+        let socket = self.variable(SOCKET_VARIABLE)?;
+        (!socket.is_empty()).then(|| Server::at(socket.to_owned()))
+    }
+
+    /// Connects to whoever answers this process's calls; `None` if nobody does, which has then
+    /// been told if it is worth telling.
+    pub fn connect(&self) -> Option<(Server, OwnedFd)> {
+        let build = Server::of_build();
+        let warn = |server: &Server, error| self.warn(server, &KernelError(error));
+        let socket = socket().map_err(|error| warn(&build, error)).ok()?;
+        match build.connect_by(&socket) {
+            Ok(()) => return Some((build, socket)),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(error) => {
+                warn(&build, error);
+                return None;
+            }
+        }
+        let server = self.named_server()?;
+        match server.connect_by(&socket) {
+            Ok(()) => Some((server, socket)),
+            Err(error) => {
+                warn(&server, error);
+                None
+            }
+        }
+    }
+
+    /// Tells, once for a whole build, that calls run in place, and why.
+    pub fn warn(&self, server: &Server, why: &dyn Error) {
+        let marker = match server.marker {
+            Some(marker) => Some(marker.as_bytes()),
+            None => self.variable(SESSION_VARIABLE),
+        };
+        if marker.is_none_or(|marker| mark(marker).unwrap_or(true)) {
+            let socket = String::from_utf8_lossy(&server.socket);
+            let why = chain(why);
+            self.tell(&format!(
+                "warning: compiler calls run in place: `{socket}`: {why}"
+            ));
+        }
+    }
+
+    /// Writes a line of Droste's own to standard error.
+    fn tell(&self, text: &str) {
+        // In one piece, since other processes write there as well.
+        let _ = place::write_all(self.stderr, format!("droste: {text}\n").as_bytes());
+    }
+
+    /// This process as a call of the program `exe` (free of symlinks), executed by `exec_path`.
+    ///
+    /// # Errors
+    /// When there is no current directory.
+    pub fn call(
+        &self,
+        argv: Vec<Vec<u8>>,
+        exe: Vec<u8>,
+        exec_path: Vec<u8>,
+    ) -> Result<Call, Errno> {
+        let cwd = rustix::process::getcwd(Vec::new())?.into_bytes();
+        // In a directory outside of the root, it begins with `(unreachable)` (getcwd(2)).
+        if !cwd.starts_with(b"/") {
+            return Err(Errno::NOENT);
+        }
+        Ok(Call {
+            argv,
+            env: self.environment.clone(),
+            cwd,
+            exe,
+            exec_path,
+            stdout_tty: window(self.stdout),
+            stderr_tty: window(self.stderr),
+            memo: None,
+        })
+    }
+
+    /// Has a server do the call, and writes what comes of it: the exit status to end with. `None`
+    /// if the call is to run in place.
+    pub fn take_over(&self, server: &Server, socket: &OwnedFd, call: &Call) -> Option<u8> {
+        let answer = ask(socket, call).inspect_err(|error| self.warn(server, error));
+        let reason = match answer {
+            Ok(Answer::Done(done)) => match place::place(&done.files) {
+                Ok(()) => match self.finish(&done) {
+                    Some(status) => return Some(status),
+                    None => "standard output cannot be written".to_owned(),
+                },
+                Err(error) => chain(&error),
+            },
+            Ok(Answer::InPlace { reason }) => String::from_utf8_lossy(&reason).into_owned(),
+            Err(_) => return None,
+        };
+        if self.variable(VERBOSE_VARIABLE).is_some() {
+            self.tell(&format!("in place: {reason}"));
+        }
+        None
+    }
+
+    /// The exit status to end with; `None` if nothing can be printed, of which a compiler has
+    /// words of its own.
+    fn finish(&self, done: &Done) -> Option<u8> {
+        let (printed, out) = place::print(done.stdout.as_fd(), self.stdout);
+        if out.is_err() && printed == 0 {
+            return None;
+        }
+        // A compiler does not care whether its messages arrive.
+        let _ = place::print(done.stderr.as_fd(), self.stderr);
+        match (done.status, out) {
+            (0, Err(_)) => Some(1),
+            (status, _) => Some(status),
+        }
+    }
 }
 
 /// The size of the terminal, if it is one.
 fn window(descriptor: BorrowedFd<'_>) -> Option<Window> {
-    if !rustix::termios::isatty(descriptor) {
-        return None;
-    }
     let size = rustix::termios::tcgetwinsize(descriptor).ok()?;
     Some(Window {
         rows: size.ws_row,
@@ -188,67 +301,50 @@ fn window(descriptor: BorrowedFd<'_>) -> Option<Window> {
     })
 }
 
-/// Has a server do the call, and writes what comes of it: the exit status to end with. `None` if
-/// the call is to run in place.
-pub fn take_over(server: &Server, socket: &OwnedFd, call: &Call) -> Option<u8> {
-    let answer = ask(socket, call).inspect_err(|error| server.warn(error));
-    let reason = match answer {
-        Ok(Answer::Done(done)) => match place::place(&done.files) {
-            Ok(()) => match finish(&done) {
-                Some(status) => return Some(status),
-                None => "standard output cannot be written".to_owned(),
-            },
-            Err(error) => chain(&error),
-        },
-        Ok(Answer::InPlace { reason }) => String::from_utf8_lossy(&reason).into_owned(),
-        Err(_) => return None,
-    };
-    if std::env::var_os(VERBOSE_VARIABLE).is_some() {
-        eprintln!("droste: in place: {reason}");
-    }
-    None
-}
-
 fn ask(socket: &OwnedFd, call: &Call) -> Result<Answer, ProtocolError> {
     protocol::send_call(socket, call)?;
     protocol::receive_answer(socket)
 }
 
-/// The exit status to end with; `None` if nothing can be printed, of which a compiler has words of
-/// its own.
-fn finish(done: &Done) -> Option<u8> {
-    let (printed, out) = place::copy_some(done.stdout.as_fd(), rustix::stdio::stdout());
-    if out.is_err() && printed == 0 {
-        return None;
-    }
-    // A compiler does not care whether its messages arrive.
-    let _ = place::copy(done.stderr.as_fd(), rustix::stdio::stderr());
-    match (done.status, out) {
-        (0, Err(_)) => Some(1),
-        (status, _) => Some(status),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
+
+    fn caller(entries: &[&str]) -> Caller<'static> {
+        let entries = entries.iter().map(|entry| entry.as_bytes().to_vec());
+        Caller::new(entries, rustix::stdio::stdout(), rustix::stdio::stderr())
+    }
+
+    #[test]
+    fn a_caller_knows_its_variables() {
+        let one = caller(&["odd", "=odd", "DROSTE_DISABLE=0", "DROSTE_SOCKET=/a=b"]);
+        assert!(!one.is_disabled());
+        assert_eq!(one.named_server().unwrap().socket, b"/a=b");
+        assert_eq!(one.environment.len(), 2);
+        let other = caller(&["DROSTE_DISABLE=1", "DROSTE_SOCKET="]);
+        assert!(other.is_disabled());
+        assert!(other.named_server().is_none());
+    }
 
     #[test]
     fn of_all_who_mark_a_marker_one_is_the_first() {
         let dir = tempfile::tempdir().unwrap();
-        let marker = dir.path().join("marker");
-        assert_eq!(mark(&marker), Err(Errno::NOENT));
-        std::fs::write(&marker, "").unwrap();
+        let path = dir.path().join("marker");
+        let marker = path.as_os_str().as_bytes();
+        assert_eq!(mark(marker), Err(Errno::NOENT));
+        std::fs::write(&path, "").unwrap();
         let firsts = std::thread::scope(|scope| {
             let all: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| mark(&marker).unwrap()))
+                .map(|_| scope.spawn(|| mark(marker).unwrap()))
                 .collect();
             all.into_iter()
                 .filter_map(|thread| thread.join().unwrap().then_some(()))
                 .count()
         });
         assert_eq!(firsts, 1);
-        assert_eq!(mark(&marker), Ok(false));
+        assert_eq!(mark(marker), Ok(false));
     }
 
     #[test]
@@ -256,14 +352,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("d".repeat(120));
         std::fs::create_dir(&deep).unwrap();
-        let server = Server {
-            socket: deep.join("s"),
-            marker: None,
-        };
+        let long = deep.join("s");
+        let server = Server::of_host(long.clone());
         assert_eq!(server.connect().unwrap_err(), Errno::NOENT);
         let short = dir.path().join("s");
         let listener = std::os::unix::net::UnixListener::bind(&short).unwrap();
-        std::fs::rename(&short, &server.socket).unwrap();
+        std::fs::rename(&short, &long).unwrap();
         server.connect().unwrap();
         drop(listener);
         assert_eq!(server.connect().unwrap_err(), Errno::CONNREFUSED);

@@ -6,15 +6,26 @@
 //! - [`scan`]: the files that a C or C++ source can make the compiler look for.
 //! - [`place`]: how a shim writes the files it was handed.
 //! - [`client`]: how a caller comes to an answer.
+//! - [`kernel_error`]: why a system call failed, in words.
 //!
-//! Everything but [`protocol`]'s sending and receiving, [`place`] and [`client`] is free of I/O. The shim
-//! and the runner use only what they need of it: link-time optimisation drops the rest.
+//! Everything but [`protocol`]'s sending and receiving, [`place`] and [`client`] is free of I/O.
+//!
+//! A shim has no standard library (see `droste_start`), so it uses this crate without the feature
+//! `std`, which adds [`args`], [`scan`] and [`manifest`].
 
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
+
+#[cfg(feature = "std")]
 pub mod args;
 pub mod client;
+pub mod kernel_error;
+#[cfg(feature = "std")]
 pub mod manifest;
 pub mod place;
 pub mod protocol;
+#[cfg(feature = "std")]
 pub mod scan;
 #[cfg(feature = "testing")]
 pub mod testing;

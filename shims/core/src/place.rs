@@ -5,14 +5,14 @@
 //! before the first write, and an error later takes back what was written. The caller then runs
 //! the real compiler.
 
-use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use alloc::string::String;
+use alloc::vec::Vec;
 
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::kernel_error::KernelError;
 use crate::protocol::NewFile;
 
 /// Why the files could not be placed. None of them is there.
@@ -31,7 +31,7 @@ pub enum PlaceError {
         path: String,
         /// The kernel's reason.
         #[source]
-        source: Errno,
+        source: KernelError,
     },
 }
 
@@ -47,49 +47,42 @@ fn text(path: &[u8]) -> String {
 /// # Errors
 /// When a place is odd or a write fails.
 pub fn place(files: &[NewFile]) -> Result<(), PlaceError> {
-    // There is no way to read the mask without setting it (umask(2)).
-    let mask = rustix::process::umask(Mode::empty());
-    rustix::process::umask(mask);
     for file in files {
-        check(file, mask)?;
+        check(file)?;
     }
     let mut made = Vec::new();
     for (index, file) in files.iter().enumerate() {
-        if let Err(source) = write(file, &mut made) {
+        if let Err(error) = write(file, &mut made) {
             for written in &files[..=index] {
-                let _ = rustix::fs::unlink(path(written));
+                let _ = rustix::fs::unlink(&*written.path);
             }
             for dir in made.iter().rev() {
                 let _ = rustix::fs::rmdir(*dir);
             }
-            let path = text(&file.path);
+            let (path, source) = (text(&file.path), error.into());
             return Err(PlaceError::Write { path, source });
         }
     }
     Ok(())
 }
 
-fn path(file: &NewFile) -> &Path {
-    Path::new(OsStr::from_bytes(&file.path))
-}
-
 fn mode(file: &NewFile) -> Mode {
     Mode::from_raw_mode(if file.executable { 0o777 } else { 0o666 })
 }
 
-fn check(file: &NewFile, mask: Mode) -> Result<(), PlaceError> {
-    let stat = match rustix::fs::statat(CWD, path(file), AtFlags::SYMLINK_NOFOLLOW) {
+fn check(file: &NewFile) -> Result<(), PlaceError> {
+    let stat = match rustix::fs::statat(CWD, &*file.path, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(()),
-        Err(source) => {
-            let path = text(&file.path);
+        Err(error) => {
+            let (path, source) = (text(&file.path), error.into());
             return Err(PlaceError::Write { path, source });
         }
     };
     let plain = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
         && stat.st_nlink == 1
         && stat.st_uid == rustix::process::geteuid().as_raw()
-        && Mode::from_raw_mode(stat.st_mode) == mode(file) - mask;
+        && Mode::from_raw_mode(stat.st_mode) == mode(file) - mask();
     if plain {
         Ok(())
     } else {
@@ -98,27 +91,33 @@ fn check(file: &NewFile, mask: Mode) -> Result<(), PlaceError> {
     }
 }
 
+/// The mask of modes, which there is no way to read without setting it (umask(2)).
+fn mask() -> Mode {
+    let mask = rustix::process::umask(Mode::empty());
+    rustix::process::umask(mask);
+    mask
+}
+
 /// Writes a file; directories that it makes for it are added to `made`, the outermost first.
-fn write<'f>(file: &'f NewFile, made: &mut Vec<&'f Path>) -> Result<(), Errno> {
-    match rustix::fs::unlink(path(file)) {
+fn write<'f>(file: &'f NewFile, made: &mut Vec<&'f [u8]>) -> Result<(), Errno> {
+    match rustix::fs::unlink(&*file.path) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error),
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let target = match rustix::fs::open(path(file), flags, mode(file)) {
+    let target = match rustix::fs::open(&*file.path, flags, mode(file)) {
         Err(Errno::NOENT) => {
-            make_parents(path(file), made)?;
-            rustix::fs::open(path(file), flags, mode(file))?
+            make_parents(&file.path, made)?;
+            rustix::fs::open(&*file.path, flags, mode(file))?
         }
         target => target?,
     };
     copy(file.content.as_fd(), target.as_fd())
 }
 
-fn make_parents<'f>(path: &'f Path, made: &mut Vec<&'f Path>) -> Result<(), Errno> {
-    let Some(parent) = path.parent() else {
-        return Err(Errno::NOENT);
-    };
+fn make_parents<'f>(path: &'f [u8], made: &mut Vec<&'f [u8]>) -> Result<(), Errno> {
+    let slash = path.iter().rposition(|&byte| byte == b'/');
+    let parent = &path[..slash.ok_or(Errno::NOENT)?];
     match rustix::fs::mkdir(parent, Mode::from_raw_mode(0o777)) {
         Ok(()) => made.push(parent),
         Err(Errno::NOENT) => {
@@ -135,31 +134,36 @@ fn make_parents<'f>(path: &'f Path, made: &mut Vec<&'f Path>) -> Result<(), Errn
 
 /// Copies all of `source` from its offset 0, whatever its current offset: the descriptor's offset
 /// is shared with whoever sent it.
-///
-/// # Errors
-/// When reading or writing fails.
-pub fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
-    copy_some(source, target).1
-}
-
-/// The same, and how many bytes were written, all or not.
-pub(crate) fn copy_some(
-    source: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
-) -> (u64, Result<(), Errno>) {
+fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut at = 0;
     // Shares the blocks where the file system can (copy_file_range(2)).
     loop {
         match rustix::fs::copy_file_range(source, Some(&mut at), target, None, 1 << 30) {
+            // Where it copies nothing at all, there may be something to read all the same.
+            Ok(0) if at > 0 => return Ok(()),
             Ok(0) => break,
             Ok(_) | Err(Errno::INTR) => {}
             // Not for these two: the rest is read and written.
             Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::BADF) => {
                 break;
             }
-            Err(error) => return (at, Err(error)),
+            Err(error) => return Err(error),
         }
     }
+    copy_from(at, source, target).1
+}
+
+/// Writes all of `source` to something that was open before: how many bytes, and whether it was
+/// all of them.
+pub(crate) fn print(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> (u64, Result<(), Errno>) {
+    copy_from(0, source, target)
+}
+
+fn copy_from(
+    mut at: u64,
+    source: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+) -> (u64, Result<(), Errno>) {
     let mut buffer = [0; 16 << 10];
     loop {
         let count = match rustix::io::pread(source, &mut buffer, at) {
@@ -168,18 +172,25 @@ pub(crate) fn copy_some(
             Err(Errno::INTR) => continue,
             Err(error) => return (at, Err(error)),
         };
-        let mut rest = &buffer[..count];
-        while !rest.is_empty() {
-            match rustix::io::write(target, rest) {
-                Ok(count) => {
-                    rest = &rest[count..];
-                    at += count as u64;
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return (at, Err(error)),
-            }
+        let (written, result) = write_all(target, &buffer[..count]);
+        at += written as u64;
+        if result.is_err() {
+            return (at, result);
         }
     }
+}
+
+/// Writes `bytes`: how many, and whether it was all of them.
+pub(crate) fn write_all(target: BorrowedFd<'_>, bytes: &[u8]) -> (usize, Result<(), Errno>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match rustix::io::write(target, &bytes[written..]) {
+            Ok(count) => written += count,
+            Err(Errno::INTR) => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, Ok(()))
 }
 
 #[cfg(test)]
@@ -187,7 +198,9 @@ mod tests {
     use std::fs;
     use std::io::Write;
     use std::os::fd::OwnedFd;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::path::Path;
 
     use rstest::rstest;
 

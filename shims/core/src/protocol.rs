@@ -25,15 +25,18 @@
 //! [`DESCRIPTORS_PER_MESSAGE`]: the first with the frame, each further one with a single byte
 //! after it, since the kernel wants at least one byte of data and takes at most 253 of them.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::mem::MaybeUninit;
 
-use rustix::io::Errno;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+
+use crate::kernel_error::KernelError;
 
 /// Where a build finds the socket for its shims.
 pub const SOCKET_PATH: &str = "/.droste/socket";
@@ -153,7 +156,7 @@ pub enum ProtocolError {
         operation: &'static str,
         /// The kernel's reason.
         #[source]
-        source: Errno,
+        source: KernelError,
     },
     /// The peer closed the connection in the middle of a message.
     #[error("shim connection closed in the middle of a message")]
@@ -611,10 +614,10 @@ fn send_all(
                 descriptors = &[];
             }
             Err(Errno::INTR) => {}
-            Err(source) => {
+            Err(error) => {
                 return Err(ProtocolError::Socket {
                     operation: "send",
-                    source,
+                    source: error.into(),
                 });
             }
         }
@@ -675,10 +678,10 @@ fn receive_some(
         ) {
             Ok(received) => break received,
             Err(Errno::INTR) => {}
-            Err(source) => {
+            Err(error) => {
                 return Err(ProtocolError::Socket {
                     operation: "receive",
-                    source,
+                    source: error.into(),
                 });
             }
         }

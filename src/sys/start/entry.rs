@@ -34,14 +34,16 @@ impl Start {
         let mut entry = environment.end().cast::<[usize; 2]>();
         let executed = loop {
             // SAFETY: the vector goes on to its entry of kind 0.
-            match unsafe { *entry } {
-                [0, _] => break c"",
-                // SAFETY: an entry of this kind is the address of a C string.
-                [EXECUTED, value] => {
-                    break unsafe { CStr::from_ptr(ptr::with_exposed_provenance::<c_char>(value)) };
-                }
-                _ => entry = entry.wrapping_add(1),
+            let [kind, value] = unsafe { *entry };
+            if kind == 0 {
+                break c"";
             }
+            if kind == EXECUTED {
+                let path = ptr::with_exposed_provenance::<c_char>(value);
+                // SAFETY: an entry of this kind is the address of a C string.
+                break unsafe { CStr::from_ptr(path) };
+            }
+            entry = entry.wrapping_add(1);
         };
         Self {
             arguments,
@@ -74,8 +76,14 @@ impl Start {
     }
 }
 
+/// What a shell says of a program that was aborted.
+const ABORTED: u8 = 128 + 6;
+
+/// The program, or a part of it; what it returns is the exit status.
+type Function = fn(&Start) -> u8;
+
 /// What is done after a panic, once.
-pub struct Rescue(Cell<Option<(Start, fn(&Start) -> u8)>>);
+pub struct Rescue(Cell<Option<(Start, Function)>>);
 
 // SAFETY: the program has one thread (invariant 1).
 unsafe impl Sync for Rescue {}
@@ -94,9 +102,9 @@ impl Rescue {
 /// `stack` is the stack's top at the program's start.
 pub unsafe fn enter(
     stack: *const usize,
-    main: fn(&Start) -> u8,
+    main: Function,
     rescue: &Rescue,
-    otherwise: fn(&Start) -> u8,
+    otherwise: Function,
 ) -> ! {
     // SAFETY: the caller's.
     let start = unsafe { Start::from_stack(stack) };
@@ -114,9 +122,13 @@ pub fn panicked(info: &PanicInfo<'_>, rescue: &Rescue) -> ! {
     }
     match rescue {
         Some((start, otherwise)) => exit(otherwise(&start)),
-        // What a shell says of a program that was aborted.
-        None => exit(128 + 6),
+        None => exit(ABORTED),
     }
+}
+
+/// Never called, since a panic does not unwind.
+pub fn unwound() -> ! {
+    exit(ABORTED)
 }
 
 /// Makes the crate that it stands in a program without a C library: `program!(main, otherwise)`,
@@ -178,6 +190,17 @@ macro_rules! program {
             #[panic_handler]
             fn panicked(info: &::core::panic::PanicInfo<'_>) -> ! {
                 $crate::entry::panicked(info, &super::__RESCUE)
+            }
+
+            // The standard library's parts are compiled for unwinding, and name what does it.
+            #[unsafe(no_mangle)]
+            extern "C" fn rust_eh_personality() -> ! {
+                $crate::entry::unwound()
+            }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn _Unwind_Resume() -> ! {
+                $crate::entry::unwound()
             }
 
             // SAFETY, of all: they do what C's functions of these names do.
