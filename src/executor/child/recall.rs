@@ -314,7 +314,7 @@ pub(super) fn answer(asked: &Asked<'_>) -> Option<(Done, Origin)> {
         executor.recall.forget(&key);
         return None;
     }
-    let child = executor.index.get(&remembered.drv_path).ok()??;
+    let child = executor.known_child(&remembered.drv_path).ok()??;
     // What a failure means depends on more.
     if child.result.status != Some(0) {
         return None;
