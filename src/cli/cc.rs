@@ -83,12 +83,7 @@ fn is_shim(path: &Path, bin: &Path) -> bool {
 
 /// Has the call done by whoever there is to do it: a build's executor, the server that the
 /// environment names, or the daemon, which is started if need be.
-fn ask(
-    context: &Context,
-    caller: &Caller<'_>,
-    program: &Path,
-    command: &[OsString],
-) -> Option<u8> {
+fn ask(context: &Context, caller: &Caller<'_>, program: &Path, command: &[OsString]) -> Option<u8> {
     let is_named = Server::of_build().connect().is_ok() || caller.named_server().is_some();
     let (server, socket) = if is_named {
         caller.connect()?
