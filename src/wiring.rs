@@ -6,6 +6,7 @@ use std::sync::Arc;
 use droste_daemon::{ConnectionOptions, Limits, Server, Trust};
 use droste_executor::{Embedded, Executor, OpenError, ServeStore, Settings};
 use droste_sandbox::Spawner;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use store_local::{LocalError, LocalStore};
 use store_types::StoreDir;
 
@@ -19,9 +20,20 @@ pub fn open_store(root: &Path) -> Result<Arc<LocalStore>, LocalError> {
     LocalStore::open(root, StoreDir::default()).map(Arc::new)
 }
 
-/// Starts the process that makes sandboxes; better before threads and large memory.
+/// Starts the process that makes sandboxes; better before threads and large memory. From then on
+/// this process, and not that one, may open as many files as the system lets it.
 pub fn start_spawner() -> Result<Spawner, OpenError> {
-    Spawner::start().map_err(OpenError::Spawner)
+    let spawner = Spawner::start().map_err(OpenError::Spawner)?;
+    let limit = getrlimit(Resource::Nofile);
+    // With fewer, some calls run in place.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
+    Ok(spawner)
 }
 
 /// An executor of this store.
