@@ -61,6 +61,9 @@ pub const FILES_MAX: usize = 4096;
 /// Descriptors in one message (the kernel's limit is `SCM_MAX_FD`, 253).
 pub const DESCRIPTORS_PER_MESSAGE: usize = 250;
 
+/// What is received at once, in bytes; nearly all answers fit.
+const SHORT_FRAME_BYTES: usize = 4 << 10;
+
 const MAGIC: [u8; 4] = *b"DRS1";
 const HEADER_BYTES: usize = 8;
 const TAG_CALL: u8 = 1;
@@ -625,38 +628,43 @@ fn send_all(
     Ok(())
 }
 
+/// Receives a frame, at once if it is a short one: bytes after it are lost. There are none but
+/// those that carry descriptors, since each side waits for what the other one sends.
 fn receive_body(
     socket: BorrowedFd<'_>,
     descriptors: &mut Vec<OwnedFd>,
 ) -> Result<Option<Vec<u8>>, ProtocolError> {
-    let mut header = [0u8; HEADER_BYTES];
-    if !receive_exactly(socket, &mut header, descriptors)? {
+    let mut frame = vec![0; SHORT_FRAME_BYTES];
+    let mut filled = 0;
+    if !receive_at_least(HEADER_BYTES, socket, &mut frame, &mut filled, descriptors)? {
         return Ok(None);
     }
-    if header[..4] != MAGIC {
+    if frame[..4] != MAGIC {
         return Err(ProtocolError::Magic);
     }
-    let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+    let length = u32::from_le_bytes([frame[4], frame[5], frame[6], frame[7]]) as usize;
     limit("body", length, BODY_BYTES_MAX)?;
-    let mut body = vec![0; length];
-    if length > 0 && !receive_exactly(socket, &mut body, descriptors)? {
-        return Err(ProtocolError::Closed);
-    }
-    Ok(Some(body))
+    let end = HEADER_BYTES + length;
+    frame.resize(end, 0);
+    receive_at_least(end, socket, &mut frame, &mut filled, descriptors)?;
+    frame.drain(..HEADER_BYTES);
+    Ok(Some(frame))
 }
 
-/// Fills `buffer`; `false` when the connection ended before its first byte.
-fn receive_exactly(
+/// Receives into `buffer` until `filled` is `count` or more; `false` when the connection ended
+/// before the first byte.
+fn receive_at_least(
+    count: usize,
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
+    filled: &mut usize,
     descriptors: &mut Vec<OwnedFd>,
 ) -> Result<bool, ProtocolError> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match receive_some(socket, &mut buffer[filled..], descriptors)? {
-            0 if filled == 0 => return Ok(false),
+    while *filled < count {
+        match receive_some(socket, &mut buffer[*filled..], descriptors)? {
+            0 if *filled == 0 => return Ok(false),
             0 => return Err(ProtocolError::Closed),
-            count => filled += count,
+            received => *filled += received,
         }
     }
     Ok(true)
