@@ -3,14 +3,14 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{IsTerminal, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FileType;
-use shim_core::client::{self, Server};
+use shim_core::client::{Caller, Server};
 use shim_core::place;
 use shim_core::protocol::{self, Answer, Call, Done, Memo};
 
@@ -87,8 +87,9 @@ pub fn run(context: &Context, args: &MemoArgs) -> Result<u8, CommandError> {
     let Some(program) = program else {
         return Ok(cannot_run(args, std::io::ErrorKind::NotFound.into()));
     };
-    if !client::is_disabled() {
-        match memoized(context, args, &program) {
+    let caller = Caller::this_process();
+    if !caller.is_disabled() {
+        match memoized(context, &caller, args, &program) {
             Ok(status) => return Ok(status),
             Err(reason) => context
                 .status()
@@ -102,7 +103,10 @@ pub fn run(context: &Context, args: &MemoArgs) -> Result<u8, CommandError> {
 }
 
 fn check(args: &MemoArgs) -> Result<(), MemoError> {
-    let plain = |path: &OsString| -> PathBuf { Path::new(path).components().collect() };
+    let plain = |path: &OsString| -> PathBuf {
+        let parts = Path::new(path).components();
+        parts.filter(|part| *part != Component::CurDir).collect()
+    };
     let inputs: Vec<PathBuf> = args.inputs.iter().map(plain).collect();
     for path in args.inputs.iter().chain(&args.outputs) {
         if path.is_empty() {
@@ -131,12 +135,17 @@ fn cannot_run(args: &MemoArgs, source: std::io::Error) -> u8 {
 }
 
 /// Has the call done, and places its results: the exit status, or why it is to run in place.
-fn memoized(context: &Context, args: &MemoArgs, program: &Path) -> Result<u8, String> {
+fn memoized(
+    context: &Context,
+    caller: &Caller<'_>,
+    args: &MemoArgs,
+    program: &Path,
+) -> Result<u8, String> {
     if has_input() {
         return Err("there is something on standard input".into());
     }
-    let call = call(args, program).map_err(|error| error.to_string())?;
-    let socket = connect(context)?;
+    let call = call(caller, args, program).map_err(|error| error.to_string())?;
+    let socket = connect(context, caller)?;
     protocol::send_call(&socket, &call).map_err(|error| super::error::chain(&error))?;
     let answer = protocol::receive_answer(&socket).map_err(|error| super::error::chain(&error))?;
     let done = match answer {
@@ -148,12 +157,8 @@ fn memoized(context: &Context, args: &MemoArgs, program: &Path) -> Result<u8, St
         let text = format!("droste: `{}` was not made", output.display());
         context.status().detail(&text);
     }
-    let out = place::copy(done.stdout.as_fd(), rustix::stdio::stdout());
-    let _ = place::copy(done.stderr.as_fd(), rustix::stdio::stderr());
-    Ok(match (done.status, out) {
-        (0, Err(_)) => 1,
-        (status, _) => status,
-    })
+    let status = caller.finish(&done);
+    status.ok_or_else(|| "standard output cannot be written".into())
 }
 
 /// The declared outputs that are not there though all went well.
@@ -165,17 +170,17 @@ fn missing<'a>(args: &'a MemoArgs, done: &Done) -> impl Iterator<Item = &'a Path
 
 /// Whoever there is to do it: a build's executor, the server that the environment names, or the
 /// daemon, which is started if need be.
-fn connect(context: &Context) -> Result<OwnedFd, String> {
-    let is_named = Server::of_build().connect().is_ok() || Server::named().is_some();
+fn connect(context: &Context, caller: &Caller<'_>) -> Result<OwnedFd, String> {
+    let is_named = Server::of_build().connect().is_ok() || caller.named_server().is_some();
     if is_named {
-        let (_, socket) = client::connect().ok_or("nobody answers")?;
+        let (_, socket) = caller.connect().ok_or("nobody answers")?;
         return Ok(socket);
     }
     serving::connect(context).map_err(|error| super::error::chain(&error))
 }
 
 /// The call as the server gets it.
-fn call(args: &MemoArgs, program: &Path) -> std::io::Result<Call> {
+fn call(caller: &Caller<'_>, args: &MemoArgs, program: &Path) -> std::io::Result<Call> {
     let bytes = |list: &[OsString]| -> Vec<Vec<u8>> {
         list.iter().map(|text| text.clone().into_vec()).collect()
     };
@@ -187,8 +192,8 @@ fn call(args: &MemoArgs, program: &Path) -> std::io::Result<Call> {
         let script = std::mem::replace(&mut exec_path, words[0].clone());
         argv.splice(..1, words.into_iter().chain([script]));
     }
-    let exe = program.canonicalize()?;
-    let mut call = client::call(argv, exe, exec_path)?;
+    let exe = program.canonicalize()?.into_os_string().into_vec();
+    let mut call = caller.call(argv, exe, exec_path)?;
     if args.no_env || !args.names.is_empty() {
         call.env.retain(|entry| is_passed(args, entry));
     }
@@ -307,7 +312,7 @@ mod tests {
         assert_eq!(error(&[], &["x/.."]).unwrap(), "`x/..` cannot be an output");
         assert_eq!(
             error(&["./a//b"], &["./a/b"]).unwrap(),
-            "`./a/b` is both an input and an output"
+            "`a/b` is both an input and an output"
         );
     }
 }

@@ -276,9 +276,9 @@ impl<'c> Caller<'c> {
         None
     }
 
-    /// The exit status to end with; `None` if nothing can be printed, of which a compiler has
-    /// words of its own.
-    fn finish(&self, done: &Done) -> Option<u8> {
+    /// Prints what a call has printed: the exit status to end with; `None` if nothing can be
+    /// printed, of which a compiler has words of its own.
+    pub fn finish(&self, done: &Done) -> Option<u8> {
         let (printed, out) = place::print(done.stdout.as_fd(), self.stdout);
         if out.is_err() && printed == 0 {
             return None;
