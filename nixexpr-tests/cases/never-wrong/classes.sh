@@ -2,11 +2,13 @@
 # Each class makes calls, changes one thing, and makes them again; what a memo gives
 # must be what the compiler gives.
 #
-# class NAME EXPECTED: what becomes of the calls when the class is played a second time:
+# class NAME EXPECTED: what becomes of the calls when the class is played a second time.
+# Fewer calls in place than that are no failure, more are.
 #   hit                every call is answered from memory
-#   in-place:REASON    calls that run in place, for that reason, and no other
+#   in-place:REASON    calls run in place, for that reason
 #   hit,in-place:…     both
-#   nothing            no call reaches a compiler
+#   nothing            nobody is asked
+#   …/…                in a derivation, and on the machine
 
 # --- headers
 
@@ -57,7 +59,7 @@ mkdir i; put t.c '#include <stdint.h>' '#ifndef N' '#define N sizeof(uint64_t)' 
 call gcc -Ii -c t.c
 put i/stdint.h '#define N 99'; again; again
 END
-class header-that-nobody-includes hit <<'END'
+class header-that-nobody-includes hit,in-place:failed-with-older-output <<'END'
 mkdir i; put t.c '#ifndef N' '#define N __STDC_IEC_559__' '#endif' 'int n = N;'
 call gcc -Ii -MD -c t.c
 put i/stdc-predef.h '#define N 2'; again; again; call gcc -Ii -E t.c; call gcc -nostdinc -Ii -c t.c; rm i/stdc-predef.h; call gcc -Ii -E t.c; again
@@ -151,13 +153,13 @@ put f.h 'int not_this;' '#define N 1'; put t.c 'int n = N;'
 call gcc -imacros f.h -c t.c
 put f.h 'int not_this;' '#define N 2'; again; again
 END
-class search-path-by-variables hit <<'END'
+class search-path-by-variables hit/in-place:vanished-directory <<'END'
 mkdir a b c; put a/h.h '#define N 1'; put b/h.h '#define N 2'; put t.c '#include <h.h>' 'int n = N;'
 export CPATH=b; call gcc -c t.c
 CPATH=a:b; again; again
 rm a/h.h; again; unset CPATH; export C_INCLUDE_PATH=c:b; again; put c/h.h '#define N 3'; again
 END
-class search-path-prefixes hit <<'END'
+class search-path-prefixes hit,in-place:failed-with-older-output <<'END'
 mkdir -p p/inc root/usr/include; put p/inc/h.h '#define N 1'; put root/usr/include/s.h '#define S 1'; put t.c '#include <h.h>' 'int n = N;'
 call gcc -iprefix p/ -iwithprefix inc -c t.c
 put p/inc/h.h '#define N 2'; again; again
@@ -176,7 +178,7 @@ call gcc -c t.c
 touch -d @1100000000 b/h.h; again; again
 put c.c '#import "a/h.h"' '#import "b/h.h"'; call gcc -Wno-deprecated -c c.c; touch -d @1000000000 b/h.h; again
 END
-class dependency-pragma hit,in-place:pragma-dependency <<'END'
+class dependency-pragma in-place:modification-time <<'END'
 put g.y 'a'; put t.c '#pragma GCC dependency "g.y"' 'int n;'; touch -d @1000000000 g.y; touch -d @1100000000 t.c
 call gcc -c t.c
 touch -d @1200000000 g.y; again; again
@@ -195,6 +197,38 @@ END
 class changes-faster-than-the-clock hit <<'END'
 put t.c 'int n = 0;'; call gcc -c t.c
 for n in 1 2 3 4 5 6 7 8 1 2 3 4 5 6 7 8 8; do printf 'int n = %d;\n' $n > t.c; call gcc -c t.c; done
+END
+class headers-appear-faster-than-the-clock hit <<'END'
+mkdir a b; put b/h.h '#define N 0'; put t.c '#include <h.h>' 'int n = N;'; call gcc -Ia -Ib -c t.c
+for n in 1 2 3 4 5 6; do printf '#define N %d\n' $n > a/h.h; call gcc -Ia -Ib -c t.c; rm a/h.h; call gcc -Ia -Ib -c t.c; done
+END
+class header-written-through-a-mapping hit <<'END'
+put h.h '#define N 1'; put t.c '#include "h.h"' 'int n = N;'
+put w.c '#include <sys/mman.h>' '#include <fcntl.h>' '#include <unistd.h>' 'int main(void) {' 'int f = open("h.h", O_RDWR); char *p = mmap(0, 11, PROT_READ | PROT_WRITE, MAP_SHARED, f, 0), c; close(f);' \
+    'while (read(0, &c, 1) == 1) { p[10] = c; if (write(1, "", 1) != 1) return 1; }' 'return 0; }'
+alter gcc w.c -o w; call gcc -c t.c
+coproc ./w
+for n in 2 3 4 4 2; do printf $n >&"${COPROC[1]}"; IFS= read -r -d '' _ <&"${COPROC[0]}"; call gcc -c t.c; done
+END
+class directories-are-exchanged hit <<'END'
+mkdir -p a/s b/s; put a/s/h.h '#define N 1'; put b/s/h.h '#define N 2'; put t.c '#include <s/h.h>' 'int n = N;'; touch -d @1000000000 a/s/h.h b/s/h.h a/s b/s a b
+call gcc -Ia -c t.c
+for _ in 1 2; do mv a c; mv b a; mv c b; again; done; again
+END
+class directory-is-mounted-over hit <<'END'
+mkdir a b; put a/h.h '#define N 1'; put b/h.h '#define N 2'; put t.c '#include <h.h>' 'int n = N;'
+mount --bind b a 2> /dev/null && umount a || without "no file system can be mounted here"
+trap 'umount "$top/a" 2> /dev/null' EXIT
+call gcc -Ia -c t.c; mount --bind b a; again; again; umount a; again
+END
+class unreadable-headers hit <<'END'
+mkdir a b; put a/h.h '#define N 1'; put b/h.h '#define N 2'; put t.c '#include <h.h>' 'int n = N;'
+call gcc -Ia -Ib -c t.c; chmod 000 a/h.h; again; chmod 644 a/h.h; chmod 000 a; again; chmod 755 a; again
+END
+class the-same-call-at-once hit <<'END'
+put h.h '#define N 1'; put t.c '#include "h.h"' 'int n = N;'; mkdir 1 2 3 4 5 6
+at_once() { for d in 1 2 3 4 5 6; do gcc -MD -c t.c -o $d/t.o & done; gcc -c t.c -o t.o & gcc -c t.c -o t.o & wait; }
+call at_once; put h.h '#define N 2'; again; again
 END
 class source-link-is-retargeted hit <<'END'
 mkdir x y; put x/t.c '#include "h.h"' 'int n = N;'; put y/t.c '#include "h.h"' 'int m = N;'; put x/h.h '#define N 1'; put y/h.h '#define N 2'; put h.h '#define N 3'
@@ -219,12 +253,12 @@ END
 
 # --- what the assembler reads
 
-class incbin-in-c hit <<'END'
+class incbin-in-c hit,in-place:failed-with-older-output <<'END'
 put d.bin one; put t.c '__asm__(".globl d\nd: .incbin \"d.bin\"");'
 call gcc -c t.c
 put d.bin two; again; again; rm d.bin; again
 END
-class incbin-in-c-by-pieces hit <<'END'
+class incbin-in-c-by-pieces hit,in-place:failed-with-older-output <<'END'
 put d.bin one; put t.c '#define I ".inc" "bin" " \"" "d" ".bin\""' '__asm__(".globl d\nd: " I);'
 call gcc -c t.c
 put d.bin two; again; again
@@ -286,7 +320,7 @@ put t.c 'int n = N;'; put f @g; put g -DN=1
 call gcc @f -c t.c
 put g -DN=2; again; again
 END
-class response-file-that-is-none hit <<'END'
+class response-file-that-is-none hit,in-place:response-file <<'END'
 put t.c 'int n;'; put other.c 'int m;'
 call gcc -c t.c @f
 put f other.c; again; again
@@ -301,27 +335,32 @@ mkdir b; put t.c 'int n = 1;'; as=$(real as)
 call gcc -B b -c t.c
 put b/as "#!$BASH" "exec $as --defsym EXTRA=1 \"\$@\""; chmod +x b/as; again; again
 END
+class compiler-proper-of-a-tools-directory hit <<'END'
+mkdir b; put t.c '#ifdef N' 'int n;' '#endif' 'int m;'; cc1=$(gcc -print-prog-name=cc1)
+call gcc -B b -c t.c
+for n in 1 2; do put b/cc1 "#!$BASH" "exec $cc1 \"\$@\" -DN=$n -Dm=m$n"; touch -d @1000000000 b/cc1; chmod +x b/cc1; again; done; again
+END
 class tools-by-variable hit <<'END'
 mkdir b; put t.c 'int n = 1;'; as=$(real as)
 export COMPILER_PATH=$PWD/b; call gcc -c t.c
 put b/as "#!$BASH" "exec $as --defsym EXTRA=1 \"\$@\""; chmod +x b/as; again; again
 COMPILER_PATH=b again
 END
-class tools-by-path hit <<'END'
+class tools-by-path hit/hit,in-place:failed-with-older-output <<'END'
 mkdir b; put t.c 'int n = 1;'; as=$(real as)
 call gcc -c t.c
 put b/as "#!$BASH" "exec $as --defsym EXTRA=1 \"\$@\""; chmod +x b/as; PATH=$PWD/b:$PATH; again; again
 END
-class command-wrapper hit <<'END'
+class command-wrapper in-place:wrapper <<'END'
 put w.sh "#!$BASH" 'exec "$@"'; chmod +x w.sh; put t.c '#ifdef N' 'int n;' '#endif' 'int m;'
 call gcc -wrapper ./w.sh -c t.c
 put w.sh "#!$BASH" 'exec "$@" ${1:+-DN}'; again; again
 END
-class compiler-is-a-changing-script hit <<'END'
+class compiler-is-a-changing-script hit/nothing <<'END'
 mkdir bin; gcc=$(real gcc); put t.c 'int n = N;'
 for n in 1 2 1; do put bin/gcc "#!$BASH" "exec $gcc -DN=$n \"\$@\""; touch -d @1000000000 bin/gcc; chmod +x bin/gcc; call bin/gcc -c t.c; done; again
 END
-class plugin hit <<'END'
+class plugin hit,in-place:not-a-compile <<'END'
 headers=$(gcc -print-file-name=plugin)/include; [ -e "$headers/gcc-plugin.h" ] || without "no headers for plugins of this compiler"
 plugin() {
     put p.cc '#include "gcc-plugin.h"' '#include "plugin-version.h"' '#include <stdio.h>' 'int plugin_is_GPL_compatible;' \
@@ -350,13 +389,13 @@ put l 'fun:f' 'default:skip'; put t.c 'int f(int a) { return a + 1; }' 'int g(in
 call clang -fprofile-instr-generate -fprofile-list=l -c t.c
 put l 'fun:g' 'default:skip'; again; again
 END
-class clang-header-changes hit <<'END'
+class clang-header-changes hit,in-place:failed-with-older-output <<'END'
 command -v clang > /dev/null || without "no clang"
 mkdir a b; put b/h.h '#define N 1'; put t.c '#include <h.h>' 'int n = N, unused(void) { int x; }'
 call clang -Wall -Ia -Ib -MD -c t.c
 put b/h.h '#define N 2'; again; put a/h.h '#define N 3'; again; again
 END
-class clang-precompiled-header hit <<'END'
+class clang-precompiled-header in-place:precompiled-header <<'END'
 command -v clang > /dev/null || without "no clang"
 put h.h '#define N 1'; put t.c 'int n = N;'; touch -d @1000000000 h.h
 alter clang -x c-header h.h -o h.h.pch
@@ -376,7 +415,7 @@ record() { rm -f ./*.gcda; gcc -O2 -frandom-seed=1 -fprofile-generate -c t.c && 
 call gcc -O2 -frandom-seed=1 -fprofile-use -c t.c
 alter record; call gcc -O2 -frandom-seed=1 -fprofile-use -c t.c; alter record 1 2 3 4; again; again
 END
-class precompiled-header hit <<'END'
+class precompiled-header hit,in-place:time-macro <<'END'
 unstable '*.gch'
 put h.h '#define N 1'; put t.c '#include "h.h"' 'int n = N;'
 call gcc -c h.h -o h.h.gch
@@ -384,45 +423,45 @@ call gcc -Winvalid-pch -c t.c
 put h.h '#define N 2'; call gcc -c h.h -o h.h.gch; call gcc -Winvalid-pch -c t.c; again
 rm h.h.gch; again
 END
-class precompiled-header-only hit <<'END'
+class precompiled-header-only hit,in-place:time-macro <<'END'
 unstable '*.gch'
 put h.h '#define N 1'; put t.c 'int n = N;'
 alter gcc -c h.h -o h.h.gch; call gcc -include h.h -c t.c
 put h.h '#define N 2'; alter gcc -c h.h -o h.h.gch; put h.h '#define N 1'; again; again
 rm h.h; again
 END
-class precompiled-header-appears hit <<'END'
+class precompiled-header-appears hit,in-place:time-macro <<'END'
 unstable '*.gch/any'
 mkdir i; put i/h.h '#define N 1'; put t.c '#include <h.h>' 'int n = N;'
 call gcc -Ii -c t.c
 put h.h '#define N 2'; mkdir i/h.h.gch; alter gcc -c h.h -o i/h.h.gch/any; again; again
 END
-class modules hit <<'END'
+class modules in-place:modules <<'END'
 export SOURCE_DATE_EPOCH=1000000000
 put m.cc 'export module m;' 'export int f() { return 1; }'; put t.cc 'import m;' 'int g() { return f(); }'
 call g++ -std=c++20 -fmodules-ts -O1 -c m.cc; call g++ -std=c++20 -fmodules-ts -O1 -c t.cc
 put m.cc 'export module m;' 'export inline long f() { return 2; }'
 call g++ -std=c++20 -fmodules-ts -O1 -c m.cc; call g++ -std=c++20 -fmodules-ts -O1 -c t.cc; again
 END
-class module-vanishes hit <<'END'
+class module-vanishes in-place:modules <<'END'
 export SOURCE_DATE_EPOCH=1000000000
 put m.cc 'export module m;' 'export int f() { return 1; }'; put t.cc 'import m;' 'int g() { return f(); }'
 alter g++ -std=c++20 -fmodules-ts -c m.cc; call g++ -std=c++20 -fmodules-ts -c t.cc -o 1.o
 rm -r gcm.cache; call g++ -std=c++20 -fmodules-ts -c t.cc -o 2.o; again
 END
-class header-units hit <<'END'
+class header-units in-place:modules <<'END'
 export SOURCE_DATE_EPOCH=1000000000
 put h.h 'inline int f() { return 1; }'; put t.cc 'import "h.h";' 'int g() { return f(); }'
 call g++ -std=c++20 -fmodules-ts -fmodule-header h.h; call g++ -std=c++20 -fmodules-ts -O1 -c t.cc
 put h.h 'inline int f() { return 2; }'; call g++ -std=c++20 -fmodules-ts -fmodule-header h.h; call g++ -std=c++20 -fmodules-ts -O1 -c t.cc; again
 END
-class module-mapper hit <<'END'
+class module-mapper in-place:modules <<'END'
 export SOURCE_DATE_EPOCH=1000000000
 for n in 1 2; do put m.cc 'export module m;' "export inline int f() { return $n; }"; put map "m $n.gcm"; alter g++ -std=c++20 -fmodules-ts -fmodule-mapper=map -c m.cc; done
 put t.cc 'import m;' 'int g() { return f(); }'; call g++ -std=c++20 -fmodules-ts -O1 -fmodule-mapper=map -c t.cc
 put map 'm 1.gcm'; again; again
 END
-class module-mapper-by-variable in-place:environment <<'END'
+class module-mapper-by-variable in-place:environment,in-place:modules <<'END'
 export SOURCE_DATE_EPOCH=1000000000
 for n in 1 2; do put m.cc 'export module m;' "export inline int f() { return $n; }"; put map "m $n.gcm"; alter g++ -std=c++20 -fmodules-ts -fmodule-mapper=map -c m.cc; done
 put map1 'm 1.gcm'; put map2 'm 2.gcm'; put t.cc 'import m;' 'int g() { return f(); }'
@@ -431,7 +470,7 @@ END
 
 # --- what is written besides the object
 
-class dependency-files hit <<'END'
+class dependency-files hit,in-place:equal-inputs <<'END'
 mkdir i s; put i/h.h '#define N 1'; put s/s.h ''; put t.c '#include <h.h>' '#include <s.h>' 'int n = N;'
 for step in 1 2 2; do
     [ $step = 1 ] || put i/h.h '#define N 2' '#include "k.h"' && put i/k.h ''
@@ -449,7 +488,7 @@ class dependency-file-of-another-target hit <<'END'
 mkdir x; put t.c 'int n;'
 call gcc -MD -c t.c -o a.o; call gcc -MD -c t.c -o b.o; call gcc -MD -c t.c -o x/a.o; call gcc -MD -c "$PWD/t.c" -o a.o; call gcc -MMD -MF d -c t.c -o a.o; call gcc -MMD -MF d -c t.c -o b.o
 END
-class dependency-files-by-variables hit,in-place:unknown-environment <<'END'
+class dependency-files-by-variables in-place:environment <<'END'
 put h.h '#define N 1'; put t.c '#include "h.h"' '#include <stddef.h>' 'int n = N;'; put log 'already here'
 export DEPENDENCIES_OUTPUT='log target'; call gcc -c t.c -o a.o; put h.h '#define N 2'; again; again
 unset DEPENDENCIES_OUTPUT; export SUNPRO_DEPENDENCIES=sun; again; again
@@ -474,7 +513,7 @@ put t.c 'int f(int n) { volatile char b[100]; return b[n]; }'
 call gcc -fstack-usage -fcallgraph-info=su,da -c t.c -o a.o
 put t.c 'int f(int n) { volatile char b[300]; return b[n]; }'; again; again; rm ./*.su ./*.ci; again
 END
-class dumps hit <<'END'
+class dumps hit,in-place:stdin <<'END'
 put t.c 'int f(int n) { return n * 2; }'
 call gcc -O1 -fdump-tree-optimized -fdump-rtl-expand -c t.c -o a.o
 put t.c 'int f(int n) { return n * 3; }'; again; rm a.c.* a-t.c.* t.c.* 2> /dev/null; again
@@ -497,18 +536,18 @@ mkdir o; put t.c '#define N 1' 'int n = N;'
 call gcc -save-temps -c t.c -o o/t.o; call gcc -save-temps=obj -c t.c -o o/t.o
 put t.c '#define N 2' 'int n = N;'; again; rm o/*; again; call gcc -save-temps -dumpbase d -c t.c
 END
-class optimization-reports hit <<'END'
+class optimization-reports hit,in-place:changed-input <<'END'
 put t.c 'int s(int *a) { int i, s = 0; for (i = 0; i < 64; i++) s += a[i]; return s; }'
 call gcc -O3 -fopt-info-all=report -c t.c
 put t.c 'int s(int *a) { int i, s = 0; for (i = 0; i < 128; i += 2) s += a[i]; return s; }'; again; again; rm report; again
 call gcc -O3 -fopt-info-vec -c t.c
 END
-class time-trace hit <<'END'
+class time-trace in-place:dump <<'END'
 command -v clang > /dev/null || without "no clang"
 put t.c 'int n;'; call_and_name() { clang -ftime-trace -c t.c -o "$1" && for f in ./*.json; do [ -s "$f" ] && echo "$f" && : > "$f"; done; }
 call call_and_name a.o; rm ./*.json; again; again; call call_and_name b.o
 END
-class more-side-outputs hit <<'END'
+class more-side-outputs hit,in-place:verbose <<'END'
 put t.c 'static int g(int a) { return a; }' 'int f(int n) { return g(n); }'
 call gcc -aux-info protos -c t.c
 call gcc -fdump-go-spec=go -g -c t.c
@@ -519,7 +558,7 @@ END
 
 # --- time, place, language
 
-class date-with-an-epoch hit <<'END'
+class date-with-an-epoch hit,in-place:failed-with-older-output <<'END'
 put t.c 'const char *d = __DATE__ " " __TIME__;'
 export SOURCE_DATE_EPOCH=1000000000; call gcc -c t.c
 SOURCE_DATE_EPOCH=1100000000; again; again
@@ -535,20 +574,20 @@ fresh() {
     before=$(date +%T) && "$@" -o fresh.o && after=$(date +%T) && got=$(grep -ao 'time [0-9:]*' fresh.o) && rm fresh.o || return
     [[ $before > $after || (! $got < "time $before" && ! $got > "time $after") ]] && echo fresh
 }
-class time-of-day in-place:current-time <<'END'
+class time-of-day in-place:time-macro <<'END'
 put t.c 'const char d[] = "time " __TIME__;'; put h.h '#define NOW "time " __TIME__'; put u.c '#include "h.h"' 'const char d[] = NOW;'
 call fresh gcc -c t.c; call fresh gcc -c u.c; sleep 1.1; call fresh gcc -c t.c; call fresh gcc -c u.c
 END
-class time-of-day-by-pieces in-place:current-time <<'END'
+class time-of-day-by-pieces in-place:clock,in-place:time-macro <<'END'
 put t.c '#define P(a, b) a##b' 'const char d[] = "time " P(__TI, ME__);'; put u.c '#define Q(a) __##a##__' 'const char d[] = "time " Q(TIME);'; put v.c 'const char d[] = "time " NOW;'
 for _ in 1 2; do call fresh gcc -c t.c; call fresh gcc -c u.c; call fresh gcc -DNOW=__TIME__ -c v.c; sleep 1.1; done
 END
-class timestamp-of-the-source hit,in-place:current-time <<'END'
+class timestamp-of-the-source in-place:modification-time <<'END'
 put t.c 'const char *d = __TIMESTAMP__;'; touch -d @1000000000 t.c
 export TZ=UTC; call gcc -c t.c
 touch -d @1100000000 t.c; again; again; TZ=UTC-5; again
 END
-class timestamp-of-a-header hit,in-place:current-time <<'END'
+class timestamp-of-a-header in-place:modification-time <<'END'
 put h.h 'const char *d = __TIMESTAMP__;'; put t.c '#include "h.h"'; touch -d @1000000000 h.h t.c
 call gcc -c t.c
 touch -d @1100000000 h.h; again; again
@@ -596,7 +635,7 @@ END
 
 # --- from and to streams, several sources
 
-class source-from-a-pipe in-place:standard-input <<'END'
+class source-from-a-pipe in-place:stdin <<'END'
 put h.h '#define N 1'; put 1 '#include "h.h"' 'int n = N;'; put 2 '#include "h.h"' 'int m = N;'
 input=1; call gcc -xc -c - -o t.o; put h.h '#define N 2'; again; input=2; again; again
 END
@@ -605,7 +644,7 @@ put h.h '#define N 1'; put t.c '#include "h.h"' 'int n = N;'
 call gcc -S -o - t.c; call gcc -E t.c; call gcc -E -P -dM -DX t.c; call gcc -E t.c -o t.i; call gcc -S t.c; call gcc -c -o - t.c
 put h.h '#define N 2'; call gcc -S -o - t.c; call gcc -E t.c; call gcc -E -P -dM -DX t.c; call gcc -E t.c -o t.i; call gcc -S t.c; again
 END
-class preprocessor-by-its-name hit <<'END'
+class preprocessor-by-its-name nothing <<'END'
 put h.h '#define N 1'; put t.c '#include "h.h"' 'int n = N;'
 call cpp t.c; put h.h '#define N 2'; again; again; call cpp -dM t.c t.i
 END
@@ -617,7 +656,7 @@ class languages-by-option hit <<'END'
 put t.x 'int n = sizeof(char), class_; const char *l = __VERSION__; char c = sizeof'"('a')"';'; put t.c 'int m = sizeof'"('a')"';'
 call gcc -x c -c t.x -o t.o; call gcc -x c++ -c t.x -o t.o; call gcc -x c++ -x none -c t.c; call gcc -std=c89 -x c -c t.x -o t.o; call gcc -x c++ -c t.c; call g++ -c t.c; call gcc -c t.c
 END
-class several-sources hit <<'END'
+class several-sources hit,in-place:failed-with-older-output <<'END'
 put a.c 'int a = 1;'; put b.c '#include "h.h"' 'int b = N;'; put h.h '#define N 1'; put c.c 'int c = ;'
 call gcc -c a.c b.c; put h.h '#define N 2'; again; again; call gcc -c a.c c.c b.c
 END
@@ -632,11 +671,11 @@ END
 
 # --- what compilers say when they fail
 
-class failure-and-back hit <<'END'
+class failure-and-back hit,in-place:failed-with-older-output <<'END'
 put t.c 'int n = ;'; call gcc -c t.c
 put t.c 'int n = 1;'; again; put t.c 'int n = ;'; again; put t.c 'int n = 1;'; again; again
 END
-class failure-with-an-older-object hit,in-place:failed-over-old-object <<'END'
+class failure-with-an-older-object hit,in-place:failed-with-older-output <<'END'
 put t.c 'int n = 1;'; put bad.c 'int n = ;'; call gcc -MD -c t.c -o x.o
 call gcc -MD -c bad.c -o x.o; put x.o old; again; call gcc -MD -c t.c -o x.o
 END
@@ -649,18 +688,18 @@ probe 'int main(void) { return 0; }'
 mkdir i; put i/no_such_header.h ''
 export CPATH=$PWD/i; probe '#include <no_such_header.h>' 'int main(void) { return 0; }'
 END
-class bad-options hit,in-place:unknown-flag <<'END'
+class bad-options hit,in-place:failed-with-older-output,in-place:missing-argument,in-place:not-a-compile <<'END'
 put t.c 'int n;'
 call gcc -c t.c --no-such-option; call gcc -c t.c -o; call gcc -c; call gcc; call gcc -c nothing.c; call gcc -c t.c -fno-such-flag; call gcc -c t.c -Wno-such-warning; call gcc -c t.c -std=c1; call gcc -x nothing -c t.c
 put nothing.c 'int m;'; call gcc -c nothing.c; put t.c 'int n = 1'; call gcc -c t.c -Wno-such-warning
 END
-class questions-to-the-compiler hit,in-place:not-a-compile <<'END'
+class questions-to-the-compiler in-place:host-processor,in-place:not-a-compile,in-place:verbose <<'END'
 call gcc --version; call gcc -dumpmachine; call gcc -dumpfullversion; call gcc -print-file-name=libc.so; call gcc -print-search-dirs; call gcc -v; call gcc -E -v - ; put libm.so ''; call gcc -L. -print-file-name=libm.so; call gcc -Q --help=target; call gcc -march=native -c -x c /dev/null -o n.o
 END
 
 # --- where the output goes
 
-class object-is-there-already hit,in-place:output <<'END'
+class object-is-there-already hit,in-place:output-in-the-way,in-place:output-outside-of-build/hit,in-place:output-in-the-way,in-place:output-outside-of-build,in-place:special-file <<'END'
 put t.c 'int n;'
 put a.o old; chmod 400 a.o; call gcc -c t.c -o a.o
 put b.o old; ln b.o other; call gcc -c t.c -o b.o
@@ -671,7 +710,7 @@ put f.o old; chmod 666 f.o; call gcc -c t.c -o f.o
 call gcc -c t.c -o "$(device null 1 3)"; call gcc -c t.c -o no/such.o
 call gcc -c t.c; put t.c 'int m;'; call gcc -c t.c; chmod 777 t.o; again
 END
-class dependency-file-is-there-already hit,in-place:output <<'END'
+class dependency-file-is-there-already hit,in-place:output-in-the-way,in-place:output-outside-of-build,in-place:stdin <<'END'
 put t.c 'int n;'; put a.d old; chmod 400 a.d; call gcc -MD -MF a.d -c t.c; ln -s target.d b.d; call gcc -MD -MF b.d -c t.c; mkdir c.d; call gcc -MD -MF c.d -c t.c; put d.d old; ln d.d other; call gcc -MD -MF d.d -c t.c
 call gcc -MD -MF /dev/stdout -c t.c; call gcc -MD -MF - -c t.c; call gcc -MD -MF no/such.d -c t.c; call gcc -MD -MF t.o -c t.c
 END
@@ -680,40 +719,40 @@ put t.c 'int main(void) { return 0; }'
 masked() { (umask "$1" && shift && "$@"); }
 for mask in 077 000 027 777; do call masked $mask gcc -MD -c t.c -o $mask.o; call masked $mask gcc t.c -o $mask.exe; done; call masked 000 gcc t.c -o 077.exe
 END
-class another-view-of-the-files in-place:another-view <<'END'
+class another-view-of-the-files hit,in-place:other-root <<'END'
 mkdir a b; put a/h.h '#define N 1'; put b/h.h '#define N 2'; put t.c '#include <h.h>' 'int n = N;'
 elsewhere() { unshare --mount sh -c 'mount --bind b a && exec "$@"' sh "$@"; }
 elsewhere true 2> /dev/null || without "no file system can be mounted here"
 call gcc -Ia -c t.c; call elsewhere gcc -Ia -c t.c; call gcc -Ia -c t.c; call elsewhere gcc -Ia -c t.c
 END
-class output-is-an-input hit,in-place:output-is-input <<'END'
+class output-is-an-input hit,in-place:child-odd,in-place:failed-with-older-output <<'END'
 put t.c '#include "h.h"' 'int n = N;'; put h.h '#define N 1'
 call gcc -MD -MF h.h -c t.c; put h.h '#define N 1'; call gcc -E t.c -o h.h; call gcc -c t.c -o t.c; call gcc -c t.c -o t.o
 END
-class output-below-a-link hit <<'END'
+class output-below-a-link hit,in-place:output-outside-of-build <<'END'
 mkdir real; ln -s real link; put t.c 'int n;'; call gcc -MD -c t.c -o link/t.o; rm real/*; again; ln -sfn nowhere link; again
 END
-class limited-file-size hit,in-place:output <<'END'
+class limited-file-size nothing <<'END'
 put t.c 'int a[200000] = {1};'; limited() { (ulimit -f "$1"; shift; "$@"); }
 call limited 1 gcc -c t.c; call limited 10000 gcc -c t.c; rm -f t.o; call limited 1 gcc -c t.c
 END
-class full-device in-place:output <<'END'
+class full-device hit,in-place:stdin/hit,in-place:special-file <<'END'
 put t.c 'int n;'; full() { "$@" > /dev/full; }; closed() { "$@" >&- 2>&-; }
 device=$(device full 1 7)
 call gcc -c t.c -o "$device"; call full gcc -E t.c; call full gcc -S t.c -o -; call closed gcc -c t.c; call closed gcc -E t.c; call gcc -S t.c -o "$device"
 END
-class full-disk hit,in-place:no-space <<'END'
+class full-disk hit <<'END'
 mkdir small; mount -t tmpfs -o size=16k,mode=755 none small 2> /dev/null || without "no file system can be mounted here"
 put t.c 'int a[20000] = {1};'; put u.c 'int n;'; trap 'umount "$top/small"' EXIT
 call gcc -c u.c -o small/u.o; call gcc -c t.c -o small/t.o; cd small; call gcc -c ../t.c; cp ../u.c .; call gcc -MD -c u.c; head -c 16k /dev/zero > fill 2> /dev/null; again; rm fill; again; cd ..
 END
-class working-directory-vanishes in-place:vanished-directory <<'END'
+class working-directory-vanishes nothing <<'END'
 mkdir x; put t.c 'int n;'; cp t.c x; cd x; rm -r ../x; call gcc -c t.c; call gcc -c ../t.c; call gcc -c "$top/t.c" -o "$top/t.o"; mkdir ../x; again
 END
 class temporary-directory-vanishes hit,in-place:temporary-directory <<'END'
 mkdir x; put t.c 'int n;'; export TMPDIR=$PWD/x; call gcc -c t.c; rmdir x; again; mkdir x; again
 END
-class read-only-directory hit,in-place:output <<'END'
+class read-only-directory hit <<'END'
 mkdir x; put t.c 'int n;'; chmod 555 x; call gcc -c t.c -o x/t.o; chmod 755 x; again
 END
 
@@ -747,7 +786,7 @@ script() { put o.c "int f(void) { return $1; }"; alter gcc -c o.c -o real.o; }
 put m.c 'int f(void);' 'int main(void) { return f(); }'; alter gcc -c m.c; script 1; put libf.so 'INPUT(real.o)'
 call gcc m.o -L. -lf -o p; seen ./p; script 2; call gcc m.o -L. -lf -o p; seen ./p; put real2.c 'int f(void) { return 3; }'; alter gcc -c real2.c; put libf.so 'GROUP(real2.o)'; call gcc m.o -L. -lf -o p; seen ./p
 END
-class version-script hit <<'END'
+class version-script hit,in-place:failed-with-older-output <<'END'
 put o.c 'int f(void) { return 1; }' 'int g(void) { return 2; }'; alter gcc -fPIC -c o.c; put v '{ global: f; local: *; };'
 call gcc -shared o.o -Wl,--version-script=v -o o.so; put v '{ global: g; local: *; };'; again; again
 call gcc -shared o.o -Wl,--version-script,v -Wl,--dynamic-list=d -o o.so; put d '{ f; };'; again
@@ -770,7 +809,7 @@ put o.c 'int f(void) { return 1; }'; alter gcc -fPIC -c o.c; call gcc -shared o.
 put m.c 'int f(void);' 'int main(void) { return f(); }'; alter gcc -c m.c; call gcc m.o libo.so -o p
 put o.c 'int f(void) { return 1; }' 'int g;'; alter gcc -fPIC -c o.c; call gcc -shared o.o -Wl,-soname,libo.so.2 -o libo.so; call gcc m.o libo.so -o p; call gcc m.o libo.so -o p -pie; call gcc m.o libo.so -o p -no-pie -s
 END
-class libraries-of-libraries hit <<'END'
+class libraries-of-libraries hit,in-place:failed-with-older-output <<'END'
 mkdir d; put i.c 'int i(void) { return 1; }'; put o.c 'int i(void);' 'int f(void) { return i(); }'; put m.c 'int f(void);' 'int main(void) { return f(); }'
 alter gcc -shared -fPIC i.c -Wl,-soname,libi.so -o d/libi.so; alter gcc -shared -fPIC o.c -Ld -li -o libo.so; alter gcc -c m.c
 call gcc m.o libo.so -Wl,-rpath-link,d -o p; rm d/libi.so; again; put i.c 'int j;'; alter gcc -shared -fPIC i.c -Wl,-soname,libi.so -o d/libi.so; again
@@ -791,7 +830,7 @@ class link-side-outputs hit <<'END'
 put m.c 'int main(void) { return 0; }'; alter gcc -c m.c
 call gcc m.o -Wl,-Map=map -o p; call gcc m.o -Wl,--dependency-file=d -o p; rm map d; call gcc m.o -Wl,-Map=map -o p; call gcc m.o -Wl,--dependency-file=d -o p; call gcc m.o -Wl,-M -o p; call gcc m.o -Wl,-t -o p; call gcc m.o -Wl,--cref -o p
 END
-class linker-by-itself hit <<'END'
+class linker-by-itself hit,in-place:failed-with-older-output <<'END'
 put o.s '.globl _start' '_start: ret' '.data' '.quad x'; put x.s '.globl x' 'x = 1'; alter as o.s -o o.o; alter as x.s -o x.o
 call ld o.o x.o -o p; put x.s '.globl x' 'x = 2'; alter as x.s -o x.o; again; again
 call ld -r o.o x.o -o r.o; put data 1; call ld -r -b binary data -o d.o; put data 22; again; again; call ld o.o -o p
@@ -800,16 +839,16 @@ class linker-of-a-tools-directory hit <<'END'
 mkdir b; put m.c 'int main(void) { return 0; }'; alter gcc -c m.c; ld=$(real ld)
 call gcc -B b m.o -o p; put b/ld "#!$BASH" "exec $ld --defsym extra=1 \"\$@\""; chmod +x b/ld; again; again
 END
-class start-files-of-a-directory hit <<'END'
+class start-files-of-a-directory hit,in-place:not-a-compile <<'END'
 mkdir b; put c.s '.globl _start' '_start: mov $1, %edi' 'mov $60, %eax' 'syscall'; put m.c 'int main(void) { return 0; }'; alter gcc -c m.c; cp "$(gcc -print-file-name=crti.o)" "$(gcc -print-file-name=crtn.o)" b
 call gcc -B b/ m.o -no-pie -o p; alter as c.s -o b/crt1.o; again; seen ./p; again
 END
-class executable-is-there-already hit,in-place:output <<'END'
+class executable-is-there-already hit,in-place:changed-input,in-place:failed-with-older-output,in-place:output-in-the-way,in-place:output-outside-of-build/hit,in-place:changed-input,in-place:failed-with-older-output,in-place:output-in-the-way,in-place:output-outside-of-build,in-place:special-file <<'END'
 put m.c 'int main(void) { return 0; }'; alter gcc -c m.c
 put p old; chmod 400 p; call gcc m.o -o p; put q old; ln q r; call gcc m.o -o q; ln -s target s; call gcc m.o -o s; mkdir t; call gcc m.o -o t; call gcc m.o -o no/such; call gcc m.o -o "$(device null 1 3)"; put u old; chmod 666 u; call gcc m.o -o u; seen ./u
 put bad.c 'int f(void);' 'int main(void) { return f(); }'; call gcc bad.c -o p; call gcc bad.c -o new
 END
-class archives hit,in-place:archiver <<'END'
+class archives hit <<'END'
 put a.c 'int a;'; put b.c 'int b;'; alter gcc -c a.c b.c
 call ar crD l.a a.o; call ar crD l.a b.o; call ranlib -D l.a; put a.c 'int a = 1;'; alter gcc -c a.c; call ar crD l.a a.o; again; call ar t l.a; call ar crD l.a none.o
 END
@@ -825,16 +864,16 @@ put h.h '#define N 1'; put t.m '#import "h.h"' 'int n = N;' '@interface I' '@end
 gcc -c t.m -o /dev/null 2> /dev/null || without "no Objective-C compiler"
 call gcc -c t.m; put h.h '#define N 2'; again; again
 END
-class fortran hit <<'END'
+class fortran hit,in-place:changed-input,in-place:failed-with-older-output <<'END'
 command -v gfortran > /dev/null || without "no Fortran compiler"
 put i.inc 'integer, parameter :: n = 1'; put m.f90 'module m' "include 'i.inc'" 'end module'; put t.F90 'subroutine s(x)' 'use m' 'integer x' 'x = n' 'end'
 call gfortran -c m.f90; call gfortran -c t.F90; put i.inc 'integer, parameter :: n = 2'; call gfortran -c m.f90; call gfortran -c t.F90; again; mkdir d; call gfortran -J d -c m.f90; rm m.mod; call gfortran -Id -c t.F90; call gfortran -c t.F90
 END
 class assembly hit <<'END'
 put h.h '#define N 1'; put t.S '#include "h.h"' '.byte N'; put u.s '.byte 1'
-call gcc -c t.S; call gcc -c u.s; put h.h '#define N 2'; put u.s '.byte 2'; call gcc -c t.S; call gcc -c u.s; again; call gcc -x assembler-with-cpp -DN=1 -c u.s; call as u.s -o v.o
+call gcc -c t.S; call gcc -c u.s; put h.h '#define N 2'; put u.s '.byte 2'; call gcc -c t.S; call gcc -c u.s; again; call gcc -x assembler-with-cpp -DN=1 -c u.s; call as u.s -o v.o; call as --no-such-option u.s; call as none.s
 END
-class compilers-by-other-names hit <<'END'
+class compilers-by-other-names hit,in-place:child-not-run,in-place:other-name/hit,in-place:other-name,in-place:wrapper <<'END'
 put t.c 'int n = sizeof __VERSION__;'
 for cc in cc x86_64-linux-gnu-gcc gcc-12 c99 c89; do command -v $cc > /dev/null && call $cc -c t.c; done
 ln -s "$(real gcc)" mine; named() { (exec -a other "$@"); }; call ./mine -c t.c; call "$(real gcc)" -c t.c; call named gcc -c t.c; call env gcc -c t.c; call sh -c 'gcc -c t.c'

@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use bstr::ByteSlice;
-use shim_core::args::{self, Traced};
+use shim_core::args::{self, Tool, Traced};
 use shim_core::manifest::Entry;
 use shim_core::protocol::Done;
 use store_types::{Hash, StoreDir, StorePath, sha256};
@@ -193,7 +193,11 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
     }
     let command = Command {
         exe: program.exec_path.clone(),
-        argv: asked.child_argv(&program.exec_path),
+        argv: match program.tool {
+            Tool::Compiler => asked.child_argv(&program.exec_path),
+            // These begin their messages with the name by which they were called.
+            Tool::Linker | Tool::Assembler => asked.call.argv.clone(),
+        },
         env,
         cwd: asked.call.cwd.clone(),
         ttys: [asked.call.stdout_tty, asked.call.stderr_tty],
