@@ -40,7 +40,7 @@ extern "C" fn record() {
 }
 
 /// Whether a standard descriptor (0, 1 or 2) was closed when the process began.
-pub fn was_closed(descriptor: u8) -> bool {
+fn was_closed(descriptor: u8) -> bool {
     CLOSED.load(Ordering::Relaxed) & (1 << descriptor) != 0
 }
 

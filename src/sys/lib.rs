@@ -15,7 +15,7 @@ mod seccomp;
 
 pub use fanotify::ReadWatch;
 pub use fork::{Fork, Namespaces, SingleThreaded, clone3, unshare};
-pub use inherited::{execve_as_inherited, was_closed};
+pub use inherited::execve_as_inherited;
 pub use landlock::{landlock_abi, landlock_scope_abstract_sockets};
 pub use lease::may_be_written;
 pub use mount::{MountAttributes, mount_setattr};

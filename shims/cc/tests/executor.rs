@@ -1,5 +1,7 @@
 //! The shim with an executor at the other end of its socket.
 
+mod shim;
+
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -49,7 +51,7 @@ fn run(
         fs::create_dir(dir.path().join(sub)).unwrap();
     }
     fs::write(dir.path().join("droste/warned"), "").unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_shim-cc"), dir.path().join("shims/cc")).unwrap();
+    fs::copy(shim::file(), dir.path().join("shims/cc")).unwrap();
     fs::write(dir.path().join("real/cc"), REAL).unwrap();
     let mode = fs::metadata(dir.path().join("shims/cc"))
         .unwrap()

@@ -1,6 +1,8 @@
 //! In place, nothing tells that there is a shim: the same commands are run before it is laid over
 //! the compiler and after, and their output compared.
 
+mod shim;
+
 use std::fs;
 use std::path::Path;
 use std::process::Output;
@@ -38,7 +40,7 @@ interpose() {
 
 fn dir() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_shim-cc"), dir.path().join("shim")).unwrap();
+    fs::copy(shim::file(), dir.path().join("shim")).unwrap();
     fs::write(dir.path().join("telltale"), TELLTALE).unwrap();
     // Executable like the shim.
     let mode = fs::metadata(dir.path().join("shim")).unwrap().permissions();
