@@ -7,12 +7,14 @@
   cc ? "gcc",
   # The text of one source. It is a part of the derivation, so `$out` changes with it.
   edit ? "1",
+  # The directory that the sources are in.
+  directory ? "package-1.0",
 }:
 let
   tools = builtins.storePath toolchain;
 in
 derivation {
-  name = "package-1.0";
+  name = "package";
   system = "x86_64-linux";
   builder = "${tools}/bin/bash";
   PATH = "${tools}/bin";
@@ -20,13 +22,18 @@ derivation {
     "out"
     "dev"
   ];
-  inherit cflags edit cc;
+  inherit
+    cflags
+    edit
+    cc
+    directory
+    ;
   cxx = if cc == "gcc" then "g++" else "clang++";
   args = [
     "-c"
     ''
       set -eu
-      mkdir -p $out $dev package; cd package
+      mkdir -p $out $dev $directory; cd $directory
       seed=''${out##*/}; seed=''${seed:0:10}
       cat > config.h <<END
       #define PREFIX "$out"

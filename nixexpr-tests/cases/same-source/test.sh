@@ -11,12 +11,13 @@ toolchain=$(with_toolchain "$WORK/on") || {
 copy_store "$WORK/on" "$WORK/off"
 # count NAME FILE: a number among what `droste build --json` printed
 count() { sed -n 's/^ *"'"$1"'": \([0-9]*\),\{0,1\}$/\1/p' "$2" | head -n 1; }
-# build NAME CC CFLAGS EDIT: with memoization and without, into $WORK/NAME.json
+# build NAME CC CFLAGS EDIT [DIRECTORY]: with memoization and without, into $WORK/NAME.json
 build() {
     local drv outputs output store
     for store in on off; do
         drv=$(nix34 nix-instantiate --store "$WORK/$store" "$PWD" --argstr toolchain "$toolchain" \
-            --argstr cc "$2" --argstr cflags "$3" --argstr edit "$4") || {
+            --argstr cc "$2" --argstr cflags "$3" --argstr edit "$4" \
+            --argstr directory "${5:-package-1.0}") || {
             fail "$1 can be instantiated"
             return 1
         }
@@ -32,9 +33,9 @@ build() {
     outputs=$(nix34 nix-store -q --outputs --store "$WORK/on" "$drv")
     for output in $outputs; do
         if [ "$(path_info "$WORK/off" "$output")" = "$(path_info "$WORK/on" "$output")" ]; then
-            pass "$1: ${output##*-} is the same without memoization"
+            pass "$1: ${output#*-} is the same without memoization"
         else
-            fail "$1: ${output##*-} is the same without memoization" "$(diff -rq "$WORK/off$output" "$WORK/on$output")"
+            fail "$1: ${output#*-} is the same without memoization" "$(diff -rq "$WORK/off$output" "$WORK/on$output")"
         fi
     done
 }
@@ -55,13 +56,19 @@ build "plain, edited again" gcc -O2 3 && reused "plain, edited again" 7 "stand-i
 # why FILE: what differs from the nearest earlier call, without hashes
 why() { droste why --store "$WORK/on" "$1" | sed '1,/^nearest/d; s/\/nix\/store\/[a-z0-9]*-//g'; }
 equal "why was the edited file compiled: for its content" \
-    "input      /build/package/edited.c: edited.c, of 315532800 → edited.c, of 315532800" "$(why edited.o)"
+    "input      /build/source/edited.c: edited.c, of 315532800 → edited.c, of 315532800" "$(why edited.o)"
 equal "why was a file compiled that was new: for no earlier one" "" "$(why passes.o)"
 check "why tells so" grep -q 'nothing of this name' <(droste why --store "$WORK/on" passes.o)
 equal "why as JSON names the kind of the difference" '"kind": "input",' \
     "$(droste why --json --store "$WORK/on" edited.o | grep -o '"kind".*')"
 refused "why was a file compiled that nobody has compiled" 1 'no call that is remembered left .nothing.o' \
     droste why --store "$WORK/on" nothing.o
+
+# Sources in a directory of another name.
+build "another directory" gcc -O2 3 package-1.1 && reused "another directory" 8 "stand-in:different-result 1"
+# One that the compiler is told.
+build "told directory" gcc "-O2 -fmacro-prefix-map=/build/package-1.1=." 3 package-1.1 &&
+    reused "told directory" 0 "stand-in:different-result 1"
 
 # GCC sorts the strings of debug information by hashes of their texts, and its own flags are
 # among them. So nothing is shared, and all is right.

@@ -18,6 +18,8 @@ use super::inputs::{InputFile, Search, absolute, base_name, collect};
 use super::outcome::InPlace;
 use super::recall;
 use super::run::{ChildRequest, Origin};
+use super::stand_in::Which;
+use super::stand_in::home::Home;
 use super::tools::{Compiler, SearchPath, find_compiler, parse_search_path};
 use super::tree::{BUILD_DIR, Found, Layout, Walker};
 use crate::Executor;
@@ -125,9 +127,9 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
     let (done, origin) = match shared {
         Some(answer) => answer,
         None => {
-            let made = scanned.make(&scanned.command, &scanned.files)?;
+            let made = scanned.make(&scanned.command, &scanned.files, None)?;
             recall::remember(asked, search, &compiler, &cwd, &made.path);
-            scanned.answer_by(&made, &scanned.files, Ok)?
+            scanned.answer_by(&made, &scanned.files, None, Ok)?
         }
     };
     if done.status != 0 {
@@ -162,29 +164,39 @@ impl Scanned<'_> {
         memory.bytes(self.asked.tree(), path, &input.file)
     }
 
-    /// The child's derivation with this command and these files.
+    /// The child's derivation with this command and these files, perhaps in another directory.
     pub(super) fn make(
         &self,
         command: &Command,
         files: &BTreeMap<Vec<u8>, InputFile>,
+        moved: Option<(&Home, Which)>,
     ) -> Result<Made, InPlace> {
         let asked = self.asked;
-        let (entries, mut inputs) = asked.lay_out(&self.layout, files);
+        let (mut entries, mut inputs) = asked.lay_out(&self.layout, files);
         inputs.insert(self.compiler.clone());
         inputs.extend(asked.named_inputs(command));
-        asked.make_child(&self.name, &command.manifest(entries), inputs)
+        let manifest = match moved {
+            None => command.manifest(entries),
+            Some((home, which)) => {
+                let mut command = command.clone();
+                home.move_child(&mut command, &mut entries, which);
+                command.manifest(entries)
+            }
+        };
+        asked.make_child(&self.name, &manifest, inputs)
     }
 
-    /// Finds or builds a child that [`Self::make`] gave. `edit` makes of the content of each
-    /// file what `files` says that it is.
+    /// Finds or builds a child that [`Self::make`] gave; its files are told where they are for
+    /// the caller. `edit` makes of the content of each file what `files` says that it is.
     pub(super) fn answer_by(
         &self,
         made: &Made,
         files: &BTreeMap<Vec<u8>, InputFile>,
+        moved: Option<(&Home, Which)>,
         edit: impl Fn(Arc<[u8]>) -> Result<Arc<[u8]>, InPlace>,
     ) -> Result<(Done, Origin), InPlace> {
         let store_dir = self.asked.store_dir();
-        self.asked.answer_by(&made.path, || {
+        let (mut done, origin) = self.asked.answer_by(&made.path, || {
             let mut contents = Vec::new();
             for ((path, input), edited) in self.files.iter().zip(files.values()) {
                 let nar_hash = &edited.file.facts.nar_hash;
@@ -195,7 +207,13 @@ impl Scanned<'_> {
                 made: made.clone(),
                 files: contents,
             })
-        })
+        })?;
+        if let Some((home, which)) = moved {
+            for file in &mut done.files {
+                home.move_back(&mut file.path, which);
+            }
+        }
+        Ok((done, origin))
     }
 }
 

@@ -13,6 +13,7 @@ use shim_core::args::Compile;
 use shim_core::protocol::Done;
 use store_types::Hash;
 
+use super::home::{Home, is_told};
 use super::verdict::{Left, Verdict, is_same_but_for_stand_ins, look};
 use super::{Mapping, Refusal, SEED_FLAG, StandIns, Which};
 use crate::child::assemble::{Command, Made};
@@ -26,7 +27,7 @@ use crate::child::scanned::Scanned;
 const LEFT_BYTES_MAX: u64 = 64 << 20;
 
 /// Contents that are remembered at most; beyond, all are forgotten at once.
-const SEARCHED_MAX: usize = 1 << 18;
+pub(super) const SEARCHED_MAX: usize = 1 << 18;
 
 /// Variables that only a link reads, as nixpkgs' wrappers use them: `$out` is in them in every
 /// build.
@@ -78,11 +79,13 @@ impl StandIns {
         texts.all(|text| self.to_first.hits(text).is_ok_and(|hits| hits.is_empty()))
     }
 
-    /// The compile with these stand-ins; `None` if there is nothing to replace.
+    /// The compile with these stand-ins; `None` if there is nothing to replace, and it `is_moved`
+    /// nowhere.
     fn version<'s>(
         &self,
         scanned: &'s Scanned<'_>,
         which: Which,
+        is_moved: bool,
     ) -> Result<Result<Option<Version<'s>>, Refusal>, InPlace> {
         let mut files = Cow::Borrowed(&scanned.files);
         let mut knows_hash = false;
@@ -107,7 +110,7 @@ impl StandIns {
             }
         }
         let command = match self.command(scanned, which, &mut knows_hash) {
-            Ok(None) if !knows_hash => return Ok(Ok(None)),
+            Ok(None) if !knows_hash && !is_moved => return Ok(Ok(None)),
             Ok(command) => command.unwrap_or_else(|| scanned.command.clone()),
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -199,10 +202,11 @@ impl Scanned<'_> {
         stand_ins: &StandIns,
         compile: &Compile,
     ) -> Result<Option<(Done, Origin)>, InPlace> {
-        let answer = match stand_ins.version(self, Which::First)? {
+        let home = Home::of(stand_ins, self, compile)?;
+        let answer = match stand_ins.version(self, Which::First, home.is_some())? {
             Ok(None) => return Ok(None),
             Ok(Some(first)) => match refused_by_flags(compile, &self.command) {
-                None => self.answer_by_version(stand_ins, &first)?,
+                None => self.answer_by_version(stand_ins, &first, home.as_ref())?,
                 Some(refusal) => Err(refusal),
             },
             Err(refusal) => Err(refusal),
@@ -220,15 +224,17 @@ impl Scanned<'_> {
         &self,
         stand_ins: &StandIns,
         first: &Version<'_>,
+        home: Option<&Home>,
     ) -> Result<Result<(Done, Origin), Refusal>, InPlace> {
         let index = &self.asked.executor.index;
         let failed = |_| InPlace::new("index-failed");
-        let made = self.make(&first.command, &first.files)?;
+        let moved = home.map(|home| (home, Which::First));
+        let made = self.make(&first.command, &first.files, moved)?;
         let known = index.verdict(&made.path).map_err(failed)?;
         if let Some(Verdict::Refused(refusal)) = known {
             return Ok(Err(refusal));
         }
-        let (mut done, origin) = self.run(stand_ins, &made, first, Which::First)?;
+        let (mut done, origin) = self.run(stand_ins, &made, first, Which::First, home)?;
         // Why it failed is not known yet; it is not used.
         if done.status != 0 {
             return Ok(Ok((done, origin)));
@@ -236,7 +242,7 @@ impl Scanned<'_> {
         let to_restore = match known {
             Some(Verdict::Restore(to_restore)) => to_restore,
             _ => {
-                let looked = self.look(stand_ins, first, &done)?;
+                let looked = self.look(stand_ins, first, &done, home)?;
                 let verdict = match &looked {
                     Ok(to_restore) => Verdict::Restore(to_restore.clone()),
                     Err(refusal) => Verdict::Refused(*refusal),
@@ -263,8 +269,10 @@ impl Scanned<'_> {
         made: &Made,
         version: &Version<'_>,
         which: Which,
+        home: Option<&Home>,
     ) -> Result<(Done, Origin), InPlace> {
-        self.answer_by(made, &version.files, |bytes| {
+        let moved = home.map(|home| (home, which));
+        self.answer_by(made, &version.files, moved, |bytes| {
             match stand_ins.replace(which).apply(&bytes) {
                 Ok(Some(replaced)) => Ok(replaced.into()),
                 Ok(None) => Ok(bytes),
@@ -280,11 +288,15 @@ impl Scanned<'_> {
         stand_ins: &StandIns,
         first: &Version<'_>,
         done: &Done,
+        home: Option<&Home>,
     ) -> Result<Result<Vec<usize>, Refusal>, InPlace> {
         let unreadable = |_| InPlace::new("child-unreadable");
         let Some(left) = read(done).map_err(unreadable)? else {
             return Ok(Err(Refusal::LARGE));
         };
+        if home.is_some() && left.iter().any(|bytes| is_told(bytes)) {
+            return Ok(Err(Refusal::DIRECTORY));
+        }
         let command = &first.command;
         let words: Vec<&[u8]> = command
             .argv
@@ -299,13 +311,14 @@ impl Scanned<'_> {
         if !first.knows_hash && to_restore.is_empty() {
             return Ok(Ok(to_restore));
         }
-        let second = match stand_ins.version(self, Which::Second)? {
+        let second = match stand_ins.version(self, Which::Second, home.is_some())? {
             Ok(Some(second)) => second,
             Ok(None) => return Ok(Err(Refusal::DIFFERENT)),
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let made = self.make(&second.command, &second.files)?;
-        let (done_again, _) = self.run(stand_ins, &made, &second, Which::Second)?;
+        let moved = home.map(|home| (home, Which::Second));
+        let made = self.make(&second.command, &second.files, moved)?;
+        let (done_again, _) = self.run(stand_ins, &made, &second, Which::Second, home)?;
         let index = &self.asked.executor.index;
         index
             .set_aside(&made.path)

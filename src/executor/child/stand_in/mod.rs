@@ -16,11 +16,12 @@
 
 mod answer;
 mod elf;
+pub(super) mod home;
 mod names;
 pub mod verdict;
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use memchr::memmem;
 use store_types::{Hash, StorePath};
@@ -54,6 +55,8 @@ impl Refusal {
     pub const SECTION: Self = Self("stand-in:section");
     /// The stand-in is in a file of which it is not known what depends on it.
     pub const FILE_KIND: Self = Self("stand-in:file-kind");
+    /// The child's directory is in the result.
+    pub const DIRECTORY: Self = Self("stand-in:directory");
     /// The number that GCC makes of `-frandom-seed=` is in the result.
     pub const SEED_NUMBER: Self = Self("stand-in:seed-number");
     /// Two different stand-ins gave results that differ in more than them.
@@ -61,9 +64,10 @@ impl Refusal {
     /// A result is too large to be looked at.
     pub const LARGE: Self = Self("stand-in:large-result");
 
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::PART_OF_HASH,
         Self::PATH,
+        Self::DIRECTORY,
         Self::DEBUG_STRINGS,
         Self::INTERMEDIATE_CODE,
         Self::COMPRESSED,
@@ -188,6 +192,7 @@ pub struct StandIns {
     from_first: Mapping,
     /// What was found in the contents of files, by the hashes of their NARs.
     searched: Mutex<HashMap<Hash, answer::Searched>>,
+    named: Mutex<home::Named>,
 }
 
 impl StandIns {
@@ -209,6 +214,7 @@ impl StandIns {
             to_second: Mapping::new(pairs(|both| both.1)),
             from_first: Mapping::new(pairs(|both| both.0).map(|(own, first)| (first, own))),
             searched: Mutex::default(),
+            named: Mutex::default(),
         }
     }
 
@@ -218,6 +224,10 @@ impl StandIns {
             Which::First => &self.to_first,
             Which::Second => &self.to_second,
         }
+    }
+
+    fn named(&self) -> MutexGuard<'_, home::Named> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What puts the derivation's own hashes in place of first stand-ins.

@@ -269,6 +269,40 @@ fn a_random_seed_forms_no_code() {
 }
 
 #[test]
+fn a_directory_forms_no_code_without_debug_information() {
+    let flags = [
+        "-O2",
+        "-O0 -frandom-seed=1",
+        "-O2 -fPIC -MMD -Wall -fstack-protector-strong",
+        "-O1 -fsanitize=address,undefined",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    for (compiler, name, source) in [
+        (
+            "gcc",
+            "a.c",
+            "#include <assert.h>\nint f(int n) { assert(n); int unused; return n; }\n",
+        ),
+        ("g++", "a.cc", CXX),
+        ("clang", "a.c", CONSTRUCTORS),
+        ("clang++", "a.cc", CXX),
+    ] {
+        if missing(compiler) {
+            continue;
+        }
+        for flags in flags {
+            let words: Vec<Vec<u8>> = flags.split(' ').map(|word| word.into()).collect();
+            let left = ["a", "another/one"].map(|place| {
+                let place = dir.path().join(place);
+                std::fs::create_dir_all(&place).unwrap();
+                compile(&place, compiler, &words, name, source.as_bytes()).unwrap()
+            });
+            assert!(left[0] == left[1], "{compiler} {flags}");
+        }
+    }
+}
+
+#[test]
 fn a_random_seed_that_is_recorded_where_order_depends_on_it_is_refused() {
     if missing("gcc") {
         return;
