@@ -106,11 +106,18 @@ enum SandboxPathError {
     NoSuchFile(PathBuf),
 }
 
+/// Tells why compiler calls run in place that should not: once, for what is broken stays so.
+fn warn_once(text: &str) {
+    static TOLD: std::sync::Once = std::sync::Once::new();
+    TOLD.call_once(|| eprintln!("droste: warning: compiler calls run in place: {text}"));
+}
+
 impl SettingsArgs {
     /// What was meant.
     pub fn to_settings(&self, context: &Context) -> Result<Settings, CommandError> {
         let mut settings = Settings::new(context.droste_dir.clone());
         settings.memo = self.memo == Switch::On;
+        settings.diagnose = warn_once;
         settings.interpose = self.interpose == Switch::On && !self.no_interpose;
         if let Some(jobs) = self.max_jobs {
             settings.max_jobs = jobs.into();

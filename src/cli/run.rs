@@ -22,11 +22,14 @@ use super::{Context, masquerade};
 
 /// Reasons to run in place that are the store's failures.
 const STORE_FAILURES: &[&str] = &[
+    "child-damaged",
     "child-lost",
     "child-not-run",
+    "compiler-damaged",
     "compiler-not-imported",
     "copy-failed",
     "index-failed",
+    "input-damaged",
     "runner-missing",
 ];
 

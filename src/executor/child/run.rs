@@ -178,6 +178,23 @@ impl Executor {
         answer.map(|child| (child, origin))
     }
 
+    /// Tells why a child did not run, unless it was killed because nobody waits for it.
+    pub(super) fn not_run(
+        &self,
+        drv_path: &StorePath,
+        error: &BuildError,
+        is_unwanted: IsGone<'_>,
+    ) -> InPlace {
+        if is_unwanted() {
+            return InPlace::new("caller-gone");
+        }
+        (self.settings.diagnose)(&format!(
+            "child `{drv_path}` did not run: {}",
+            error.chain()
+        ));
+        InPlace::new("child-not-run")
+    }
+
     /// What is remembered of a child. If its output was damaged by a crash, it is forgotten.
     pub(super) fn known_child(&self, drv_path: &StorePath) -> Result<Option<Arc<Child>>, InPlace> {
         // Without a memory, every call runs in place.
@@ -229,13 +246,7 @@ impl Executor {
         let gone = || InPlace::new("caller-gone");
         let _token = self.child_tokens.take(is_unwanted).ok_or_else(gone)?;
         let request = &request()?;
-        let failed = |error: BuildError| {
-            (self.settings.diagnose)(&format!(
-                "child `{drv_path}` did not run: {}",
-                error.chain()
-            ));
-            InPlace::new("child-not-run")
-        };
+        let failed = |error: BuildError| self.not_run(drv_path, &error, is_unwanted);
         self.add_child_inputs(request).map_err(failed)?;
         self.check_inputs(&request.made.drv.input_srcs)?;
         // Nix may have built it, or a memory was lost.
