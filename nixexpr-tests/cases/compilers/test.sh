@@ -40,7 +40,7 @@ while read -r name drv; do
         fi
     done
 done < "$WORK/drvs"
-check "compiles are children, and are reused" grep -q '"reused": 2' "$WORK/plain.warm.json"
+check "compiles and links are children, and are reused" grep -q '"reused": 3' "$WORK/plain.warm.json"
 check "children of a wrapper script are children" grep -qE '"built": [1-9]' "$WORK/wrapper-script.on.json"
 clean "nothing is left behind" "$WORK/on"
 verified "the store verifies" "$WORK/on"
