@@ -101,28 +101,34 @@ busybox_into() { nix34 nix-store --store "$1" --add "$BUSYBOX"; }
 # downloads is kept in the cache.
 with_toolchain() {
     local shared=$SHARED/toolchain-store
-    if [ ! -e "$SHARED/toolchain" ]; then
+    (
+        # Cases run side by side.
+        flock 9
+        [ ! -e "$SHARED/toolchain" ] || exit 0
         mkdir -p "$CACHE/droste" "$SHARED/droste"
         [ -e "$SHARED/droste/cache" ] || ln -s "$CACHE/droste" "$SHARED/droste/cache"
-        DROSTE_DIR=$SHARED/droste droste toolchain import --store "$shared" > "$SHARED/toolchain.new" 2> "$SHARED/toolchain.log" || {
+        # It may have to download 67 MB.
+        DROSTE_DIR=$SHARED/droste timeout --kill-after=5 900 "$DROSTE" toolchain import --store "$shared" > "$SHARED/toolchain.new" 2> "$SHARED/toolchain.log" 9>&- || {
             cat "$SHARED/toolchain.log" >&2
-            return 1
+            exit 1
         }
         mv "$SHARED/toolchain.new" "$SHARED/toolchain"
-    fi
+    ) 9> "$SHARED/lock" || return 1
     copy_store "$shared" "$1" && cat "$SHARED/toolchain"
 }
 
 # sources PROJECT: the directory of a C project's sources, out of the crate that
 # ships them, unpacked by cargo into the cache. Nobody writes to it.
 sources() {
-    local crate version directory project
+    local crate version directory
     case $1 in
     lua) crate=lua-src version=551.1.0 directory=lua-5.4.9 ;;
     zlib) crate=libz-sys version=1.1.31 directory=src/zlib ;;
     zstd) crate=zstd-sys version=2.1.3 directory=zstd/lib ;;
     esac
-    if [ ! -d "$CACHE/crates/$crate-$version" ]; then
+    (
+        flock 9
+        [ ! -d "$CACHE/crates/$crate-$version" ] || exit 0
         mkdir -p "$CACHE/crates"
         project=$(mktemp -d "$CACHE/crates/new.XXXXXX")
         printf '[package]\nname = "sources"\nversion = "0.0.0"\nedition = "2024"\n[lib]\npath = "lib.rs"\n[workspace]\n[dependencies]\n%s = "=%s"\n' \
@@ -131,7 +137,7 @@ sources() {
         (cd "$project" && { cargo vendor --quiet --offline vendor || cargo vendor --quiet vendor; }) > /dev/null 2>&1 &&
             mv "$project/vendor/$crate" "$CACHE/crates/$crate-$version"
         rm -rf "$project"
-    fi
+    ) 9> "$SHARED/lock"
     echo "$CACHE/crates/$crate-$version/$directory"
 }
 

@@ -2,7 +2,7 @@
 . "$TESTS/harness.sh"
 mkdir -p "$DROSTE_DIR"
 [ -n "${SHARED:-}" ] && mkdir -p "$CACHE/droste" && ln -s "$CACHE/droste" "$DROSTE_DIR/cache"
-if (cd "$TESTS/.." && cargo run --quiet --release -- demo) > "$WORK/out" 2> "$WORK/err" < /dev/null; then
+if "$DROSTE" demo > "$WORK/out" 2> "$WORK/err" < /dev/null; then
     pass "the demo ends with success"
 else
     fail "the demo ends with success" "exit status $?" "$(tail -n 40 "$WORK/err" "$WORK/out")"
