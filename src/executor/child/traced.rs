@@ -312,14 +312,7 @@ impl Traceable<'_> {
         }
         let (first, _) = self.child_of(&view)?;
         let text = executor.store_dir().display(&first.path);
-        let failed = |error: BuildError| {
-            (executor.settings.diagnose)(&format!(
-                "child `{}` did not run: {}",
-                first.path,
-                error.chain()
-            ));
-            InPlace::new("child-not-run")
-        };
+        let failed = |error: BuildError| executor.not_run(&first.path, &error, self.asked.is_gone);
         executor.check_inputs(&first.drv.input_srcs)?;
         let place = executor.child_place(&first).map_err(failed)?;
         let mut visible = executor
