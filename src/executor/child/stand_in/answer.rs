@@ -240,7 +240,8 @@ impl Scanned<'_> {
             return Ok(Ok((done, origin)));
         }
         let to_restore = match known {
-            Some(Verdict::Restore(to_restore)) => to_restore,
+            // One that was built again is looked at again.
+            Some(Verdict::Restore(to_restore)) if origin == Origin::Reused => to_restore,
             _ => {
                 let looked = self.look(stand_ins, first, &done, home)?;
                 let verdict = match &looked {

@@ -57,18 +57,17 @@ pub fn look(stand_ins: &StandIns, words: &[&[u8]], left: &Left) -> Result<Vec<us
         let hits = stand_ins.restore().hits(bytes)?;
         let is_text = number >= files;
         let sections = sections(bytes);
-        if !marks.is_empty() {
-            if marks.iter().any(|mark| memmem::find(bytes, mark).is_some()) {
-                return Err(Refusal::SEED_NUMBER);
+        // What is in these cannot be looked at.
+        for section in sections.iter().flatten() {
+            if section.is_compressed() {
+                return Err(Refusal::COMPRESSED);
             }
-            for section in sections.iter().flatten() {
-                if section.is_compressed() {
-                    return Err(Refusal::COMPRESSED);
-                }
-                if section.is_intermediate_code() {
-                    return Err(Refusal::INTERMEDIATE_CODE);
-                }
+            if section.is_intermediate_code() {
+                return Err(Refusal::INTERMEDIATE_CODE);
             }
+        }
+        if marks.iter().any(|mark| memmem::find(bytes, mark).is_some()) {
+            return Err(Refusal::SEED_NUMBER);
         }
         if hits.is_empty() {
             continue;
