@@ -2,7 +2,7 @@
 # rules for CMake alone, which would measure CMake.
 CXX ?= c++
 AR ?= ar
-CXXFLAGS = -O2 -g -Wall -Wextra -std=c++11 -fno-exceptions -fno-rtti
+CXXFLAGS = -O0 -g -Wall -Wextra -std=c++11 -fno-exceptions -fno-rtti
 CPPFLAGS = -DLEVELDB_PLATFORM_POSIX=1 -DHAVE_FDATASYNC=1 -DHAVE_O_CLOEXEC=1 -DHAVE_FULLFSYNC=0 \
 	-DHAVE_CRC32C=0 -DHAVE_SNAPPY=0 -DNDEBUG -Iinclude -I.
 

@@ -35,14 +35,15 @@ class Project:
     many_headers: tuple = None
 
 
+# Mostly without optimisation: the less a compile takes, the more there is to lose by a cache.
 PROJECTS = [
     Project("lua", "Lua 5.4.9", ("crate", "lua-src", "551.1.0"), "lua-5.4.9", recipe="lua"),
-    Project("zstd", "zstd 1.5.7", ("crate", "zstd-sys", "2.1.3"), "zstd/lib", recipe="zstd"),
+    Project("zstd", "zstd 1.5.7", ("crate", "zstd-sys", "2.1.3"), "zstd/lib", ("CFLAGS=-O1 -g -Wall",), recipe="zstd"),
     Project(
         "redis",
         "Redis 7.0",
         ("debian", "redis"),
-        variables=("MALLOC=libc", "USE_SYSTEMD=no", "V=1"),
+        variables=("MALLOC=libc", "USE_SYSTEMD=no", "OPTIMIZATION=-O0", "V=1"),
         many_headers=(
             "src",
             "gcc -std=c11 -DREDIS_STATIC= -Wall -W -O2 -g -I../deps/hiredis -I../deps/linenoise "
