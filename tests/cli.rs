@@ -145,9 +145,11 @@ Commands:
   build      Build derivations, and make every compile a derivation of its own
   run        Run a command of this machine, such as `make -j8`, and memoize its compiler calls
   cc         Run one compiler call, and memoize it: CC=\"droste cc gcc\"
+  memo       Run one call of any program, such as bison or a script, and memoize it
   stats      Print what became of compiler calls, over all builds of this store
   store      Look into the store, and add to it
   child      Look at the children that compiler calls became
+  why        Tell why a compiler call was not in memory: the nearest earlier one, and what differs
   toolchain  Compilers for builds, without a Nix package collection
   shims      Add the compiler shims to the store, for the PATH of builds, and print their path
   daemon     Serve the store to Nix's commands and others, and the host's compiler calls, until stopped
@@ -413,6 +415,7 @@ fn a_build_prints_its_outputs_and_then_finds_them() {
             "children": { "built": 0, "reused": 0, "substituted": 0, "inPlace": 0 },
             "inPlaceReasons": {},
             "notSharedReasons": {},
+            "undeclaredInputs": {},
             "wallSeconds": null,
         }])
     );
@@ -551,5 +554,62 @@ fn a_child_that_never_was_is_not_shown() {
         1,
         "error: no child has `lapi.o` in the name of its derivation or output\n\
          hint: a child is remembered once a compile was built with `--memo on`\n",
+    );
+}
+
+#[test]
+fn an_empty_memo_has_statistics_and_none_is_made_for_them() {
+    let home = Home::new();
+    let run = home.run(&["stats", "--print-stats"]);
+    assert_eq!((run.err.as_str(), run.code), ("", Some(0)));
+    assert!(run.out.contains("direct_cache_hit\t0\n"), "{}", run.out);
+    assert!(run.out.lines().all(|line| line.ends_with("\t0")));
+    home.run(&["stats", "--zero"]).succeeds("");
+    home.run(&["stats"]).succeeds(
+        "\
+compiler calls                   0
+  reused                         0
+  built                          0
+  in place                       0
+children remembered              0
+objects in the store             0
+size of the store              0 B
+",
+    );
+    let entries = std::fs::read_dir(home.dir()).unwrap();
+    assert_eq!(entries.count(), 0);
+}
+
+#[test]
+fn a_command_runs_as_it_is_when_droste_is_turned_off() {
+    let home = Home::new();
+    let script = "echo out; echo \"$PATH\" >&2; exit 3";
+    let output = home
+        .command(&["run", "--", "sh", "-c", script])
+        .env("DROSTE_DISABLE", "1")
+        .env("PATH", "/bin:/usr/bin")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(output.stdout, b"out\n");
+    assert_eq!(output.stderr, b"/bin:/usr/bin\n");
+    let output = home
+        .command(&["cc", "no-such-compiler", "-c"])
+        .env("DROSTE_DISABLE", "1")
+        .env("PATH", "/bin:/usr/bin")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(127));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("`no-such-compiler`"));
+    let entries = std::fs::read_dir(home.dir()).unwrap();
+    assert_eq!(entries.count(), 0);
+}
+
+#[test]
+fn no_daemon_is_a_status_too() {
+    let run = Home::new().run(&["daemon", "status"]);
+    assert_eq!(
+        (run.out.as_str(), run.err.as_str(), run.code),
+        ("no daemon is running\n", "", Some(1))
     );
 }

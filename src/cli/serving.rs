@@ -68,7 +68,7 @@ pub fn connect(context: &Context) -> Result<OwnedFd, ServingError> {
     let mut started: Option<Started> = None;
     loop {
         match instance::running(&pid_file) {
-            Ok(Some(found)) if found.store_root != context.store_root => {
+            Ok(Some(found)) if !is_same_dir(&found.store_root, &context.store_root) => {
                 return Err(ServingError::OtherStore(found.store_root));
             }
             Ok(Some(found)) if found.program != program => {
@@ -101,6 +101,12 @@ pub fn connect(context: &Context) -> Result<OwnedFd, ServingError> {
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// Whether two paths lead to one directory.
+fn is_same_dir(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    one == other || real(one).is_some_and(|one| real(other) == Some(one))
 }
 
 /// A connection to the daemon that is running, whatever it is; `None` if there is none.
