@@ -505,6 +505,7 @@ impl Run<'_> {
             });
         }
         let made = attempt.executor.take_outputs(&Produced {
+            memory: None,
             text: &attempt.text,
             drv_path: attempt.drv_path,
             name: attempt.name,

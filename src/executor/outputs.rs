@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use store_api::{BoxError, BuildMode};
 use store_local::{Canonicaliser, Registration};
 use store_nar::{HashModuloSink, HashModuloVariant, Hasher, RefScanner, hash_part};
@@ -37,6 +37,8 @@ pub(crate) struct Produced<'a> {
     /// What outputs may refer to, apart from each other.
     pub(crate) candidates: BTreeSet<StorePath>,
     pub(crate) dir: &'a BuildDir,
+    /// The root that had the outputs, if it was not in `dir` but in memory.
+    pub(crate) memory: Option<&'a OwnedFd>,
     pub(crate) user: &'a BuildUser,
     pub(crate) log: &'a LogTail,
 }
@@ -87,14 +89,29 @@ fn open_dir(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
     )
 }
 
+/// The directory at an absolute path in a root, with no symbolic link on the way.
+fn open_dir_in(root: &OwnedFd, path: &str) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat2(
+        root,
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS,
+    )
+}
+
 impl Executor {
     /// Takes the outputs of a build into the store; returns their final paths.
     pub(crate) fn take_outputs(
         &self,
         build: &Produced<'_>,
     ) -> Result<BTreeMap<String, StorePath>, BuildError> {
-        let made = open_dir(&build.dir.store(self.store_dir().as_str()))
-            .map_err(environment(build.text, "open the outputs"))?;
+        let store = self.store_dir().as_str();
+        let made = match build.memory {
+            None => open_dir(&build.dir.store(store)),
+            Some(root) => open_dir_in(root, store),
+        }
+        .map_err(environment(build.text, "open the outputs"))?;
         let own = open_dir(&build.dir.own())
             .map_err(environment(build.text, "open the build directory"))?;
         let options = options(build.text, build.drv)?;
@@ -227,7 +244,8 @@ impl Executor {
             }
             DerivationOutput::Floating { method, algorithm }
             | DerivationOutput::Impure { method, algorithm } => {
-                if !rules.is_empty() {
+                // From memory it has to get to the store's file system anyway.
+                if !rules.is_empty() || build.memory.is_some() {
                     let target = format!("{output}.siblings");
                     store_nar::rewrite_tree(
                         place.0.as_fd(),

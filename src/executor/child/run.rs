@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use droste_sandbox::{Network, Node, Owner, Request, Running, Stdio};
+use droste_sandbox::{Network, Node, Owner, Request, Root, Running, Stdio, TmpfsSize};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use shim_core::manifest;
 use store_api::BuildMode;
@@ -52,6 +52,8 @@ pub(super) struct ChildPlace {
     pub(super) scratch: BTreeMap<String, StorePath>,
     pub(super) user: BuildUser,
     dir: BuildDir,
+    /// The root, if it was in memory and not in `dir`.
+    memory: Option<OwnedFd>,
 }
 
 /// One who waits for a child: whether it still does.
@@ -324,9 +326,16 @@ impl Executor {
         let inputs = self
             .closure(&made.drv.input_srcs)
             .map_err(environment(&text, "query the input closure"))?;
-        let place = self.child_place(made)?;
-        let sandbox = self.child_sandbox(made, &place, &inputs);
-        let log = self.run_sandbox(&text, sandbox, is_unwanted, |_| {})?;
+        let mut place = self.child_place(made)?;
+        let mut sandbox = self.child_sandbox(made, &place, &inputs);
+        self.put_in_memory(&mut sandbox);
+        let mut root = None;
+        let log = self.run_sandbox(&text, sandbox, is_unwanted, |running| {
+            root = Some(running.root().try_clone_to_owned());
+        })?;
+        place.memory = root
+            .transpose()
+            .map_err(environment(&text, "keep the child's root"))?;
         self.take_child(made, inputs, &place, &log)
     }
 
@@ -363,7 +372,12 @@ impl Executor {
         let scratch = self.scratch_paths(&made.path, name, &made.drv, BuildMode::Normal, &text)?;
         let user = self.acquire_user(&text)?;
         let dir = self.make_build_dir(&text, &user)?;
-        Ok(ChildPlace { scratch, user, dir })
+        Ok(ChildPlace {
+            scratch,
+            user,
+            dir,
+            memory: None,
+        })
     }
 
     /// The sandbox of a child that sees these store paths.
@@ -441,6 +455,21 @@ impl Executor {
         Ok(log)
     }
 
+    /// Gives a child a root in memory. A child has a mount point for each of its inputs and a
+    /// copy in its place, often hundreds, and all are gone a moment later: on a disk that is
+    /// more work than many a compile.
+    fn put_in_memory(&self, sandbox: &mut Request) {
+        sandbox.root = Root::Tmpfs {
+            size: TmpfsSize::Default,
+        };
+        let dirs = [
+            Node::dir("/tmp", 0o1777),
+            Node::build_dir(self.store_dir().as_str(), 0o1775),
+            Node::build_dir(BUILD_DIR, 0o700),
+        ];
+        sandbox.nodes.splice(0..0, dirs);
+    }
+
     /// Takes the output of a child that ran in `place` into the store.
     pub(super) fn take_child(
         &self,
@@ -460,6 +489,7 @@ impl Executor {
             scratch: &place.scratch,
             candidates,
             dir: &place.dir,
+            memory: place.memory.as_ref(),
             user: &place.user,
             log,
         })?;
