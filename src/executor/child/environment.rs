@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use shim_core::client::SESSION_VARIABLE;
+
 /// Variables that a compiler driver, its passes and the C library's messages
 /// read. Sources: gcc manual, "Environment Variables Affecting GCC"; clang manual,
 /// "Environment variables"; `GCC_URLS`, `TERM_URLS`: gcc manual, "Diagnostic
@@ -140,6 +142,25 @@ pub fn relevant_if_traced(
     kept
 }
 
+/// The variables that a traced call through a wrapper depends on of which it is not known what
+/// it reads: a script can source files that are no scripts, and execute programs that ask for
+/// anything. So it is all that there are. Nixpkgs' wrappers are known by a variable they name.
+pub fn read_by_unknown_wrapper(
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+    named_by_wrapper: Option<&HashSet<Vec<u8>>>,
+) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let is_unknown = |words: &HashSet<Vec<u8>>| !words.contains(&b"NIX_CFLAGS_COMPILE"[..]);
+    if !named_by_wrapper.is_some_and(is_unknown) {
+        return BTreeMap::new();
+    }
+    let is_ours =
+        |name: &[u8]| DECIDED_BY_CALLER.contains(&name) || name == SESSION_VARIABLE.as_bytes();
+    env.iter()
+        .filter(|(name, _)| !is_ours(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
 /// The variables that a script names, that are set, and that a child did not get: if there are
 /// any, the script may have read one, and the child is not to be believed.
 pub fn named_but_dropped(
@@ -217,6 +238,17 @@ mod tests {
             "flags",
         ];
         assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn a_wrapper_of_which_nothing_is_known_sees_all() {
+        let all = env(&[("EXTRA", "1"), ("PATH", "/bin"), ("DROSTE_SESSION", "7")]);
+        let unknown = words(b". ../lib/flags; exec gcc $flags");
+        let nixpkgs = words(b"exec gcc $NIX_CFLAGS_COMPILE");
+        let kept = read_by_unknown_wrapper(&all, Some(&unknown));
+        assert_eq!(kept, env(&[("EXTRA", "1")]));
+        assert!(read_by_unknown_wrapper(&all, Some(&nixpkgs)).is_empty());
+        assert!(read_by_unknown_wrapper(&all, None).is_empty());
     }
 
     #[test]
