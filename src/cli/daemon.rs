@@ -29,6 +29,9 @@ use crate::wiring;
 /// How often the daemon looks whether it is to end.
 const POLL: Duration = Duration::from_millis(100);
 
+/// How long directories stay open after a call, for the next one.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// How often statistics are written.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -141,6 +144,7 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
     let mut flushed = Instant::now();
     while !is_ended.load(Ordering::Relaxed) {
         std::thread::sleep(POLL);
+        calls.let_go_after(QUIET);
         if server.connections() == 0
             && let (Some(idle), Some(max)) = (calls.idle_for(), idle_max)
             && idle >= max

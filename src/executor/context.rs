@@ -159,7 +159,7 @@ impl Caller {
 
 /// The host, whose commands may call at any time.
 pub(crate) struct HostContext {
-    tree: CallerTree,
+    pub(crate) tree: CallerTree,
     /// The counts of commands that have asked for theirs, by the value of the variable
     /// that all their calls have in their environments.
     sessions: Mutex<HashMap<Vec<u8>, ChildCounts>>,

@@ -18,7 +18,7 @@ let
       args = [
         "-c"
         # A child that is made in one round is for all of them.
-        "unset round; mkdir class && cd class && exec bash ${play} ${table} ${name} $out"
+        "unset round; mkdir ${name} && cd ${name} && exec bash ${play} ${table} ${name} $out"
       ];
       PATH = "${tools}/bin";
     };

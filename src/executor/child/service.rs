@@ -57,6 +57,8 @@ pub struct Shims {
     reads: Option<Arc<ReadWatch>>,
     was_read: Arc<AtomicBool>,
     activity: Arc<Activity>,
+    /// Whose calls they are, if not a build's.
+    host: Option<Arc<HostContext>>,
 }
 
 /// What a socket's clients do.
@@ -90,6 +92,22 @@ impl Shims {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         is_idle.then(|| last_end.elapsed())
+    }
+
+    /// Closes what is open of the host's directories if no call has been served for this
+    /// long: until then, file systems that calls have looked into cannot be unmounted.
+    pub fn let_go_after(&self, quiet: Duration) {
+        let last_end = *self
+            .activity
+            .last_end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(host) = &self.host
+            && self.activity.calls.load(Ordering::Acquire) == 0
+            && last_end.elapsed() >= quiet
+        {
+            host.tree.let_go();
+        }
     }
 
     /// Closes the socket; calls of a build that are still served end by themselves, those
@@ -179,6 +197,10 @@ impl Executor {
         let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let was_read = Arc::new(AtomicBool::new(false));
         let activity = Arc::new(Activity::new());
+        let host = match &caller {
+            Caller::Host(host) => Some(host.clone()),
+            Caller::Build(_) => None,
+        };
         let accept = Accept {
             executor: self.clone(),
             caller,
@@ -197,6 +219,7 @@ impl Executor {
             reads,
             was_read,
             activity,
+            host,
         })
     }
 

@@ -345,6 +345,12 @@ impl CallerTree {
         }
     }
 
+    /// Closes all directories: a file system of which one is open cannot be unmounted.
+    pub(super) fn let_go(&self) {
+        let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        dirs.clear();
+    }
+
     fn known_dir(&self, path: &[u8]) -> Option<LocalDir> {
         let dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
         dirs.get(path).cloned()
@@ -376,7 +382,12 @@ impl CallerTree {
             Err(Errno::ACCESS) => (open(OFlags::PATH).map_err(gone)?, false),
             Err(error) => return Err(gone(error)),
         };
-        let stamp = Stamp::of(&rustix::fs::fstat(&fd).map_err(gone)?);
+        let stat = rustix::fs::fstat(&fd).map_err(gone)?;
+        // The executor may enter more than the build may.
+        if stat.st_mode & 0o100 == 0 {
+            return Err(InPlace::new("unreadable-directory"));
+        }
+        let stamp = Stamp::of(&stat);
         if let Some(known) = known
             && known.settled
             && known.stamp == stamp
