@@ -25,7 +25,7 @@ const SCHEMA: &str = "
         refused text,
         primary key (shape, drv)
     ) without rowid;
-    create table if not exists Undeclared1 (words text primary key not null) without rowid;
+    create table if not exists Undeclared2 (words text primary key not null) without rowid;
 ";
 
 /// So many records are kept of one shape: as many states of a source tree can be
@@ -193,7 +193,7 @@ impl Records {
         }
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let found = database
-            .prepare_cached("select 1 from Undeclared1 where words = ?")
+            .prepare_cached("select 1 from Undeclared2 where words = ?")
             .and_then(|mut query| query.exists([key(words)]))
             .map_err(|source| self.error(source))?;
         if known.len() >= SHAPES_MAX {
@@ -212,7 +212,7 @@ impl Records {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         database
             .execute(
-                "insert or ignore into Undeclared1 (words) values (?)",
+                "insert or ignore into Undeclared2 (words) values (?)",
                 [key(words)],
             )
             .map_err(|source| self.error(source))?;
