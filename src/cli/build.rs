@@ -476,6 +476,7 @@ mod tests {
     "notSharedReasons": {
       "stand-in:lto": 1
     },
+    "undeclaredInputs": {},
     "wallSeconds": 1.235
   }
 ]

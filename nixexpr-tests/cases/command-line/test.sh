@@ -30,6 +30,7 @@ equal "--json has the documented form" '[
     },
     "inPlaceReasons": {},
     "notSharedReasons": {},
+    "undeclaredInputs": {},
     "wallSeconds": N
   }
 ]' "$(droste build --json --store "$store" "$simple" 2> /dev/null | shape)"
