@@ -223,7 +223,7 @@ trap 'umount "$top/a" 2> /dev/null' EXIT
 leave() { for _ in 1 2 3 4 5 6 7 8 9 10; do umount a && return; sleep 0.5; done 2> /dev/null; return 1; }
 call gcc -Ia -c t.c; mount --bind b a; again; again; alter leave; again
 END
-class unreadable-headers hit <<'END'
+class unreadable-headers hit,in-place:unreadable-directory,in-place:unreadable-input <<'END'
 mkdir a b; put a/h.h '#define N 1'; put b/h.h '#define N 2'; put t.c '#include <h.h>' 'int n = N;'
 call gcc -Ia -Ib -c t.c; chmod 000 a/h.h; again; chmod 644 a/h.h; chmod 000 a; again; chmod 755 a; again
 END
@@ -337,7 +337,7 @@ mkdir b; put t.c 'int n = 1;'; as=$(real as)
 call gcc -B b -c t.c
 put b/as "#!$BASH" "exec $as --defsym EXTRA=1 \"\$@\""; chmod +x b/as; again; again
 END
-class compiler-proper-of-a-tools-directory hit <<'END'
+class compiler-proper-of-a-tools-directory hit,in-place:not-a-compile <<'END'
 mkdir b; put t.c '#ifdef N' 'int n;' '#endif' 'int m;'; cc1=$(gcc -print-prog-name=cc1)
 call gcc -B b -c t.c
 for n in 1 2; do put b/cc1 "#!$BASH" "exec $cc1 \"\$@\" -DN=$n -Dm=m$n"; touch -d @1000000000 b/cc1; chmod +x b/cc1; again; done; again
