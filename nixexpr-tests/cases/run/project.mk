@@ -12,7 +12,7 @@ liblua.so: $(objects:.o=.lo)
 %.o: %.c
 	$(CC) $(CFLAGS) -c -o $@ $<
 %.lo: %.c
-	$(CC) $(CFLAGS) -fPIC -c -o $@ $<
+	$(CC) $(CFLAGS) -fPIC -MF $@.d -c -o $@ $<
 # The first fails, the second does not.
 config.h:
 	if $(CC) -c -o conftest.o -DHEADER='<no/such.h>' probe.inc 2> no-such.log; then echo 1; else echo 0; fi > $@
