@@ -35,8 +35,8 @@ pub enum Definition {
 pub fn definitions(source: &[u8], name: &[u8]) -> Vec<Definition> {
     let mut found = Vec::new();
     collect(source, name, &mut found);
-    if let Some(joined) = joined(source) {
-        collect(&joined, name, &mut found);
+    for copy in joined(source) {
+        collect(&copy, name, &mut found);
     }
     found
 }

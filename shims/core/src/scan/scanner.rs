@@ -4,7 +4,7 @@
 //! strings and raw strings too, so no state is carried from one to the next and nothing that is
 //! misread early can hide what comes later. Between tokens, comments and line continuations count
 //! as white space. Continuations *inside* tokens, and trigraphs, are rare: a source with any is
-//! scanned a second time as a copy from which they have been removed.
+//! scanned again as copies from which they have been removed.
 
 use memchr::memmem::{self, Finder};
 use memchr::{memchr, memchr_iter, memchr2, memchr2_iter};
@@ -16,15 +16,9 @@ use super::{Directive, Include, MacroInclude, Scan};
 /// Scans a source or header.
 pub fn scan(source: &[u8]) -> Scan {
     let mut found = Scan::default();
-    match joined(source) {
-        None => Scanner::new(source, &mut found, true).pass(),
-        Some(joined) => {
-            // What the source reads like without the trigraphs and the odd continuations is not
-            // known well enough to tell its comments.
-            Scanner::new(source, &mut found, false).pass();
-            Scanner::new(&joined, &mut found, true).pass();
-        }
-    }
+    for_all_readings(source, |text, tell_comments| {
+        Scanner::new(text, &mut found, tell_comments).pass();
+    });
     found.includes.sort_unstable();
     found.includes.dedup();
     found.macro_includes.sort_unstable();
@@ -302,13 +296,9 @@ pub struct HasIncludeUses {
 /// [`Scan::has_include_aliases`].
 pub fn has_include_uses(source: &[u8], alias: &[u8]) -> HasIncludeUses {
     let mut found = Scan::default();
-    match joined(source) {
-        None => Scanner::new(source, &mut found, true).uses(alias),
-        Some(joined) => {
-            Scanner::new(source, &mut found, false).uses(alias);
-            Scanner::new(&joined, &mut found, true).uses(alias);
-        }
-    }
+    for_all_readings(source, |text, tell_comments| {
+        Scanner::new(text, &mut found, tell_comments).uses(alias);
+    });
     HasIncludeUses {
         includes: found.includes,
         aliases: found.has_include_aliases,
@@ -501,33 +491,47 @@ fn is_module_line(text: &[u8], at: usize, length: usize) -> bool {
     }
 }
 
-/// A copy of the text without line continuations and with trigraphs replaced (translation phases
-/// 1 and 2), if it has trigraphs or continuations between two characters that are not white
-/// space.
-pub(super) fn joined(text: &[u8]) -> Option<Vec<u8>> {
-    let trigraphs = contains(text, b"??/") || contains(text, b"??=");
-    if !trigraphs && !joins_tokens(text) {
-        return None;
+/// Calls `read` with the source, and with the copies that [`joined`] makes of it; and whether
+/// comments can be told in it: not in a source of which there are copies, since it is known too
+/// little how it reads.
+fn for_all_readings(source: &[u8], mut read: impl FnMut(&[u8], bool)) {
+    let copies = joined(source);
+    read(source, copies.is_empty());
+    for copy in &copies {
+        read(copy, true);
     }
-    let text = if trigraphs {
-        replace_trigraphs(text)
-    } else {
-        text.to_vec()
-    };
+}
+
+/// Copies of the text without line continuations, if it has any between two characters that are
+/// not white space; and, if it has trigraphs, with these replaced before (translation phases 1
+/// and 2). Whether trigraphs are replaced depends on the language and its version, so both
+/// copies may be what a compiler reads.
+pub(super) fn joined(text: &[u8]) -> Vec<Vec<u8>> {
+    let mut copies = Vec::new();
+    if joins_tokens(text) {
+        copies.push(without_continuations(text));
+    }
+    if contains(text, b"??/") || contains(text, b"??=") {
+        copies.push(without_continuations(&replace_trigraphs(text)));
+    }
+    copies
+}
+
+fn without_continuations(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut from = 0;
-    for at in memchr_iter(b'\\', &text) {
+    for at in memchr_iter(b'\\', text) {
         if at < from {
             continue;
         }
-        let length = continuation(&text, at);
+        let length = continuation(text, at);
         if length > 0 {
             out.extend_from_slice(&text[from..at]);
             from = at + length;
         }
     }
     out.extend_from_slice(&text[from..]);
-    Some(out)
+    out
 }
 
 fn joins_tokens(text: &[u8]) -> bool {
@@ -616,6 +620,7 @@ mod tests {
     #[case::continued_in_the_word("#incl\\\nude \"a.h\"", &["Include \"a.h\""])]
     #[case::continued_after_the_digraph_s_half("%\\\n:include \"a.h\"", &["Include \"a.h\""])]
     #[case::trigraph_continuation("#incl??/\nude \"a.h\"", &["Include \"a.h\""])]
+    #[case::joined_below_a_false_trigraph("// ??/\n%\\\n:incl\\\nude \"a.h\"", &["Include \"a.h\""])]
     #[case::false_trigraph("// what??/\n#include \"a.h\"", &["Include \"a.h\""])]
     #[case::in_a_raw_string("R\"(\n#include \"a.h\"\n)\"", &["Include \"a.h\""])]
     #[case::after_a_raw_string("x=R\"(/*)\";\n#include \"a.h\"", &["Include \"a.h\""])]
