@@ -144,15 +144,8 @@ pub fn relevant_if_traced(
 
 /// The variables that a traced call through a wrapper depends on of which it is not known what
 /// it reads: a script can source files that are no scripts, and execute programs that ask for
-/// anything. So it is all that there are. Nixpkgs' wrappers are known by a variable they name.
-pub fn read_by_unknown_wrapper(
-    env: &BTreeMap<Vec<u8>, Vec<u8>>,
-    named_by_wrapper: Option<&HashSet<Vec<u8>>>,
-) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let is_unknown = |words: &HashSet<Vec<u8>>| !words.contains(&b"NIX_CFLAGS_COMPILE"[..]);
-    if !named_by_wrapper.is_some_and(is_unknown) {
-        return BTreeMap::new();
-    }
+/// anything. So it is all that there are.
+pub fn all_for_wrapper(env: &BTreeMap<Vec<u8>, Vec<u8>>) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let is_ours =
         |name: &[u8]| DECIDED_BY_CALLER.contains(&name) || name == SESSION_VARIABLE.as_bytes();
     env.iter()
@@ -243,12 +236,7 @@ mod tests {
     #[test]
     fn a_wrapper_of_which_nothing_is_known_sees_all() {
         let all = env(&[("EXTRA", "1"), ("PATH", "/bin"), ("DROSTE_SESSION", "7")]);
-        let unknown = words(b". ../lib/flags; exec gcc $flags");
-        let nixpkgs = words(b"exec gcc $NIX_CFLAGS_COMPILE");
-        let kept = read_by_unknown_wrapper(&all, Some(&unknown));
-        assert_eq!(kept, env(&[("EXTRA", "1")]));
-        assert!(read_by_unknown_wrapper(&all, Some(&nixpkgs)).is_empty());
-        assert!(read_by_unknown_wrapper(&all, None).is_empty());
+        assert_eq!(all_for_wrapper(&all), env(&[("EXTRA", "1")]));
     }
 
     #[test]

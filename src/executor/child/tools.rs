@@ -13,7 +13,7 @@ use super::host::{Destination, HostCompiler};
 use super::inputs::absolute;
 use super::outcome::InPlace;
 use super::tree::{CallerTree, Found, StoreTree, Walker, join, split_last};
-use super::wrapper::{is_nixpkgs_wrapper, simple_wrapper};
+use super::wrapper::{is_any_nixpkgs_wrapper, is_nixpkgs_wrapper, simple_wrapper};
 use crate::Executor;
 
 /// A script longer than this is no compiler's wrapper.
@@ -92,6 +92,18 @@ pub enum Program {
     Other,
 }
 
+impl Program {
+    /// Whether this is the program that it is called as.
+    fn is(&self, tool: Tool) -> bool {
+        matches!(
+            (self, tool),
+            (Self::Driver, Tool::Compiler)
+                | (Self::Linker, Tool::Linker)
+                | (Self::Assembler, Tool::Assembler)
+        )
+    }
+}
+
 /// The compiler of a call.
 #[derive(Clone)]
 pub struct Compiler {
@@ -133,6 +145,8 @@ pub struct CalledProgram {
     /// The words of the script, if it is one, and of those it names; see
     /// [`relevant_if_traced`](super::environment::relevant_if_traced).
     pub words: Option<HashSet<Vec<u8>>>,
+    /// Whether it may read variables that it does not name.
+    pub reads_anything: bool,
     /// What it consists of, if it is the host's.
     pub host: Option<Arc<HostCompiler>>,
 }
@@ -151,6 +165,9 @@ pub fn find_compiler(
     let (store, store_dir) = (&executor.store_tree, executor.store_dir());
     let called = locate(executor, walker, call, env)?;
     let unwrapped = unwrap(walker, store, store_dir, &called.real, call, env)?;
+    if unwrapped.end != Program::Driver {
+        return Err(InPlace::new("unknown-compiler"));
+    }
     Ok(Compiler {
         effective_argv: unwrapped.argv,
         words: unwrapped.words,
@@ -178,6 +195,7 @@ pub fn find_program(
         &executor.store_tree,
         executor.store_dir(),
         located,
+        call,
         env,
     )
 }
@@ -188,6 +206,7 @@ fn identify(
     store: &StoreTree,
     store_dir: &StoreDir,
     located: Located,
+    call: &Call,
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> Result<CalledProgram, InPlace> {
     let unknown = || InPlace::new("unknown-compiler");
@@ -200,14 +219,18 @@ fn identify(
     let tool = tool_of(split_last(&exec_path).1)
         .or_else(|| tool_of(split_last(&real).1))
         .ok_or_else(unknown)?;
+    let mut reads_anything = false;
     let words = match (store.program(store_dir, &real)?, tool) {
-        (Program::Script(_), _) => {
+        (Program::Script(script), _) => {
             check_shell_environment(env)?;
+            // What it does is known if it is followed to its end; of nixpkgs' it is known
+            // what they read.
+            reads_anything = !is_any_nixpkgs_wrapper(&script)
+                && !unwrap(walker, store, store_dir, &real, call, env)
+                    .is_ok_and(|behind| behind.end.is(tool));
             Some(script_words(walker, store, store_dir, &real)?)
         }
-        (Program::Driver, Tool::Compiler)
-        | (Program::Linker, Tool::Linker)
-        | (Program::Assembler, Tool::Assembler) => None,
+        (program, _) if program.is(tool) => None,
         _ => return Err(unknown()),
     };
     Ok(CalledProgram {
@@ -216,6 +239,7 @@ fn identify(
         real,
         tool,
         words,
+        reads_anything,
         host,
     })
 }
@@ -387,9 +411,11 @@ struct Unwrapped {
     argv: Vec<Vec<u8>>,
     /// The variables that the wrappers read; `None` if there is no wrapper.
     words: Option<HashSet<Vec<u8>>>,
+    /// The program behind them.
+    end: Program,
 }
 
-/// Follows the wrappers of a call to the driver behind them.
+/// Follows the wrappers of a call to the program behind them.
 fn unwrap(
     walker: &mut Walker<'_>,
     store: &StoreTree,
@@ -402,6 +428,7 @@ fn unwrap(
     let mut found = Unwrapped {
         argv: call.argv.clone(),
         words: None,
+        end: Program::Other,
     };
     if found.argv.is_empty() {
         return Err(InPlace::new("no-arguments"));
@@ -409,9 +436,8 @@ fn unwrap(
     let mut program = real.to_vec();
     for _ in 0..WRAPPERS_MAX {
         let script = match store.program(store_dir, &program)? {
-            Program::Driver => return Ok(found),
-            Program::Linker | Program::Assembler | Program::Other => return Err(unknown()),
             Program::Script(script) => script,
+            end => return Ok(Unwrapped { end, ..found }),
         };
         check_shell_environment(env)?;
         let words = found.words.get_or_insert_default();
@@ -419,6 +445,7 @@ fn unwrap(
             words.extend(script_words(walker, store, store_dir, &program)?);
             // Its own flags come behind those of the call.
             found.argv.extend(shim_core::args::wrapper_flags(&call.env));
+            found.end = Program::Driver;
             return Ok(found);
         }
         let invocation = simple_wrapper(&script, &found.argv[1..], env).ok_or_else(unknown)?;
@@ -773,7 +800,13 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))
             .collect();
-        identify(&mut walker, &store, &store_dir, located, &env)
+        let call = Call {
+            exec_path: located.exec_path.clone(),
+            argv: vec![name.into()],
+            cwd: b"/build".to_vec(),
+            ..Call::default()
+        };
+        identify(&mut walker, &store, &store_dir, located, &call, &env)
             .map_err(|reason| reason.to_string())
     }
 
@@ -816,6 +849,30 @@ mod tests {
         assert_eq!(refused.err().as_deref(), Some("impure-wrapper"));
         let refused = ask(&files, "ld", &[("BASH_ENV", "/build/x")]);
         assert_eq!(refused.err().as_deref(), Some("environment:BASH_ENV"));
+    }
+
+    #[test]
+    fn a_wrapper_that_is_followed_to_its_end_reads_what_it_names_and_others_anything() {
+        let driver: &[u8] = b"\x7fELF...COLLECT_GCC_OPTIONS";
+        let simple = format!("#!/bin/sh\nexec /nix/store/{TOOLS}/bin/driver $FLAGS \"$@\"\n");
+        let sourcing = format!("#!/bin/sh\n. /x\nexec /nix/store/{TOOLS}/bin/driver \"$@\"\n");
+        let nixpkgs = "#!/bin/sh\n. /x/nix-support/hook\nexec gcc $NIX_CFLAGS_COMPILE\n";
+        let wrong_end = format!("#!/bin/sh\nexec /nix/store/{TOOLS}/bin/other \"$@\"\n");
+        for (script, reads_anything) in [
+            (simple.as_str(), false),
+            (nixpkgs, false),
+            (&sourcing, true),
+            (&wrong_end, true),
+        ] {
+            let files: [(&str, &[u8]); 3] = [
+                ("gcc", script.as_bytes()),
+                ("driver", driver),
+                ("other", b"\x7fELF...GNU ld %s"),
+            ];
+            let found = ask(&files, "gcc", &[]).unwrap();
+            assert_eq!(found.reads_anything, reads_anything, "{script}");
+        }
+        assert!(!ask(&[("gcc", driver)], "gcc", &[]).unwrap().reads_anything);
     }
 
     #[test]

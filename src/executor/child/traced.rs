@@ -21,7 +21,7 @@ use super::assemble::{Command, Made};
 use super::call::{Asked, in_place, prepare_output};
 use super::crash::is_undamaged;
 use super::discover::{Observer, Started, normal};
-use super::environment::{read_by_unknown_wrapper, relevant_if_traced};
+use super::environment::{all_for_wrapper, relevant_if_traced};
 use super::files::{input_path, nar_of_file, object_name};
 use super::host::HostCompiler;
 use super::index::Child;
@@ -173,7 +173,9 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
     let facts = args::traced(program.tool, &asked.call.argv, &mut read)
         .map_err(|reason| in_place(&reason))?;
     let mut env = relevant_if_traced(&asked.env, program.words.as_ref());
-    env.extend(read_by_unknown_wrapper(&asked.env, program.words.as_ref()));
+    if program.reads_anything {
+        env.extend(all_for_wrapper(&asked.env));
+    }
     let path = match &program.host {
         Some(host) => Some(host.path.clone()),
         None => path_without_shims(

@@ -27,6 +27,12 @@ pub fn is_nixpkgs_wrapper(script: &[u8]) -> bool {
     contains("NIX_CFLAGS_COMPILE") && contains("/nix-support/")
 }
 
+/// The same of their wrappers of linkers and other tools as well.
+pub fn is_any_nixpkgs_wrapper(script: &[u8]) -> bool {
+    let contains = |mark: &str| memchr::memmem::find(script, mark.as_bytes()).is_some();
+    is_nixpkgs_wrapper(script) || (contains("NIX_LDFLAGS") && contains("/nix-support/"))
+}
+
 /// What a script executes that is called with these arguments; `None` if it is more than
 /// assignments and an `exec`.
 pub fn simple_wrapper(script: &[u8], args: &[Vec<u8>], env: &Variables) -> Option<Invocation> {
