@@ -7,12 +7,17 @@
 say() { printf '%s\n' "$*" >&2; }
 
 # Debian's packages that the tests use: real Nix as the judge, a static shell
-# for its sandbox's /bin/sh, and patchelf for get-nix.sh.
+# for its sandbox's /bin/sh, patchelf for get-nix.sh; and compilers and generators of which
+# the calls are played.
 need_packages() {
     _missing=
-    for _pair in nix-store:nix-bin busybox:busybox-static patchelf:patchelf; do
+    for _pair in nix-store:nix-bin busybox:busybox-static patchelf:patchelf \
+        clang:clang gfortran:gfortran m4:m4 bison:bison flex:flex; do
         command -v "${_pair%%:*}" > /dev/null || _missing="$_missing ${_pair##*:}"
     done
+    # A part of the compiler's that is not there is printed as it was asked for.
+    [ "$(gcc -print-prog-name=cc1obj)" != cc1obj ] || _missing="$_missing gobjc"
+    [ -d "$(gcc -print-file-name=plugin)/include" ] || _missing="$_missing gcc-$(gcc -dumpversion)-plugin-dev"
     # The plain busybox needs libc and does not run alone in a sandbox.
     if command -v busybox > /dev/null && ldd "$(command -v busybox)" > /dev/null 2>&1; then
         _missing="$_missing busybox-static"

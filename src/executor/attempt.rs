@@ -34,7 +34,7 @@ use crate::context::BuildContext;
 use crate::error::{BuildError, environment};
 use crate::graphs::Graphs;
 use crate::log::{self, LogTail};
-use crate::outputs::Produced;
+use crate::outputs::{Produced, open_dir};
 use crate::restricted::Recursive;
 use crate::unit::Tally;
 use crate::users::BuildUser;
@@ -327,7 +327,12 @@ impl Run<'_> {
             Network::Host
         };
         let start = self.start()?;
-        let mut request = executor.base_request(self.dir, &self.setting.user, drv, network);
+        let mut request = executor.base_request(
+            Root::Directory(self.dir.root()),
+            &self.setting.user,
+            drv,
+            network,
+        );
         request.args = start.args;
         request.env = start.env.into_iter().collect();
         for (name, contents) in start.files {
@@ -505,7 +510,6 @@ impl Run<'_> {
             });
         }
         let made = attempt.executor.take_outputs(&Produced {
-            memory: None,
             text: &attempt.text,
             drv_path: attempt.drv_path,
             name: attempt.name,
@@ -514,7 +518,10 @@ impl Run<'_> {
             mode: attempt.mode,
             scratch: &self.setting.scratch,
             candidates: self.context.allowed(),
-            dir: self.dir,
+            made: open_dir(&self.dir.store(attempt.executor.store_dir().as_str()))
+                .map_err(environment(&attempt.text, "open the outputs"))?,
+            own: &self.dir.own(),
+            is_elsewhere: false,
             user: &self.setting.user,
             log: &ran.log,
         })?;
@@ -572,13 +579,13 @@ impl Executor {
     /// The parts of a sandbox that do not depend on the derivation's content.
     pub(crate) fn base_request(
         &self,
-        dir: &BuildDir,
+        root: Root,
         user: &BuildUser,
         drv: &Derivation,
         network: Network,
     ) -> Request {
         let program = PathBuf::from(drv.builder.to_os_str_lossy().into_owned());
-        let mut request = Request::new(Root::Directory(dir.root()), program);
+        let mut request = Request::new(root, program);
         request.host_uid = user.uid;
         request.host_gid = user.gid;
         request.cwd = BUILD_DIR.into();

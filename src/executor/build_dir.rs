@@ -1,4 +1,5 @@
-//! The directory of one running build.
+//! The directories of what runs: a build's, with the root of its sandbox; a child has its root in
+//! memory, and only a directory for its outputs on their way into the store.
 //!
 //! ```text
 //! <state>/builds/droste-<pid>-<n>/<number>/
@@ -18,17 +19,26 @@ use crate::builder_env::BUILD_DIR;
 use crate::error::{BuildError, environment};
 use crate::users::BuildUser;
 
-/// The directory of one running build, removed with it.
-pub(crate) struct BuildDir {
+/// A directory for temporary files, which no build can see, removed with it.
+pub(crate) struct ScratchDir {
     executor: Arc<Executor>,
     path: PathBuf,
     keep: bool,
 }
 
+impl ScratchDir {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The directory of one running build, removed with it.
+pub(crate) struct BuildDir(ScratchDir);
+
 impl BuildDir {
     /// The sandbox's root.
     pub(crate) fn root(&self) -> PathBuf {
-        self.path.join("root")
+        self.0.path.join("root")
     }
 
     /// The store directory in the sandbox's root, where outputs appear.
@@ -43,23 +53,27 @@ impl BuildDir {
 
     /// A directory for our own temporary files, which the build cannot see.
     pub(crate) fn own(&self) -> PathBuf {
-        self.path.join("own")
+        self.0.path.join("own")
     }
 
     /// Keeps the directory.
     pub(crate) fn keep(&mut self) -> &Path {
-        self.keep = true;
-        &self.path
+        self.0.keep = true;
+        &self.0.path
     }
 }
 
-impl Drop for BuildDir {
+impl Drop for ScratchDir {
     fn drop(&mut self) {
         if !self.keep {
             self.executor.remove_build_dir(&self.path);
         }
         let _ = self.executor.spawner.forget_scratch(&self.path);
     }
+}
+
+fn private(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().mode(0o700).create(path)
 }
 
 impl Executor {
@@ -73,19 +87,14 @@ impl Executor {
             })
     }
 
-    /// Makes the directory of one build: nobody else's, empty, and gone with us.
-    pub(crate) fn make_build_dir(
-        self: &Arc<Self>,
-        text: &str,
-        user: &BuildUser,
-    ) -> Result<BuildDir, BuildError> {
+    /// Makes a directory: nobody else's, empty, and gone with us.
+    pub(crate) fn make_scratch_dir(self: &Arc<Self>, text: &str) -> Result<ScratchDir, BuildError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let make = || -> std::io::Result<BuildDir> {
+        let make = || -> std::io::Result<ScratchDir> {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let path = self.builds_dir.join(number.to_string());
-            let private = |path: &Path| std::fs::DirBuilder::new().mode(0o700).create(path);
             private(&path)?;
-            let dir = BuildDir {
+            let dir = ScratchDir {
                 executor: self.clone(),
                 path,
                 keep: false,
@@ -93,6 +102,19 @@ impl Executor {
             self.spawner
                 .watch_scratch(&dir.path)
                 .map_err(std::io::Error::other)?;
+            Ok(dir)
+        };
+        make().map_err(environment(text, "make a directory for temporary files"))
+    }
+
+    /// Makes the directory of one build: nobody else's, empty, and gone with us.
+    pub(crate) fn make_build_dir(
+        self: &Arc<Self>,
+        text: &str,
+        user: &BuildUser,
+    ) -> Result<BuildDir, BuildError> {
+        let dir = BuildDir(self.make_scratch_dir(text)?);
+        let make = || -> std::io::Result<BuildDir> {
             private(&dir.own())?;
             let open = |path: &Path, mode: u32| -> std::io::Result<()> {
                 std::fs::DirBuilder::new().recursive(true).create(path)?;

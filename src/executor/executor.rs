@@ -18,7 +18,7 @@ use crate::child::host::HostCompilers;
 use crate::child::index::Index;
 use crate::child::recall::Recall;
 use crate::child::records::Records;
-use crate::child::run::InFlight;
+use crate::child::run::{Held, InFlight};
 use crate::child::tools::SearchPath;
 use crate::child::traced::Turns;
 use crate::child::tree::StoreTree;
@@ -80,6 +80,8 @@ pub struct Executor {
     /// Calls whose inputs are being looked for.
     pub(crate) call_tokens: Tokens,
     pub(crate) in_flight: InFlight,
+    /// Inputs of children.
+    pub(crate) held: Held,
     /// Compiler drivers by store object.
     pub(crate) drivers: Mutex<HashMap<StorePath, Arc<[Vec<u8>]>>>,
     /// Store paths of the embedded programs, once they are added.
@@ -150,6 +152,7 @@ impl Executor {
             host_compilers: HostCompilers::new(droste_state.join("host-compilers")),
             crashes,
             in_flight: InFlight::default(),
+            held: Held::default(),
             drivers: Mutex::default(),
             programs: Mutex::default(),
             search_paths: Mutex::default(),

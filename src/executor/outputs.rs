@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use store_api::{BoxError, BuildMode};
@@ -19,7 +20,6 @@ use store_types::{
 
 use crate::Executor;
 use crate::attempt::options;
-use crate::build_dir::BuildDir;
 use crate::error::{BuildError, environment, lines};
 use crate::log::LogTail;
 use crate::output_checks::NewOutputs;
@@ -36,9 +36,12 @@ pub(crate) struct Produced<'a> {
     pub(crate) scratch: &'a BTreeMap<String, StorePath>,
     /// What outputs may refer to, apart from each other.
     pub(crate) candidates: BTreeSet<StorePath>,
-    pub(crate) dir: &'a BuildDir,
-    /// The root that had the outputs, if it was not in `dir` but in memory.
-    pub(crate) memory: Option<&'a OwnedFd>,
+    /// The directory that has the outputs.
+    pub(crate) made: OwnedFd,
+    /// An empty directory for our own files, beside the store's.
+    pub(crate) own: &'a Path,
+    /// Whether the outputs are not on the store's file system.
+    pub(crate) is_elsewhere: bool,
     pub(crate) user: &'a BuildUser,
     pub(crate) log: &'a LogTail,
 }
@@ -81,7 +84,7 @@ struct Output {
     info: PathInfo,
 }
 
-fn open_dir(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_dir(path: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(
         path,
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
@@ -90,7 +93,7 @@ fn open_dir(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
 }
 
 /// The directory at an absolute path in a root, with no symbolic link on the way.
-fn open_dir_in(root: &OwnedFd, path: &str) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_dir_in(root: &OwnedFd, path: &str) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat2(
         root,
         path,
@@ -106,21 +109,16 @@ impl Executor {
         &self,
         build: &Produced<'_>,
     ) -> Result<BTreeMap<String, StorePath>, BuildError> {
-        let store = self.store_dir().as_str();
-        let made = match build.memory {
-            None => open_dir(&build.dir.store(store)),
-            Some(root) => open_dir_in(root, store),
-        }
-        .map_err(environment(build.text, "open the outputs"))?;
-        let own = open_dir(&build.dir.own())
-            .map_err(environment(build.text, "open the build directory"))?;
+        let made = &build.made;
+        let own =
+            open_dir(build.own).map_err(environment(build.text, "open the build directory"))?;
         let options = options(build.text, build.drv)?;
         let discards = &options.unsafe_discard_references;
         let mut canonicaliser = Canonicaliser::new(Some(build.user.uid..=build.user.uid));
         let mut mentions = BTreeMap::new();
         for (output, scratch) in build.scratch {
             let name = OsStr::new(scratch.base_name());
-            if rustix::fs::statat(&made, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_err() {
+            if rustix::fs::statat(made, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_err() {
                 return Err(BuildError::MissingOutput {
                     drv: build.text.to_owned(),
                     output: output.clone(),
@@ -145,7 +143,7 @@ impl Executor {
                 is_discarded: discards.contains(&output),
                 mentions,
             };
-            let done = self.finish_output(build, &made, &own, &output, found, &finals)?;
+            let done = self.finish_output(build, &own, &output, found, &finals)?;
             finals.insert(output.clone(), done.info.path.clone());
             outputs.insert(output, done);
         }
@@ -170,7 +168,6 @@ impl Executor {
     fn finish_output(
         &self,
         build: &Produced<'_>,
-        made: &OwnedFd,
         own: &OwnedFd,
         output: &str,
         found: Found,
@@ -192,10 +189,14 @@ impl Executor {
             .map(|(from, to)| (hash_part(from).to_vec(), hash_part(to).to_vec()))
             .collect();
         let mut place = (
-            made.try_clone()
+            build
+                .made
+                .try_clone()
                 .map_err(environment(build.text, "open the outputs"))?,
             scratch.base_name().to_owned(),
         );
+        // Hash and size of the NAR of what is at the place, if they are known.
+        let mut nar = None;
         let (path, ca) = match &build.drv.outputs[output] {
             DerivationOutput::InputAddressed(path) => (path.clone(), None),
             DerivationOutput::Deferred => {
@@ -244,10 +245,9 @@ impl Executor {
             }
             DerivationOutput::Floating { method, algorithm }
             | DerivationOutput::Impure { method, algorithm } => {
-                // From memory it has to get to the store's file system anyway.
-                if !rules.is_empty() || build.memory.is_some() {
+                if !rules.is_empty() || build.is_elsewhere {
                     let target = format!("{output}.siblings");
-                    store_nar::rewrite_tree(
+                    let (hash, size, _) = store_nar::rewrite_tree(
                         place.0.as_fd(),
                         OsStr::new(&place.1),
                         own.as_fd(),
@@ -260,9 +260,29 @@ impl Executor {
                             .map_err(environment(build.text, "open the outputs"))?,
                         target,
                     );
+                    nar = Some((hash, size));
                 }
-                let hash =
-                    self.content_hash(build, output, &place, *method, *algorithm, Some(scratch))?;
+                // What does not mention itself has one hash.
+                let is_plain = !found.mentions.contains(scratch)
+                    && (*method, *algorithm) == (ContentAddressMethod::Nar, HashAlgorithm::Sha256);
+                let hash = match is_plain {
+                    true => {
+                        let known = match nar {
+                            Some(known) => known,
+                            None => store_nar::dump_and_hash(place.0.as_fd(), OsStr::new(&place.1))
+                                .map_err(bad)?,
+                        };
+                        nar.insert(known).0
+                    }
+                    false => self.content_hash(
+                        build,
+                        output,
+                        &place,
+                        *method,
+                        *algorithm,
+                        Some(scratch),
+                    )?,
+                };
                 let ca = ContentAddress {
                     method: *method,
                     hash,
@@ -279,7 +299,12 @@ impl Executor {
             }
         };
         let (nar_hash, nar_size) = if rules.is_empty() {
-            store_nar::dump_and_hash(place.0.as_fd(), OsStr::new(&place.1)).map_err(bad)?
+            match nar {
+                Some(known) => known,
+                None => {
+                    store_nar::dump_and_hash(place.0.as_fd(), OsStr::new(&place.1)).map_err(bad)?
+                }
+            }
         } else {
             let target = format!("{output}.final");
             let (hash, size, _) = store_nar::rewrite_tree(

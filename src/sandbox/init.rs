@@ -225,9 +225,7 @@ fn set_up_mounts(birth: &Birth<'_>) -> Result<Vec<OwnedFd>, SetupError> {
 
     let build_user = (!birth.in_user_namespace).then(|| build_user(request));
     let root = make_root(&request.root)?;
-    for node in &request.nodes {
-        place::make_node(root.as_fd(), node, build_user)?;
-    }
+    place::make_nodes(root.as_fd(), &request.nodes, build_user)?;
     for mount in &request.mounts {
         let material = match mount {
             Mount::Bind {

@@ -67,13 +67,106 @@ fn parent<'a>(root: BorrowedFd<'_>, path: &'a Path) -> Result<(OwnedFd, &'a OsSt
 /// Who the build is to the file system, if files have to be given to it.
 pub(crate) type BuildUser = Option<(Uid, Gid)>;
 
-/// Makes one node. The process has no umask.
-pub(crate) fn make_node(
+/// How much of a file is copied at once.
+const BUFFER_BYTES: usize = 128 << 10;
+
+/// Makes nodes, in order. The process has no umask.
+pub(crate) fn make_nodes(
     root: BorrowedFd<'_>,
-    node: &Node,
+    nodes: &[Node],
     build_user: BuildUser,
 ) -> Result<(), SetupError> {
-    let make = || match node {
+    let mut copier = Copier::default();
+    for node in nodes {
+        make_node(root, node, build_user, &mut copier)
+            .map_err(|errno| SetupError::at(Step::Node, node.path(), errno))?;
+    }
+    Ok(())
+}
+
+/// Copies files, often hundreds, many of which lie side by side.
+#[derive(Default)]
+struct Copier<'n> {
+    buffer: Vec<u8>,
+    /// The directory of the last one.
+    last: Option<(&'n Path, OwnedFd)>,
+}
+
+impl<'n> Copier<'n> {
+    fn directory(&mut self, root: BorrowedFd<'_>, path: &'n Path) -> Result<&OwnedFd, Errno> {
+        if !matches!(&self.last, Some((last, _)) if *last == path) {
+            self.last = Some((path, make_dirs(root, path)?));
+        }
+        let (_, directory) = self.last.as_ref().ok_or(Errno::INVAL)?;
+        Ok(directory)
+    }
+
+    fn copy(
+        &mut self,
+        root: BorrowedFd<'_>,
+        (path, source): (&'n Path, &Path),
+        (mode, mtime_seconds): (u32, i64),
+        build_user: BuildUser,
+    ) -> Result<(), Errno> {
+        let name = path.file_name().ok_or(Errno::INVAL)?;
+        let source = retry(|| {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::open(source, flags, Mode::empty())
+        })?;
+        let stat = rustix::fs::fstat(&source)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Errno::INVAL);
+        }
+        let parent = self.directory(root, path.parent().ok_or(Errno::INVAL)?)?;
+        let file = create(parent, name, mode)?;
+        self.buffer.resize(BUFFER_BYTES, 0);
+        let mut missing = stat.st_size as u64;
+        while missing > 0 {
+            let count = retry(|| rustix::io::read(&source, &mut *self.buffer))?;
+            if count == 0 {
+                // Nobody shortens a file of a store.
+                return Err(Errno::IO);
+            }
+            write_all(&file, &self.buffer[..count])?;
+            missing = missing.saturating_sub(count as u64);
+        }
+        if let Some((uid, gid)) = build_user {
+            rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+        }
+        let time = rustix::fs::Timespec {
+            tv_sec: mtime_seconds,
+            tv_nsec: 0,
+        };
+        rustix::fs::futimens(
+            &file,
+            &rustix::fs::Timestamps {
+                last_access: time,
+                last_modification: time,
+            },
+        )
+    }
+}
+
+fn create(parent: impl AsFd, name: &OsStr, mode: u32) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(mode))
+}
+
+fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        let written = retry(|| rustix::io::write(file, bytes))?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+fn make_node<'n>(
+    root: BorrowedFd<'_>,
+    node: &'n Node,
+    build_user: BuildUser,
+    copier: &mut Copier<'n>,
+) -> Result<(), Errno> {
+    match node {
         Node::Dir { path, mode, owner } => {
             make_dir(root, path, *mode, owner_of(*owner, build_user))
         }
@@ -84,28 +177,24 @@ pub(crate) fn make_node(
             contents,
         } => {
             let (parent, name) = parent(root, path)?;
-            let file = rustix::fs::openat(
-                &parent,
-                name,
-                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::from_raw_mode(*mode),
-            )?;
-            let mut rest: &[u8] = contents;
-            while !rest.is_empty() {
-                let written = retry(|| rustix::io::write(&file, rest))?;
-                rest = &rest[written..];
-            }
+            let file = create(&parent, name, *mode)?;
+            write_all(&file, contents)?;
             if let Some((uid, gid)) = owner_of(*owner, build_user) {
                 rustix::fs::fchown(&file, Some(uid), Some(gid))?;
             }
             Ok(())
         }
+        Node::Copy {
+            path,
+            mode,
+            mtime_seconds,
+            source,
+        } => copier.copy(root, (path, source), (*mode, *mtime_seconds), build_user),
         Node::Symlink { path, target } => {
             let (parent, name) = parent(root, path)?;
             rustix::fs::symlinkat(target, &parent, name)
         }
-    };
-    make().map_err(|errno| SetupError::at(Step::Node, node.path(), errno))
+    }
 }
 
 pub(crate) fn owner_of(owner: Owner, build_user: BuildUser) -> BuildUser {
@@ -269,12 +358,6 @@ fn make_mount_point(
         return make_dirs(root, target);
     }
     let (parent, name) = parent(root, target)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    drop(rustix::fs::openat(
-        &parent,
-        name,
-        flags,
-        Mode::from_raw_mode(0o644),
-    )?);
+    drop(create(&parent, name, 0o644)?);
     open(parent.as_fd(), Path::new(name), OFlags::empty())
 }

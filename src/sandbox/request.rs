@@ -166,6 +166,19 @@ pub enum Node {
         /// Its bytes.
         contents: BString,
     },
+    /// A regular file of the build's, with the content that a file of the host has.
+    Copy {
+        /// Where, inside.
+        #[serde(with = "bytes::path")]
+        path: PathBuf,
+        /// Permission bits, exactly (no umask).
+        mode: u32,
+        /// Seconds of its modification time.
+        mtime_seconds: i64,
+        /// The file on the host, which is no symlink.
+        #[serde(with = "bytes::path")]
+        source: PathBuf,
+    },
     /// A symbolic link.
     Symlink {
         /// Where, inside.
@@ -217,7 +230,10 @@ impl Node {
     /// Where it is made, inside.
     pub fn path(&self) -> &Path {
         match self {
-            Node::Dir { path, .. } | Node::File { path, .. } | Node::Symlink { path, .. } => path,
+            Node::Dir { path, .. }
+            | Node::File { path, .. }
+            | Node::Copy { path, .. }
+            | Node::Symlink { path, .. } => path,
         }
     }
 }

@@ -57,6 +57,13 @@ pub const ODD: &str = "odd";
 /// paths that were laid out while the tool ran, each ended by a NUL. They are inputs, not results.
 pub const LAID: &str = "/build/.droste-laid";
 
+/// In a sandbox whose maker has laid the manifest's files out beforehand, with their times, so
+/// that the runner need not copy them. Those in [`WORK_DIR`] lie in their places, all others below
+/// [`PREPARED_ROOT`]. The tool sees neither of the two.
+pub const LAID_OUT: &str = "/build/.droste-laid-out";
+/// What becomes the child's own root, if it has one and [`LAID_OUT`] is there.
+pub const PREPARED_ROOT: &str = "/tmp/.droste-root";
+
 /// Longest manifest, in bytes.
 pub const MANIFEST_BYTES_MAX: usize = 64 << 20;
 /// Most lines of a manifest.

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use shim_core::manifest::{Entry, LAID, MANIFEST_BYTES_MAX, WORK_DIR};
+use shim_core::manifest::{Entry, LAID, LAID_OUT, MANIFEST_BYTES_MAX, Manifest, WORK_DIR};
 
 use crate::error::{Context, Error};
 use crate::root;
@@ -27,6 +27,8 @@ pub struct LaidOut {
     pub ignored: BTreeSet<PathBuf>,
     /// Where the sandbox has something of its own and nothing can be created.
     pub taken: Vec<PathBuf>,
+    /// Whether the files are there already.
+    pub is_laid_out: bool,
 }
 
 /// What makes a difference visible. The change time cannot be set back.
@@ -65,23 +67,47 @@ pub fn work_dir() -> &'static Path {
     Path::new(OsStr::from_bytes(WORK_DIR))
 }
 
+/// Whether the sandbox's maker has laid the files out; the tool does not see the mark.
+pub fn is_laid_out() -> Result<bool, Error> {
+    let mark = Path::new(LAID_OUT);
+    match std::fs::remove_file(mark) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).context(mark),
+    }
+}
+
 impl LaidOut {
     /// The work directory alone, before the manifest's entries are created.
-    pub fn work_dir() -> Result<Self, Error> {
+    pub fn work_dir(manifest: &Manifest, is_laid_out: bool) -> Result<Self, Error> {
         let work_dir = work_dir();
+        let in_work_dir = |entry: &Entry| {
+            let path = Path::new(OsStr::from_bytes(entry.path()));
+            let first = path.strip_prefix(work_dir).ok()?.components().next()?;
+            Some(work_dir.join(first))
+        };
+        let mut ours = BTreeSet::new();
+        if is_laid_out {
+            ours.extend(manifest.layout.iter().filter_map(in_work_dir));
+        }
         let mut ignored = BTreeSet::new();
         for entry in work_dir.read_dir().context(work_dir)? {
-            ignored.insert(entry.context(work_dir)?.path());
+            let path = entry.context(work_dir)?.path();
+            if !ours.contains(&path) {
+                ignored.insert(path);
+            }
         }
         Ok(Self {
             top: work_dir,
             entries: BTreeMap::new(),
             ignored,
             taken: Vec::new(),
+            is_laid_out,
         })
     }
 
-    /// Creates the entries, in order. Nothing may be in their places, but a directory may.
+    /// Creates the entries, in order. Nothing may be in their places, but a directory may, and
+    /// files that are laid out already.
     pub fn create(&mut self, entries: &[Entry]) -> Result<(), Error> {
         let mut buffer = vec![0; BUFFER_BYTES];
         for entry in entries {
@@ -92,6 +118,12 @@ impl LaidOut {
                     continue;
                 }
                 return Err(Error::Taken(path.to_owned(), place.clone()));
+            }
+            if self.is_laid_out && matches!(entry, Entry::File { .. }) {
+                self.take_parents(path);
+                let state = existing(entry, path).context(path)?;
+                self.entries.insert(path.to_owned(), state);
+                continue;
             }
             let state = match create_one(entry, path, &mut buffer) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -106,6 +138,16 @@ impl LaidOut {
             };
         }
         Ok(())
+    }
+
+    /// Takes the directories that lead to a file that is laid out. They are no results.
+    fn take_parents(&mut self, path: &Path) {
+        for parent in path.ancestors().skip(1) {
+            if parent == self.top || self.entries.contains_key(parent) {
+                break;
+            }
+            self.entries.insert(parent.to_owned(), State::Directory);
+        }
     }
 
     /// Makes the directories that lead to a path, those that are missing. They are no results.
@@ -197,6 +239,27 @@ fn create_one(entry: &Entry, path: &Path, buffer: &mut [u8]) -> io::Result<Optio
             root::bind(Path::new(OsStr::from_bytes(source)), path)?;
             Ok(None)
         }
+    }
+}
+
+/// The state of a file that is there already, if it is as the entry says.
+fn existing(entry: &Entry, path: &Path) -> io::Result<State> {
+    let metadata = path.symlink_metadata()?;
+    let is_same = match entry {
+        Entry::File {
+            mtime_seconds,
+            executable,
+            ..
+        } => {
+            metadata.is_file()
+                && (metadata.mtime(), metadata.mtime_nsec()) == (*mtime_seconds, 0)
+                && metadata.mode() & 0o7777 == if *executable { 0o755 } else { 0o644 }
+        }
+        _ => false,
+    };
+    match is_same {
+        true => Ok(State::of(&metadata)),
+        false => Err(io::ErrorKind::AlreadyExists.into()),
     }
 }
 

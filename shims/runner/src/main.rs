@@ -47,10 +47,11 @@ fn run() -> Result<(), Error> {
     // The tool gets three descriptors, whatever this program was started with.
     droste_sys::close_from_on_exec(3).context(Path::new("/proc/self/fd"))?;
     std::fs::create_dir(&out).context(&out)?;
+    let is_laid_out = layout::is_laid_out()?;
     let mut laid_out = if manifest.is_in_work_dir() {
-        LaidOut::work_dir()?
+        LaidOut::work_dir(&manifest, is_laid_out)?
     } else {
-        root::enter(&manifest, &out)?
+        root::enter(&manifest, &out, is_laid_out)?
     };
     laid_out.create(&manifest.layout)?;
     let before = collect::Elsewhere::look();

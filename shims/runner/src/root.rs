@@ -20,7 +20,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags,
 };
-use shim_core::manifest::Manifest;
+use shim_core::manifest::{Manifest, PREPARED_ROOT};
 
 use crate::error::{Context, Error};
 use crate::layout::{LaidOut, State, work_dir};
@@ -31,16 +31,21 @@ const KERNEL_DIRS: [&str; 2] = ["/dev", "/proc"];
 /// kernel's.
 const KERNEL_DIR_MISSING: &str = "/sys";
 
-/// Makes the root and enters it. `out` is the derivation's output.
-pub fn enter(manifest: &Manifest, out: &Path) -> Result<LaidOut, Error> {
+/// Makes the root and enters it. `out` is the derivation's output. If files are laid out
+/// already, the directory that has them becomes the root.
+pub fn enter(manifest: &Manifest, out: &Path, is_laid_out: bool) -> Result<LaidOut, Error> {
     let store = out.parent().unwrap_or(out);
     become_mounter()?;
-    let root = new_root().map_err(failed("make a file system"))?;
+    let root = match is_laid_out {
+        true => prepared_root().map_err(failed("take the prepared directory")),
+        false => new_root().map_err(failed("make a file system")),
+    }?;
     let mut laid_out = LaidOut {
         top: Path::new("/"),
         entries: BTreeMap::new(),
         ignored: BTreeSet::new(),
         taken: vec![KERNEL_DIR_MISSING.into()],
+        is_laid_out,
     };
     let mut builder = Builder {
         root: root.as_fd(),
@@ -61,7 +66,7 @@ pub fn enter(manifest: &Manifest, out: &Path) -> Result<LaidOut, Error> {
     // Only now, after the umask.
     let tmp = Path::new("/tmp");
     std::fs::set_permissions(tmp, Permissions::from_mode(0o1777)).context(tmp)?;
-    let before = LaidOut::work_dir()?;
+    let before = LaidOut::work_dir(manifest, is_laid_out)?;
     laid_out.ignored.extend(before.ignored);
     Ok(laid_out)
 }
@@ -128,6 +133,13 @@ fn new_root() -> Result<OwnedFd, Errno> {
         FsMountFlags::FSMOUNT_CLOEXEC,
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
     )?;
+    put(&root, CWD, Path::new("/"))?;
+    Ok(root)
+}
+
+/// The directory in which the sandbox's maker has laid files out, mounted over `/` likewise.
+fn prepared_root() -> Result<OwnedFd, Errno> {
+    let root = take(Path::new(PREPARED_ROOT))?;
     put(&root, CWD, Path::new("/"))?;
     Ok(root)
 }

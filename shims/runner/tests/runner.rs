@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use shim_core::manifest::{Entry, Manifest};
+use rstest::rstest;
+use shim_core::manifest::{Entry, LAID_OUT, Manifest, PREPARED_ROOT, WORK_DIR};
 use shim_core::protocol::Window;
 use shim_core::testing::in_new_root;
 use tempfile::TempDir;
@@ -112,6 +113,37 @@ fn run(dir: TempDir, before: &str, manifest: &Manifest) -> Option<Left> {
     })
 }
 
+/// A script that lays out what the manifest would have the runner copy, and takes the sources away.
+fn lay_out(manifest: &Manifest) -> String {
+    let mut script = format!("touch {LAID_OUT}; mkdir -p {PREPARED_ROOT}");
+    let work_dir = str::from_utf8(WORK_DIR).unwrap();
+    for entry in &manifest.layout {
+        if let Entry::File {
+            path,
+            mtime_seconds,
+            source,
+            executable,
+        } = entry
+        {
+            let (path, source) = (
+                str::from_utf8(path).unwrap(),
+                str::from_utf8(source).unwrap(),
+            );
+            let is_inside = manifest.is_in_work_dir() || Path::new(path).starts_with(work_dir);
+            let place = if is_inside {
+                path.to_owned()
+            } else {
+                format!("{PREPARED_ROOT}{path}")
+            };
+            let mode = if *executable { "755" } else { "644" };
+            script.push_str(&format!(
+                "; p={place}; mkdir -p ${{p%/*}}; cp {source} $p; chmod {mode} $p; touch -d @{mtime_seconds} $p"
+            ));
+        }
+    }
+    format!("{script}; rm -f /t/a /t/b /t/c /t/d")
+}
+
 fn dir_with(files: &[(&str, &str)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -157,6 +189,49 @@ fn new_files_output_and_status_are_recorded() {
     let mode = |path| fs::metadata(left.path(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode("build/in/y"), 0o755);
     assert_eq!(mode("build/new/x"), 0o644);
+}
+
+#[test]
+fn files_that_are_laid_out_already_are_inputs_and_not_copied() {
+    let mut manifest =
+        tool("ls -A . deep; cat deep/in/a; echo new > deep/in/new; echo x > deep/in/b");
+    manifest.layout = vec![
+        directory("/build/empty"),
+        input("/build/deep/in/a", "/t/a"),
+        input("/build/deep/in/b", "/t/b"),
+    ];
+    let before = format!("touch /build/env-vars; {}", lay_out(&manifest));
+    let dir = dir_with(&[("a", "a\n"), ("b", "b\n")]);
+    let Some(left) = run(dir, &before, &manifest) else {
+        return;
+    };
+    assert_eq!((left.status.as_str(), left.stderr.as_str()), ("0\n", ""));
+    assert_eq!(left.stdout, ".:\ndeep\nempty\nenv-vars\n\ndeep:\nin\na\n");
+    assert_eq!(left.odd.as_deref(), Some("changed: /build/deep/in/b\n"));
+    assert_eq!(
+        left.file("build/deep/in/new").as_deref(),
+        Some(&b"new\n"[..])
+    );
+    for absent in ["build/deep/in/a", "build/env-vars", "build/empty"] {
+        assert!(left.path(absent).symlink_metadata().is_err(), "{absent}");
+    }
+}
+
+#[test]
+fn files_that_are_laid_out_in_another_way_than_the_manifest_says_fail_the_runner() {
+    let mut manifest = tool("true");
+    manifest.layout = vec![input("/build/a", "/t/a")];
+    let right = lay_out(&manifest);
+    for wrong in ["touch -d @2 /build/a", "chmod 755 /build/a", "rm /build/a"] {
+        let dir = dir_with(&[("a", "a\n")]);
+        fs::copy(env!("CARGO_BIN_EXE_shim-runner"), dir.path().join("runner")).unwrap();
+        fs::write(dir.path().join("manifest"), manifest.print()).unwrap();
+        let script = format!("{right}; {wrong}; out=/t/out manifestPath=/t/manifest /t/runner");
+        let Some(output) = in_new_root(dir.path(), &script) else {
+            return;
+        };
+        assert!(!output.status.success(), "{wrong}");
+    }
 }
 
 #[test]
@@ -324,8 +399,10 @@ fn a_compile_elsewhere_gives_the_bytes_of_the_plain_compiler() {
     }
 }
 
-#[test]
-fn files_lie_anywhere_and_new_ones_are_found_anywhere() {
+#[rstest]
+#[case::copied_by_the_runner(false)]
+#[case::laid_out_by_the_sandbox(true)]
+fn files_lie_anywhere_and_new_ones_are_found_anywhere(#[case] is_laid_out: bool) {
     if !has_merged_usr() {
         return;
     }
@@ -355,7 +432,10 @@ fn files_lie_anywhere_and_new_ones_are_found_anywhere() {
         input("/build/in", "/t/a"),
     ]);
     let files = [("a", "a\n"), ("b", "b\n"), ("c", "c\n"), ("d", "d\n")];
-    let before = format!("{MACHINE}; touch /build/env-vars");
+    let mut before = format!("{MACHINE}; touch /build/env-vars");
+    if is_laid_out {
+        before = format!("{before}; {}", lay_out(&manifest));
+    }
     let Some(left) = run(dir_with(&files), &before, &manifest) else {
         return;
     };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shim_core::manifest::{self, Entry, Manifest};
 use shim_core::protocol::Window;
-use store_types::{Derivation, StorePath};
+use store_types::{Derivation, StoreDir, StorePath};
 
 use super::call::Asked;
 use super::derivation::{ChildParts, child_derivation};
@@ -35,6 +35,31 @@ pub(super) struct Made {
     pub(super) path: StorePath,
     pub(super) drv: Derivation,
     pub(super) text: Vec<u8>,
+    /// What is in it.
+    pub(super) manifest: Manifest,
+}
+
+impl Made {
+    /// The store paths of files that are laid out, and that nothing else names.
+    pub(super) fn sources(&self, store_dir: &StoreDir) -> BTreeSet<StorePath> {
+        let manifest = &self.manifest;
+        let of_entry = |entry: &Entry| match entry {
+            Entry::File { source, .. } => store_dir
+                .split(str::from_utf8(source).ok()?)
+                .map(|(path, _)| path),
+            _ => None,
+        };
+        let mut sources: BTreeSet<_> = manifest.layout.iter().filter_map(of_entry).collect();
+        let texts = manifest
+            .argv
+            .iter()
+            .chain(&manifest.env)
+            .chain([&manifest.exe]);
+        for named in texts.flat_map(|text| store_paths_named(text, store_dir)) {
+            sources.remove(&named);
+        }
+        sources
+    }
 }
 
 impl Command {
@@ -123,7 +148,7 @@ impl Asked<'_> {
     pub(super) fn make_child(
         &self,
         name: &str,
-        manifest: &Manifest,
+        manifest: Manifest,
         inputs: BTreeSet<StorePath>,
     ) -> Result<Made, InPlace> {
         let runner = self
@@ -143,6 +168,11 @@ impl Asked<'_> {
         };
         let (drv, text, path) = child_derivation(self.store_dir(), parts)
             .map_err(|_| InPlace::new("unnameable-output"))?;
-        Ok(Made { path, drv, text })
+        Ok(Made {
+            path,
+            drv,
+            text,
+            manifest,
+        })
     }
 }

@@ -62,6 +62,9 @@ pub(super) struct Observer<'a, 'v> {
     /// The environment of the tool.
     env: &'v BTreeMap<Vec<u8>, Vec<u8>>,
     store_texts: BTreeSet<Vec<u8>>,
+    /// What was looked at or read, each with whether it was read, since something was last
+    /// changed: there is nothing more to be laid out for these.
+    settled: HashSet<(Vec<u8>, bool)>,
     odd: Option<InPlace>,
 }
 
@@ -113,6 +116,7 @@ impl<'a, 'v> Observer<'a, 'v> {
             root: None,
             env,
             store_texts: BTreeSet::new(),
+            settled: HashSet::new(),
             odd: None,
         }
     }
@@ -197,7 +201,7 @@ impl<'a, 'v> Observer<'a, 'v> {
         }
         for lookup in found {
             let served = match lookup {
-                Lookup::Path { path, intent, .. } => self.path(&normal(&path), intent),
+                Lookup::Path { path, intent, .. } => self.once(normal(&path), intent),
                 Lookup::List { path } => self.list(normal(&path)),
                 Lookup::Unreadable | Lookup::Other => Err(InPlace::new("unseen-lookup")),
             };
@@ -205,6 +209,20 @@ impl<'a, 'v> Observer<'a, 'v> {
                 self.odd.get_or_insert(reason);
             }
         }
+    }
+
+    /// A compiler looks for the same headers in the same directories again and again.
+    fn once(&mut self, path: Vec<u8>, intent: Intent) -> Result<(), InPlace> {
+        if !matches!(intent, Intent::Look | Intent::Read) {
+            self.settled.clear();
+            return self.path(&path, intent);
+        }
+        let looked = (path, intent == Intent::Read);
+        if !self.settled.contains(&looked) {
+            self.path(&looked.0, intent)?;
+            self.settled.insert(looked);
+        }
+        Ok(())
     }
 
     fn path(&mut self, path: &[u8], intent: Intent) -> Result<(), InPlace> {

@@ -38,8 +38,8 @@ const BYTES_MAX: usize = 256 << 20;
 pub struct Search<'a> {
     /// The working directory, free of symlinks.
     pub cwd: &'a [u8],
-    /// The source, as it is named on the command line.
-    pub source: &'a [u8],
+    /// The sources, as they are named on the command line.
+    pub sources: &'a [Vec<u8>],
     /// Files named by `-include` and `-imacros`.
     pub forced: &'a [Vec<u8>],
     /// Directories of the search path, of all kinds, in any order.
@@ -146,9 +146,11 @@ pub fn collect<'a>(
             Found::LocalFile(_) | Found::StoreFile(_) => return Err(InPlace::new("header-map")),
         }
     }
-    if !collector.candidate(search.cwd, search.source, Use::Text)? {
-        // The compiler has a message for that; it is the same in place.
-        return Err(InPlace::new("no-source"));
+    for source in search.sources {
+        if !collector.candidate(search.cwd, source, Use::Text)? {
+            // The compiler has a message for that; it is the same in place.
+            return Err(InPlace::new("no-source"));
+        }
     }
     for name in search.forced {
         collector.probe(Some(search.cwd), name, Use::Text)?;
@@ -629,7 +631,7 @@ mod tests {
                 &self.store_dir,
                 &Search {
                     cwd: b"/build",
-                    source: source.as_bytes(),
+                    sources: &[source.into()],
                     forced: &[],
                     dirs: &bytes(dirs),
                     argv: &bytes(&[&["cc"], argv].concat()),
@@ -890,7 +892,7 @@ mod tests {
             let mut walker = Walker::new(&root.tree, &root.store, &is_input);
             let search = Search {
                 cwd: b"/build",
-                source: b"main.c",
+                sources: &[b"main.c".to_vec()],
                 forced: &[],
                 dirs: &[],
                 argv: &[b"cc".to_vec()],

@@ -1,14 +1,17 @@
 //! Runs a child that is not known yet, once, however many ask for it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use droste_sandbox::{Network, Node, Owner, Request, Root, Running, Stdio, TmpfsSize};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
-use shim_core::manifest;
+use shim_core::manifest::{self, Entry, Manifest};
 use store_api::BuildMode;
 use store_types::{ContentAddressMethod, DerivationKind, HashAlgorithm, StorePath};
 
@@ -17,11 +20,11 @@ use super::crash::is_undamaged;
 use super::index::Child;
 use super::outcome::{ChildFile, ChildResult, InPlace};
 use crate::Executor;
-use crate::build_dir::BuildDir;
+use crate::build_dir::ScratchDir;
 use crate::builder_env::{BUILD_DIR, Surroundings, builder_start};
 use crate::error::{BuildError, environment};
 use crate::log::{self, LogTail};
-use crate::outputs::Produced;
+use crate::outputs::{Produced, open_dir_in};
 use crate::users::BuildUser;
 
 /// A child leaves at most this many files; more are not worth replaying.
@@ -43,17 +46,46 @@ pub enum Origin {
 pub(crate) struct ChildRequest {
     /// Its derivation.
     pub(super) made: Made,
-    /// Inputs that may not be in the store yet: path and contents.
+    /// Inputs that may not be in the store yet: path and contents. Those that are [`Held`] are
+    /// not among them.
     pub files: Vec<(StorePath, Arc<[u8]>)>,
+}
+
+/// Inputs that this process has seen in the store and holds there: neither the store nor the
+/// caller's files need be asked for them again.
+#[derive(Default)]
+pub struct Held(Mutex<HashSet<StorePath>>);
+
+/// More are not remembered.
+const HELD_MAX: usize = 1 << 20;
+
+impl Held {
+    pub(super) fn has(&self, path: &StorePath) -> bool {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.contains(path)
+    }
+
+    fn add(&self, paths: impl Iterator<Item = StorePath>) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.len() > HELD_MAX {
+            held.clear();
+        }
+        held.extend(paths);
+    }
+
+    /// Forgets them all: one may have been taken out of the store by force.
+    fn forget(&self) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.clear();
+    }
 }
 
 /// Where a child runs.
 pub(super) struct ChildPlace {
     pub(super) scratch: BTreeMap<String, StorePath>,
     pub(super) user: BuildUser,
-    dir: BuildDir,
-    /// The root, if it was in memory and not in `dir`.
-    memory: Option<OwnedFd>,
+    /// Where its output lies on its way into the store.
+    dir: ScratchDir,
 }
 
 /// One who waits for a child: whether it still does.
@@ -190,6 +222,7 @@ impl Executor {
         if is_unwanted() {
             return InPlace::new("caller-gone");
         }
+        self.held.forget();
         (self.settings.diagnose)(&format!(
             "child `{drv_path}` did not run: {}",
             error.chain()
@@ -303,6 +336,8 @@ impl Executor {
                 .map_err(environment(&text, "add an input"))?;
             debug_assert_eq!(info.path, *path);
         }
+        self.held
+            .add(request.files.iter().map(|(path, _)| path.clone()));
         let name = request.made.path.name();
         self.store
             .add_text(name, &request.made.text, &request.made.drv.references())
@@ -323,20 +358,21 @@ impl Executor {
             return Ok(output);
         }
         let text = self.store_dir().display(&made.path);
-        let inputs = self
-            .closure(&made.drv.input_srcs)
+        // What is laid out beforehand need not be mounted: each mount is made, and taken down.
+        let sources = made.sources(self.store_dir());
+        let others = made.drv.input_srcs.difference(&sources).cloned().collect();
+        let mut inputs = self
+            .closure(&others)
             .map_err(environment(&text, "query the input closure"))?;
-        let mut place = self.child_place(made)?;
+        let place = self.child_place(made)?;
         let mut sandbox = self.child_sandbox(made, &place, &inputs);
-        self.put_in_memory(&mut sandbox);
+        self.lay_out_beforehand(&mut sandbox, &made.manifest);
+        inputs.extend(sources);
         let mut root = None;
         let log = self.run_sandbox(&text, sandbox, is_unwanted, |running| {
             root = Some(running.root().try_clone_to_owned());
         })?;
-        place.memory = root
-            .transpose()
-            .map_err(environment(&text, "keep the child's root"))?;
-        self.take_child(made, inputs, &place, &log)
+        self.take_child(made, inputs, &place, root, &log)
     }
 
     /// Locks a child against other processes that build it.
@@ -371,16 +407,12 @@ impl Executor {
         let name = made.path.derivation_name().unwrap_or_default();
         let scratch = self.scratch_paths(&made.path, name, &made.drv, BuildMode::Normal, &text)?;
         let user = self.acquire_user(&text)?;
-        let dir = self.make_build_dir(&text, &user)?;
-        Ok(ChildPlace {
-            scratch,
-            user,
-            dir,
-            memory: None,
-        })
+        let dir = self.make_scratch_dir(&text)?;
+        Ok(ChildPlace { scratch, user, dir })
     }
 
-    /// The sandbox of a child that sees these store paths.
+    /// The sandbox of a child that sees these store paths. Its root is in memory: there are
+    /// hundreds of files in it, often, and all are gone a moment later.
     pub(super) fn child_sandbox(
         &self,
         made: &Made,
@@ -396,7 +428,16 @@ impl Executor {
             socket: None,
         };
         let start = builder_start(&made.drv, &around, |_| None);
-        let mut sandbox = self.base_request(&place.dir, &place.user, &made.drv, Network::None);
+        let root = Root::Tmpfs {
+            size: TmpfsSize::Default,
+        };
+        let mut sandbox = self.base_request(root, &place.user, &made.drv, Network::None);
+        let dirs = [
+            Node::dir("/tmp", 0o1777),
+            Node::build_dir(self.store_dir().as_str(), 0o1775),
+            Node::build_dir(BUILD_DIR, 0o700),
+        ];
+        sandbox.nodes.splice(0..0, dirs);
         sandbox.args = start.args;
         sandbox.env = start.env.into_iter().collect();
         for (name, contents) in start.files {
@@ -455,30 +496,70 @@ impl Executor {
         Ok(log)
     }
 
-    /// Gives a child a root in memory. A child has a mount point for each of its inputs and a
-    /// copy in its place, often hundreds, and all are gone a moment later: on a disk that is
-    /// more work than many a compile.
-    fn put_in_memory(&self, sandbox: &mut Request) {
-        sandbox.root = Root::Tmpfs {
-            size: TmpfsSize::Default,
-        };
-        let dirs = [
-            Node::dir("/tmp", 0o1777),
-            Node::build_dir(self.store_dir().as_str(), 0o1775),
-            Node::build_dir(BUILD_DIR, 0o700),
-        ];
-        sandbox.nodes.splice(0..0, dirs);
+    /// Lays the files of a child out in its root, so that the runner finds them there, and takes
+    /// them for what it would have made.
+    fn lay_out_beforehand(&self, sandbox: &mut Request, manifest: &Manifest) {
+        let has_own_root = !manifest.is_in_work_dir();
+        let mut dirs = BTreeSet::new();
+        let mut copies = Vec::new();
+        for entry in &manifest.layout {
+            let Entry::File {
+                path,
+                mtime_seconds,
+                source,
+                executable,
+            } = entry
+            else {
+                continue;
+            };
+            let object = str::from_utf8(source).ok();
+            let Some((object, _)) = object.and_then(|text| self.store_dir().split(text)) else {
+                continue;
+            };
+            let inside = Path::new(OsStr::from_bytes(path));
+            let path = if has_own_root && !inside.starts_with(BUILD_DIR) {
+                Path::new(manifest::PREPARED_ROOT).join(inside.strip_prefix("/").unwrap_or(inside))
+            } else {
+                inside.to_owned()
+            };
+            let is_made = |dir: &&Path| ![BUILD_DIR, "/tmp", "/"].map(Path::new).contains(dir);
+            let parents = path.ancestors().skip(1);
+            dirs.extend(parents.take_while(is_made).map(Path::to_owned));
+            copies.push(Node::Copy {
+                path,
+                mode: if *executable { 0o755 } else { 0o644 },
+                mtime_seconds: *mtime_seconds,
+                source: self.store.physical_path(&object),
+            });
+        }
+        if has_own_root {
+            dirs.insert(manifest::PREPARED_ROOT.into());
+        }
+        let build_dir = |path| Node::build_dir(path, 0o755);
+        sandbox.nodes.extend(dirs.into_iter().map(build_dir));
+        sandbox.nodes.extend(copies);
+        sandbox.nodes.push(Node::File {
+            path: manifest::LAID_OUT.into(),
+            mode: 0o644,
+            owner: Owner::Build,
+            contents: Default::default(),
+        });
     }
 
-    /// Takes the output of a child that ran in `place` into the store.
+    /// Takes the output of a child that ran in `place`, with this root, into the store.
     pub(super) fn take_child(
         &self,
         made: &Made,
         candidates: BTreeSet<StorePath>,
         place: &ChildPlace,
+        root: Option<std::io::Result<OwnedFd>>,
         log: &LogTail,
     ) -> Result<StorePath, BuildError> {
         let text = self.store_dir().display(&made.path);
+        let outputs = root
+            .unwrap_or_else(|| Err(std::io::ErrorKind::NotFound.into()))
+            .and_then(|root| Ok(open_dir_in(&root, self.store_dir().as_str())?))
+            .map_err(environment(&text, "open the outputs"))?;
         let mut outputs = self.take_outputs(&Produced {
             text: &text,
             drv_path: &made.path,
@@ -488,8 +569,9 @@ impl Executor {
             mode: BuildMode::Normal,
             scratch: &place.scratch,
             candidates,
-            dir: &place.dir,
-            memory: place.memory.as_ref(),
+            made: outputs,
+            own: place.dir.path(),
+            is_elsewhere: true,
             user: &place.user,
             log,
         })?;

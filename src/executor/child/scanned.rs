@@ -86,7 +86,7 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
         store_dir,
         &Search {
             cwd: &cwd,
-            source: &compile.source,
+            sources: &compile.sources,
             forced: &forced,
             dirs: &dirs,
             argv: &compiler.effective_argv,
@@ -94,6 +94,11 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
             dates_are_fixed: kept.contains_key(&b"SOURCE_DATE_EPOCH"[..]),
         },
     )?;
+    // A header that is written anew: whoever watches sees that it was read before.
+    let is_input = |output: &[u8]| files.contains_key(&absolute(&cwd, output));
+    if compile.preprocess_only && compile.outputs().any(is_input) {
+        return Err(InPlace::new("output-is-an-input"));
+    }
     let command = Command {
         exe: compiler.exec_path.clone(),
         argv: asked.child_argv(&compiler.exec_path),
@@ -101,7 +106,12 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
         cwd: call.cwd.clone(),
         ttys: [call.stdout_tty, call.stderr_tty],
     };
-    let name = object_name(base_name(&absolute(&cwd, &compile.object)));
+    // What goes to standard output has the name of what it was made from.
+    let named = compile.object.as_ref().or(compile.sources.first());
+    let name = object_name(base_name(&absolute(
+        &cwd,
+        named.map_or(b"call", Vec::as_slice),
+    )));
     let mut scanned = Scanned {
         asked,
         name,
@@ -110,7 +120,8 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
         command,
         files,
     };
-    let stand_ins = caller.stand_ins();
+    // Whose text would have to be edited, and has no sections that tell where that is safe.
+    let stand_ins = caller.stand_ins().filter(|_| !compile.preprocess_only);
     if let Some(stand_ins) = stand_ins {
         scanned.search(stand_ins)?;
     }
@@ -183,7 +194,7 @@ impl Scanned<'_> {
                 command.manifest(entries)
             }
         };
-        asked.make_child(&self.name, &manifest, inputs)
+        asked.make_child(&self.name, manifest, inputs)
     }
 
     /// Finds or builds a child that [`Self::make`] gave; its files are told where they are for
@@ -201,6 +212,9 @@ impl Scanned<'_> {
             for ((path, input), edited) in self.files.iter().zip(files.values()) {
                 let nar_hash = &edited.file.facts.nar_hash;
                 let store_path = input_path(store_dir, nar_hash, base_name(path));
+                if self.asked.executor.held.has(&store_path) {
+                    continue;
+                }
                 contents.push((store_path, edit(self.bytes(path, input)?)?));
             }
             Ok(ChildRequest {
@@ -330,7 +344,7 @@ fn ask_search_path(
     {
         return known.clone().ok_or_else(|| InPlace::new("no-search-path"));
     }
-    let made = asked.make_child("search-path", &manifest, inputs)?;
+    let made = asked.make_child("search-path", manifest, inputs)?;
     let (child, _) = executor.child(&made.path, asked.is_gone, || {
         Ok(ChildRequest {
             made: made.clone(),

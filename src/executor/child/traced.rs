@@ -298,7 +298,7 @@ impl Traceable<'_> {
         }
         inputs.extend(self.tools.iter().cloned());
         let manifest = self.command.manifest(entries);
-        Ok((self.asked.make_child(&self.name, &manifest, inputs)?, files))
+        Ok((self.asked.make_child(&self.name, manifest, inputs)?, files))
     }
 
     /// Runs the call and lays out what it looks up.
@@ -337,9 +337,11 @@ impl Traceable<'_> {
             self.declared.as_ref(),
         );
         let (tell, told) = mpsc::channel();
+        let mut root = None;
         let (observed, ran) = std::thread::scope(|scope| {
             let running = scope.spawn(|| {
                 executor.run_sandbox(&text, sandbox, &is_unwanted, |running| {
+                    root = Some(running.root().try_clone_to_owned());
                     if let Some(started) = Started::of(running) {
                         // The observer waits for it.
                         let _ = tell.send(started);
@@ -384,7 +386,7 @@ impl Traceable<'_> {
                         .map_err(environment(&text, "query the input closure"))
                         .map_err(failed)?;
                     executor
-                        .take_child(&made, candidates, &place, &log)
+                        .take_child(&made, candidates, &place, root, &log)
                         .map_err(failed)?
                 }
             }
@@ -426,6 +428,9 @@ impl Traceable<'_> {
                 &input.file.facts.nar_hash,
                 base_name(path),
             );
+            if self.asked.executor.held.has(&store_path) {
+                continue;
+            }
             let memory = &self.asked.executor.memory;
             let bytes = memory.bytes(self.asked.tree(), path, &view.files[path])?;
             contents.push((store_path, bytes));

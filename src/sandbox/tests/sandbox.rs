@@ -102,6 +102,10 @@ const TESTS: &[Test] = &[
         "a_large_request_arrives_whole",
         a_large_request_arrives_whole,
     ),
+    (
+        "copies_are_files_of_the_build_with_their_own_time",
+        copies_are_files_of_the_build_with_their_own_time,
+    ),
     ("threads_share_a_spawner", threads_share_a_spawner),
     (
         "two_hundred_starts_leak_no_descriptor",
@@ -944,6 +948,32 @@ fn a_large_request_arrives_whole(context: &Context) {
         contents: contents.into(),
     });
     assert_eq!(context.output(&request).1, format!("{expected}"));
+}
+
+fn copies_are_files_of_the_build_with_their_own_time(context: &Context) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let source = dir.path().join("source");
+    let link = dir.path().join("link");
+    std::fs::write(&source, vec![b'x'; 300_000]).expect("written");
+    std::os::unix::fs::symlink(&source, &link).expect("linked");
+    let copy = |path: &str, source: &Path| Node::Copy {
+        path: path.into(),
+        mode: 0o755,
+        mtime_seconds: 77,
+        source: source.to_owned(),
+    };
+    let mut request = context.child(&["checksum", "/build/deep/a"]);
+    request.nodes.push(copy("/build/deep/a", &source));
+    request.nodes.push(copy("/build/deep/b", &source));
+    let sum = 300_000 * u64::from(b'x');
+    assert_eq!(context.output(&request).1, format!("{sum}"));
+    let mut request = context.child(&["stat", "/build/deep/b"]);
+    request.nodes.push(copy("/build/deep/b", &source));
+    assert_eq!(context.output(&request).1, "1000:100 755 300000 77");
+    // What is followed could be exchanged.
+    let mut request = context.child(&["exit", "0"]);
+    request.nodes.push(copy("/build/a", &link));
+    assert!(context.spawner.spawn(&request, &[]).is_err());
 }
 
 fn threads_share_a_spawner(context: &Context) {

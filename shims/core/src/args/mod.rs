@@ -49,16 +49,19 @@ impl Language {
     }
 }
 
-/// A compile of one source file to one object file. Paths are as written: relative ones are
-/// relative to the current directory.
+/// A compile of one source file to one object file, or a call that only preprocesses. Paths are
+/// as written: relative ones are relative to the current directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compile {
     /// The source's language, by `-x` or by its name.
     pub language: Language,
-    /// The source file.
-    pub source: Vec<u8>,
-    /// The object file: `-o`'s argument or the source's name with `.o`.
-    pub object: Vec<u8>,
+    /// The source file; several, all of one language, where they are only preprocessed.
+    pub sources: Vec<Vec<u8>>,
+    /// The object file: `-o`'s argument or the source's name with `.o`. For `-E`, `-M` and `-MM`
+    /// what `-o` names, or `None` where the result goes to standard output.
+    pub object: Option<Vec<u8>>,
+    /// It only preprocesses.
+    pub preprocess_only: bool,
     /// The dependency file of `-MD` and `-MMD`, by `-MF` or by the object's name.
     pub dependency_file: Option<Vec<u8>>,
     /// `-include`: each is searched like `#include "…"`, the current directory first.
@@ -110,7 +113,8 @@ impl Compile {
     /// The files that the flags say will be written. What else is written (`.dwo`, `.su`) is
     /// written beside [`Compile::object`].
     pub fn outputs(&self) -> impl Iterator<Item = &[u8]> {
-        std::iter::once(self.object.as_slice()).chain(self.dependency_file.as_deref())
+        let object = self.object.as_deref();
+        object.into_iter().chain(self.dependency_file.as_deref())
     }
 }
 
@@ -131,7 +135,7 @@ pub enum Reason {
     NotACompile,
     /// It links.
     Link,
-    /// It only preprocesses (`-E`, `-M`, `-MM`).
+    /// It only preprocesses (`-E`, `-M`, `-MM`), and does so in a way that is not modelled.
     PreprocessOnly,
     /// It stops at assembly (`-S`).
     AssemblyOutput,

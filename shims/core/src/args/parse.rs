@@ -306,7 +306,7 @@ impl Parser {
     fn finish(mut self) -> Result<Compile, Reason> {
         // The kind of the call says more than a flag in it.
         if self.preprocess_only {
-            return Err(Reason::PreprocessOnly);
+            return self.finish_preprocessing().ok_or(Reason::PreprocessOnly);
         }
         if self.assembly_output {
             return Err(Reason::AssemblyOutput);
@@ -330,14 +330,8 @@ impl Parser {
             return Err(Reason::SeveralSources);
         }
         let (source, selected) = self.inputs.pop().ok_or(Reason::NotACompile)?;
-        let language = match selected {
-            Selected::Fixed(language) => language,
-            Selected::BySuffix => by_suffix(&source)?,
-            Selected::Refused(Refused::Header) => return Err(Reason::PrecompiledHeader),
-            Selected::Refused(Refused::Assembler) => return Err(Reason::Assembler),
-            Selected::Refused(Refused::Other) => return Err(Reason::Language),
-        };
-        let object = match self.object {
+        let language = language(&source, selected)?;
+        let object = match self.object.take() {
             Some(object) => object,
             None => with_suffix(file_name(&source), b".o"),
         };
@@ -348,18 +342,50 @@ impl Parser {
             // `-MF` without `-MD`: ignored or an error, by compiler and version.
             return Err(Reason::UnknownFlag(b"-MF".to_vec()));
         }
-        for output in [Some(&object), self.dependency_file.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            if output == b"-" || output.starts_with(b"/dev/") || output.starts_with(b"/proc/") {
-                return Err(Reason::OutputToStdout);
-            }
+        let compile = self.compile(language, vec![source], Some(object));
+        let has_stream = compile.outputs().any(is_stream);
+        match has_stream {
+            true => Err(Reason::OutputToStdout),
+            false => Ok(compile),
         }
-        Ok(Compile {
+    }
+
+    /// A call with `-E`, `-M` or `-MM`, if its sources are all that it reads and its results
+    /// plain.
+    fn finish_preprocessing(mut self) -> Option<Compile> {
+        // With `-MD`, `-o` names the dependency file.
+        let is_plain = self.blocked.is_none()
+            && !self.question
+            && !self.assembly_output
+            && !self.dependencies
+            && self.dependency_file.is_none();
+        let inputs = std::mem::take(&mut self.inputs);
+        let languages = inputs
+            .iter()
+            .map(|(source, selected)| language(source, *selected).ok());
+        let first = languages.clone().next()??;
+        if !is_plain || first.is_preprocessed() || !languages.clone().all(|one| one == Some(first))
+        {
+            return None;
+        }
+        let sources = inputs.into_iter().map(|(source, _)| source).collect();
+        let object = self.object.take();
+        let compile = self.compile(first, sources, object);
+        let has_stream = compile.outputs().any(is_stream);
+        (!has_stream).then_some(compile)
+    }
+
+    fn compile(
+        self,
+        language: Language,
+        sources: Vec<Vec<u8>>,
+        object: Option<Vec<u8>>,
+    ) -> Compile {
+        Compile {
             language,
-            source,
+            sources,
             object,
+            preprocess_only: self.preprocess_only,
             dependency_file: self.dependency_file,
             includes: self.includes,
             imacros: self.imacros,
@@ -374,8 +400,24 @@ impl Parser {
             compressed_debug: self.compressed_debug,
             intermediate_code: self.intermediate_code,
             random_seed: self.random_seed,
-        })
+        }
     }
+}
+
+/// The language of a source, if it is one that a scan can read.
+fn language(source: &[u8], selected: Selected) -> Result<Language, Reason> {
+    match selected {
+        Selected::Fixed(language) => Ok(language),
+        Selected::BySuffix => by_suffix(source),
+        Selected::Refused(Refused::Header) => Err(Reason::PrecompiledHeader),
+        Selected::Refused(Refused::Assembler) => Err(Reason::Assembler),
+        Selected::Refused(Refused::Other) => Err(Reason::Language),
+    }
+}
+
+/// Whether an output's name is none of a file to be made.
+fn is_stream(output: &[u8]) -> bool {
+    output == b"-" || output.starts_with(b"/dev/") || output.starts_with(b"/proc/")
 }
 
 /// What names of the `-f` family begin with that are refused by kind rather than as unknown.
@@ -514,7 +556,8 @@ mod tests {
     ) {
         let compile = compile(line);
         assert_eq!(compile.language, language);
-        assert_eq!(compile.object, object.as_bytes());
+        assert_eq!(compile.object.as_deref(), Some(object.as_bytes()));
+        assert!(!compile.preprocess_only);
         assert_eq!(
             compile.dependency_file.as_deref(),
             dependency_file.map(str::as_bytes)
@@ -547,6 +590,25 @@ mod tests {
         );
         let order: Vec<_> = compile.include_dirs().collect();
         assert_eq!(order, [b"q".as_slice(), b"a", b"b", b"s", b"/t", b"z"]);
+    }
+
+    #[rstest]
+    #[case::to_standard_output("cc -E a.c", "a.c", None)]
+    #[case::to_a_file("cc -E -o a.i -DX a.cc", "a.cc", Some("a.i"))]
+    #[case::with_other_kinds("cc -E -c a.c", "a.c", None)]
+    #[case::dependencies_of_many("cc -MM -Iinc a.c b/b.c", "a.c b/b.c", None)]
+    #[case::by_language("cc -M -x c a.h b.inc", "a.h b.inc", None)]
+    fn sources_may_only_be_preprocessed(
+        #[case] line: &str,
+        #[case] sources: &str,
+        #[case] output: Option<&str>,
+    ) {
+        let compile = compile(line);
+        assert!(compile.preprocess_only);
+        let expected: Vec<_> = words(sources).into_iter().map(str::as_bytes).collect();
+        assert_eq!(compile.sources, expected);
+        let outputs: Vec<_> = compile.outputs().collect();
+        assert_eq!(outputs, Vec::from_iter(output.map(str::as_bytes)));
     }
 
     #[rstest]
@@ -588,9 +650,15 @@ mod tests {
     #[case("cc -c a.o", "not-a-compile")]
     #[case("cc a.c -o a", "link")]
     #[case("cc a.o -fwhatever", "link")]
-    #[case("cc -E a.c", "preprocess-only")]
-    #[case("cc -M a.c", "preprocess-only")]
-    #[case("cc -MM -c a.c", "preprocess-only")]
+    #[case("cc -E a.i", "preprocess-only")]
+    #[case("cc -E a.h", "preprocess-only")]
+    #[case("cc -E -", "preprocess-only")]
+    #[case("cc -E -o - a.c", "preprocess-only")]
+    #[case("cc -E -MD a.c", "preprocess-only")]
+    #[case("cc -M -MF a.d a.c", "preprocess-only")]
+    #[case("cc -MM -MG a.c", "preprocess-only")]
+    #[case("cc -MM a.c b.cc", "preprocess-only")]
+    #[case("cc -E", "preprocess-only")]
     #[case("cc -S a.c", "assembly-output")]
     #[case("cc -fsyntax-only a.c", "syntax-only")]
     #[case("cc -c a.c b.c", "several-sources")]

@@ -60,6 +60,18 @@ pub fn run(arguments: &[String]) {
         }
         ["cat", path] => print!("{}", std::fs::read_to_string(path).expect("a file")),
         ["shell"] => shell(),
+        ["stat", path] => {
+            use std::os::unix::fs::MetadataExt;
+            let stat = std::fs::symlink_metadata(path).expect("a file");
+            print!(
+                "{}:{} {:o} {} {}",
+                stat.uid(),
+                stat.gid(),
+                stat.mode() & 0o7777,
+                stat.len(),
+                stat.mtime()
+            );
+        }
         ["checksum", path] => {
             let contents = std::fs::read(path).expect("a file");
             print!(
