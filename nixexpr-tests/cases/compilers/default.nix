@@ -57,6 +57,126 @@ let
       chmod +x $out/bin/$name
     done
   '' { };
+  # How nixpkgs wraps compilers and linkers: bash scripts that source others, read flags from
+  # files beside them and from variables whose names they put together, and have the
+  # compiler call the linker's own wrapper.
+  nixpkgs = drv "cc-wrapper" ''
+    rm -r $out; mkdir -p $out/bin $out/nix-support
+    cat > $out/nix-support/utils.bash <<'END'
+    # gather NAME: what NAME_for_tests has so far, and NAME of each role, into NAME_for_tests
+    gather() {
+        local salted=''${1}_for_tests role name
+        local -x "$salted=''${!salted-}"
+        for role in "" _FOR_BUILD; do
+            name=$1$role
+            if [ -n "$role" ] && [ -z "''${NIX_CC_WRAPPER_TARGET_BUILD_for_tests-}" ]; then continue; fi
+            if [ -n "''${!name+set}" ]; then export "$salted=''${!salted-} ''${!name}"; fi
+        done
+        declare -gx "$salted=''${!salted-}"
+    }
+    END
+    cat > $out/nix-support/add-flags.sh <<'END'
+    for name in NIX_CFLAGS_COMPILE NIX_CFLAGS_COMPILE_BEFORE NIX_CFLAGS_LINK NIX_CXXSTDLIB_COMPILE NIX_LDFLAGS NIX_LDFLAGS_BEFORE; do
+        gather $name
+    done
+    NIX_CFLAGS_COMPILE_for_tests="-B$wrapper/bin/ $NIX_CFLAGS_COMPILE_for_tests"
+    for file in libc-cflags cc-cflags; do
+        if [ -e $wrapper/nix-support/$file ]; then
+            NIX_CFLAGS_COMPILE_for_tests="$(< $wrapper/nix-support/$file) $NIX_CFLAGS_COMPILE_for_tests"
+        fi
+    done
+    export NIX_CC_WRAPPER_FLAGS_SET_for_tests=1
+    END
+    cat > $out/nix-support/add-hardening.sh <<'END'
+    hardening=()
+    for flag in ''${NIX_HARDENING_ENABLE-}; do
+        case $flag in
+        fortify) hardening+=(-O2 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2) ;;
+        stackprotector) hardening+=(-fstack-protector-strong --param ssp-buffer-size=4) ;;
+        pic) hardening+=(-fPIC) ;;
+        esac
+    done
+    END
+    echo "-DIN_NIX_SUPPORT=1" > $out/nix-support/cc-cflags
+    for name in gcc:gcc cc:gcc g++:g++ c++:g++; do
+        cat > $out/bin/''${name%:*} <<END
+    #! ${tools}/bin/bash
+    set -eu -o pipefail +o posix
+    shopt -s nullglob
+    path_before=\$PATH PATH=${tools}/bin wrapper=$out
+    source $out/nix-support/utils.bash
+    link=1 files=0
+    for word in "\$@"; do
+        case "\$word" in
+        -[cSEM] | -MM) link=0 ;;
+        -?*) ;;
+        *) files=1 ;;
+        esac
+    done
+    [ \$files = 1 ] || link=0
+    if [ -z "\''${NIX_CC_WRAPPER_FLAGS_SET_for_tests-}" ]; then source $out/nix-support/add-flags.sh; fi
+    words=("\$@")
+    # march/mtune=native would depend on the machine.
+    if [ "\''${NIX_ENFORCE_NO_NATIVE-}" = 1 ]; then
+        words=()
+        for word in "\$@"; do
+            if [[ "\$word" = -m*=native ]]; then echo "skipping impure flag \$word" >&2; else words+=("\$word"); fi
+        done
+    fi
+    source $out/nix-support/add-hardening.sh
+    before=(\''${hardening+"\''${hardening[@]}"} \$NIX_CFLAGS_COMPILE_BEFORE_for_tests)
+    after=(\$NIX_CFLAGS_COMPILE_for_tests)
+    if [ \$link = 1 ]; then
+        after+=(\$NIX_CFLAGS_LINK_for_tests)
+        for word in \$NIX_LDFLAGS_for_tests; do after+=("-Wl,\$word"); done
+        export NIX_LINK_TYPE_for_tests=dynamic
+    fi
+    if [[ -e $out/nix-support/cc-wrapper-hook ]]; then source $out/nix-support/cc-wrapper-hook; fi
+    export PATH=\$path_before
+    exec ${tools}/bin/''${name#*:} \''${before+"\''${before[@]}"} "\''${words[@]}" \''${after+"\''${after[@]}"}
+    END
+    done
+    cat > $out/bin/ld <<END
+    #! ${tools}/bin/bash
+    set -eu -o pipefail +o posix
+    wrapper=$out
+    source $out/nix-support/utils.bash
+    if [ -z "\''${NIX_LINK_TYPE_for_tests-}" ]; then gather NIX_LDFLAGS; fi
+    rpaths=()
+    for word in "\$@"; do
+        case "\$word" in
+        -L/nix/store/*) rpaths+=(-rpath "\''${word:2}") ;;
+        esac
+    done
+    exec ${tools}/bin/ld "\$@" \''${rpaths+"\''${rpaths[@]}"}
+    END
+    chmod +x $out/bin/*
+  '' { };
+  # A build with them, as stdenv makes one.
+  with-nixpkgs =
+    name:
+    drv name
+      ''
+        export NIX_CFLAGS_COMPILE="-frandom-seed=''${out:11:10} -DFROM_VARIABLE=1"
+        export NIX_LDFLAGS="-rpath $out/lib" NIX_HARDENING_ENABLE="fortify stackprotector pic" NIX_ENFORCE_NO_NATIVE=1
+        echo 'int from = FROM_VARIABLE + IN_NIX_SUPPORT;' > v.c
+        try gcc -c hello.c -o hello.o
+        try gcc -O2 -Wall -MMD -c main.c -o main.o
+        try cc -c v.c -o v.o
+        try gcc hello.o main.o -o program
+        try ./program
+        try gcc -shared hello.o -o libhello.so
+        echo '#include <vector>' > p.cc; echo 'std::vector<int> v(3);' >> p.cc
+        try g++ -c p.cc -o p.o
+        try ld -r hello.o v.o -o r.o
+        try gcc -march=native -c v.c -o native.o
+        try gcc -c missing.c -o missing.o
+        try gcc -E v.c
+        NIX_CFLAGS_COMPILE="$NIX_CFLAGS_COMPILE -DFROM_VARIABLE=2"
+        try gcc -w -c v.c -o v2.o
+        keep *.o *.d program libhello.so
+      ''
+      { PATH = "${path}${nixpkgs}/bin:${tools}/bin"; };
 in
 {
   plain = drv "plain" ''
@@ -348,6 +468,8 @@ in
     try xargs gcc -c hello.c -o xargs.o
     keep *.o
   '' { };
+  nixpkgs-wrapper = with-nixpkgs "nixpkgs-wrapper";
+  nixpkgs-wrapper-again = with-nixpkgs "nixpkgs-wrapper-again";
   wrapper-script = drv "wrapper-script" ''
     echo 'int wrapped = WRAPPED;' > w.c
     try gcc -c w.c -o w.o

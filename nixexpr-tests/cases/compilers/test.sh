@@ -42,6 +42,10 @@ while read -r name drv; do
 done < "$WORK/drvs"
 check "compiles and links are children, and are reused" grep -q '"reused": 3' "$WORK/plain.warm.json"
 check "children of a wrapper script are children" grep -qE '"built": [1-9]' "$WORK/wrapper-script.on.json"
+counts() { sed -n 's/.*"\(built\|reused\|inPlace\)": \([0-9]*\).*/\1 \2/p' "$WORK/$1.json" | tr '\n' ' '; }
+equal "calls of nixpkgs' wrappers are children" "built 11 reused 0 inPlace 1 " "$(counts nixpkgs-wrapper.on)"
+equal "they are found again" "built 0 reused 11 inPlace 1 " "$(counts nixpkgs-wrapper.warm)"
+equal "compiles by nixpkgs' wrappers are found in another derivation" "built 5 reused 6 inPlace 1 " "$(counts nixpkgs-wrapper-again.on)"
 clean "nothing is left behind" "$WORK/on"
 verified "the store verifies" "$WORK/on"
 finish

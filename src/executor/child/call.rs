@@ -13,7 +13,7 @@ use shim_core::args::Reason;
 use shim_core::protocol::{Call, Done};
 use store_types::{Hash, StoreDir, StorePath, sha256};
 
-use super::environment::relevant;
+use super::environment::{empty_for_compiles, relevant};
 use super::inputs::{absolute, base_name};
 use super::outcome::InPlace;
 use super::run::{ChildRequest, IsGone, Origin};
@@ -157,7 +157,10 @@ impl<'a> Asked<'a> {
         cwd: &[u8],
     ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, InPlace> {
         let env = &self.env;
-        let mut kept = relevant(env, compiler.words.as_ref());
+        let mut kept = relevant(env, compiler.words.as_ref(), compiler.is_nixpkgs);
+        if compiler.is_nixpkgs {
+            empty_for_compiles(&mut kept);
+        }
         if env.contains_key(&b"PATH"[..]) {
             kept.insert(b"PATH".to_vec(), child_path(walker, compiler, cwd, env)?);
         }

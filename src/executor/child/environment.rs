@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use shim_core::client::SESSION_VARIABLE;
 
+use super::wrapper::is_any_nixpkgs_wrapper;
+
 /// Variables that a compiler driver, its passes and the C library's messages
 /// read. Sources: gcc manual, "Environment Variables Affecting GCC"; clang manual,
 /// "Environment variables"; `GCC_URLS`, `TERM_URLS`: gcc manual, "Diagnostic
@@ -50,6 +52,10 @@ const READ_BY_COMPILERS: &[&str] = &[
 /// Variables whose names begin so are read, too.
 const READ_BY_PREFIX: &[&str] = &["LC_"];
 
+/// Variables of nixpkgs' wrappers that only links get, and their variants for a role. They have
+/// the outer derivation's name in them, and with it its version. Source: `cc-wrapper.sh`.
+const FOR_LINKS: &[&str] = &["NIX_CFLAGS_LINK", "NIX_CXXSTDLIB_LINK", "NIX_LDFLAGS"];
+
 /// Variables that are decided by the caller, who knows the files, and those that a shell sets.
 const DECIDED_BY_CALLER: &[&[u8]] = &[b"PATH", b"PWD", b"OLDPWD", b"_", b"SHLVL"];
 
@@ -66,10 +72,11 @@ const NOT_FOR_WRAPPERS: &[&str] = &[
 ///
 /// `named_by_wrapper` holds the words of the script, if the compiler is one: what
 /// it can read of the environment it has to name. Wrappers of nixpkgs build the
-/// names of their variables out of `NIX_` and more, so all of those count.
+/// names of their variables out of `NIX_` and more, so with one all of those count.
 pub fn relevant(
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
     named_by_wrapper: Option<&HashSet<Vec<u8>>>,
+    is_nixpkgs: bool,
 ) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let is = |names: &[&str], name: &[u8]| names.iter().any(|known| known.as_bytes() == name);
     let mut kept = BTreeMap::new();
@@ -79,7 +86,8 @@ pub fn relevant(
                 .iter()
                 .any(|prefix| name.starts_with(prefix.as_bytes()));
         let by_wrapper = named_by_wrapper.is_some_and(|words| {
-            words.contains(name) || (name.starts_with(b"NIX_") && !is(NOT_FOR_WRAPPERS, name))
+            let is_composed = name.starts_with(b"NIX_") && !is(NOT_FOR_WRAPPERS, name);
+            words.contains(name) || (is_nixpkgs && is_composed)
         });
         if DECIDED_BY_CALLER.contains(&&**name) {
             continue;
@@ -124,7 +132,7 @@ pub fn relevant_if_traced(
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
     named_by_wrapper: Option<&HashSet<Vec<u8>>>,
 ) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut kept = relevant(env, named_by_wrapper);
+    let mut kept = relevant(env, named_by_wrapper, false);
     for (name, value) in env {
         let is_read = READ_BY_LINKERS
             .iter()
@@ -161,7 +169,11 @@ pub fn named_but_dropped(
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
     kept: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> HashSet<Vec<u8>> {
-    words(script)
+    let named = match is_any_nixpkgs_wrapper(script) {
+        true => words_of_nixpkgs(words(script)),
+        false => words(script),
+    };
+    named
         .into_iter()
         .filter(|word| {
             env.contains_key(word)
@@ -169,6 +181,26 @@ pub fn named_but_dropped(
                 && !DECIDED_BY_CALLER.contains(&&**word)
         })
         .collect()
+}
+
+/// Those of the words of nixpkgs' wrappers that can name variables of their environment: all of
+/// these are in upper case. The others are variables of the scripts' own, such as `name`, which
+/// every build has in its environment, too.
+pub fn words_of_nixpkgs(mut words: HashSet<Vec<u8>>) -> HashSet<Vec<u8>> {
+    words.retain(|word| !word.iter().any(u8::is_ascii_lowercase));
+    words
+}
+
+/// Takes away what nixpkgs' wrappers pass on to links only; the variables stay, empty.
+pub fn empty_for_compiles(env: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
+    for (name, value) in env {
+        let is_for_links = FOR_LINKS
+            .iter()
+            .any(|prefix| name.starts_with(prefix.as_bytes()));
+        if is_for_links {
+            value.clear();
+        }
+    }
 }
 
 /// The words of a script that could name a variable.
@@ -200,7 +232,7 @@ mod tests {
             ("TERM", "dumb"),
         ]);
         assert_eq!(
-            relevant(&all, None),
+            relevant(&all, None, false),
             env(&[("LC_ALL", "C"), ("TERM", "dumb")])
         );
     }
@@ -240,6 +272,29 @@ mod tests {
     }
 
     #[test]
+    fn nixpkgs_wrappers_read_no_variables_in_lower_case_and_compiles_nothing_for_links() {
+        let wrapper =
+            b"for name in x; do NIX_LDFLAGS=$name; done; source /x/nix-support/y; $SDKROOT";
+        let all = env(&[
+            ("name", "a-1.0"),
+            ("SDKROOT", "/s"),
+            ("NIX_LDFLAGS", "-L/a-1.0"),
+        ]);
+        let dropped = named_but_dropped(wrapper, &all, &BTreeMap::new());
+        let expected = [&b"NIX_LDFLAGS"[..], b"SDKROOT"].map(<[u8]>::to_vec);
+        assert_eq!(dropped, HashSet::from(expected));
+        let mut kept = env(&[
+            ("NIX_LDFLAGS_FOR_BUILD", "-L/x"),
+            ("NIX_CFLAGS_COMPILE", "-O"),
+        ]);
+        empty_for_compiles(&mut kept);
+        assert_eq!(
+            kept,
+            env(&[("NIX_LDFLAGS_FOR_BUILD", ""), ("NIX_CFLAGS_COMPILE", "-O")])
+        );
+    }
+
+    #[test]
     fn a_script_that_names_a_variable_that_its_child_lacks_is_told() {
         let all = env(&[
             ("src", "/x"),
@@ -262,6 +317,8 @@ mod tests {
         ]);
         let words = words(b"#!/bin/sh\nexec gcc ${flags-} \"$@\"");
         let expected = env(&[("flags", "-O"), ("NIX_CFLAGS_COMPILE_x86_64", "-O")]);
-        assert_eq!(relevant(&all, Some(&words)), expected);
+        assert_eq!(relevant(&all, Some(&words), true), expected);
+        let expected = env(&[("flags", "-O")]);
+        assert_eq!(relevant(&all, Some(&words), false), expected);
     }
 }

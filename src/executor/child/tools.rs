@@ -8,7 +8,7 @@ use shim_core::args::{Tool, tool_of};
 use shim_core::protocol::Call;
 use store_types::{StoreDir, StorePath};
 
-use super::environment::words;
+use super::environment::{words, words_of_nixpkgs};
 use super::host::{Destination, HostCompiler};
 use super::inputs::absolute;
 use super::outcome::InPlace;
@@ -72,7 +72,14 @@ const READ_BY_SHELLS: &[&str] = &[
 
 /// Flags that a wrapper may not add: with them, the same call has another result elsewhere, or
 /// the next time.
-const IMPURE_FLAGS: &[&str] = &["arch=native", "cpu=native", "tune=native", "build-id=uuid"];
+///
+/// With the dash: nixpkgs' wrappers have a comment on `march/mtune=native`, which they take away.
+const IMPURE_FLAGS: &[&str] = &[
+    "-march=native",
+    "-mcpu=native",
+    "-mtune=native",
+    "-build-id=uuid",
+];
 
 /// A larger file is no compiler driver.
 const PROGRAM_LEN_MAX: u64 = 512 << 20;
@@ -116,6 +123,8 @@ pub struct Compiler {
     pub effective_argv: Vec<Vec<u8>>,
     /// The words of its wrappers that can be variables; `None` if it is a driver itself.
     pub words: Option<HashSet<Vec<u8>>>,
+    /// Whether nixpkgs' wrapper is among its wrappers.
+    pub is_nixpkgs: bool,
     /// What it consists of, if it is the host's.
     pub host: Option<Arc<HostCompiler>>,
 }
@@ -171,6 +180,7 @@ pub fn find_compiler(
     Ok(Compiler {
         effective_argv: unwrapped.argv,
         words: unwrapped.words,
+        is_nixpkgs: unwrapped.is_nixpkgs,
         exec_path: called.exec_path,
         store_path: called.store_path,
         host: called.host,
@@ -228,7 +238,11 @@ fn identify(
             reads_anything = !is_any_nixpkgs_wrapper(&script)
                 && !unwrap(walker, store, store_dir, &real, call, env)
                     .is_ok_and(|behind| behind.end.is(tool));
-            Some(script_words(walker, store, store_dir, &real)?)
+            let words = script_words(walker, store, store_dir, &real)?;
+            Some(match is_any_nixpkgs_wrapper(&script) {
+                true => words_of_nixpkgs(words),
+                false => words,
+            })
         }
         (program, _) if program.is(tool) => None,
         _ => return Err(unknown()),
@@ -413,6 +427,8 @@ struct Unwrapped {
     words: Option<HashSet<Vec<u8>>>,
     /// The program behind them.
     end: Program,
+    /// Whether the last of them is one of nixpkgs'.
+    is_nixpkgs: bool,
 }
 
 /// Follows the wrappers of a call to the program behind them.
@@ -429,6 +445,7 @@ fn unwrap(
         argv: call.argv.clone(),
         words: None,
         end: Program::Other,
+        is_nixpkgs: false,
     };
     if found.argv.is_empty() {
         return Err(InPlace::new("no-arguments"));
@@ -442,7 +459,9 @@ fn unwrap(
         check_shell_environment(env)?;
         let words = found.words.get_or_insert_default();
         if is_nixpkgs_wrapper(&script) {
-            words.extend(script_words(walker, store, store_dir, &program)?);
+            let named = script_words(walker, store, store_dir, &program)?;
+            words.extend(words_of_nixpkgs(named));
+            found.is_nixpkgs = true;
             // Its own flags come behind those of the call.
             found.argv.extend(shim_core::args::wrapper_flags(&call.env));
             found.end = Program::Driver;
