@@ -264,7 +264,7 @@ def edits(bench):
             raise Failed(f"{project.name}: the edit's place is not there once")
 
         def edited(number):
-            (pristine / file).write_text(original.replace(old, new.replace("N", str(number))))
+            (pristine / file).write_text(original.replace(old, new.replace("@", str(number))))
             return store.instantiate(
                 f'derivation {{ name = "{project.name}"; system = "x86_64-linux"; builder = "${{tools}}/bin/bash";'
                 f' args = [ {RECIPES}/{project.recipe}.sh ]; makefile = {RECIPES}/{project.recipe}.mk;'
@@ -296,12 +296,12 @@ EDITS = {
     "lua": (
         "lmathlib.c",
         "l_mathop(sin)(luaL_checknumber(L, 1))",
-        "l_mathop(sin)(luaL_checknumber(L, 1) + N.5 - N.5)",
+        "l_mathop(sin)(luaL_checknumber(L, 1) + @.5 - @.5)",
     ),
     "zstd": (
         "common/entropy_common.c",
         "{ return FSE_VERSION_NUMBER; }",
-        "{ return FSE_VERSION_NUMBER + N; }",
+        "{ return FSE_VERSION_NUMBER + @; }",
     ),
 }
 

@@ -79,6 +79,11 @@ put 1.h '#define N 1'; put 2.h '#define N 2'; ln -s 1.h h.h; put t.c '#include "
 call gcc -MD -c t.c
 ln -sfn 2.h h.h; again; again
 END
+class header-is-in-the-store-as-well hit <<'END'
+mkdir a b c; cp "$table" a/classes.sh; ln -s "$table" b/classes.sh; put t.c '#if __has_include("a/classes.sh")' 'int a;' '#endif' '#if __has_include("b/classes.sh")' 'int b;' '#endif'
+call gcc -c t.c; again
+rm b/classes.sh; again; ln -s "$table" c/classes.sh; ln -s ../c/classes.sh b/classes.sh; again; again
+END
 class header-link-dangles hit <<'END'
 mkdir a b; put b/h.h '#define N 1'; ln -s target.h a/h.h; put t.c '#include <h.h>' 'int n = N;'
 call gcc -Ia -Ib -c t.c
@@ -476,6 +481,7 @@ class dependency-files hit,in-place:equal-inputs <<'END'
 mkdir i s; put i/h.h '#define N 1'; put s/s.h ''; put t.c '#include <h.h>' '#include <s.h>' 'int n = N;'
 for step in 1 2 2; do
     [ $step = 1 ] || put i/h.h '#define N 2' '#include "k.h"' && put i/k.h ''
+    touch -d @1000000000 s/s.h; touch -d @1100000000 i/k.h
     call gcc -Ii -isystem s -MD -c t.c
     call gcc -Ii -isystem s -MMD -c t.c -o a.o
     call gcc -Ii -isystem s -MD -MF f.d -MP -c t.c -o b.o
@@ -485,6 +491,12 @@ for step in 1 2 2; do
     call gcc -Ii -isystem s -M -MG t.c
     call gcc -Ii -isystem s -MM -MF mm.d t.c
 done
+END
+class dependencies-of-several-sources hit <<'END'
+mkdir i j; put a.c '#include "h.h"' '#include <k.h>'; put b.c '#if __has_include("o.h")' '#include "o.h"' '#endif'; put h.h '#define N 1'; put j/k.h ''
+call gcc -Ii -Ij -MM a.c b.c; call gcc -Ii -Ij -M -MP -MT x a.c b.c; call gcc -Ii -Ij -E a.c b.c; call gcc -Ii -Ij -E a.c -o a.i
+put i/k.h '#include <stddef.h>'; again; call gcc -Ii -Ij -MM a.c b.c; put o.h 'int o = N;'; again; call gcc -Ii -Ij -E a.c b.c; put h.h '#define N 2'; again; again
+rm h.h; again; call gcc -Ii -Ij -MM a.c b.c; call gcc -Ii -Ij -MM -MG a.c b.c; again
 END
 class dependency-file-of-another-target hit <<'END'
 mkdir x; put t.c 'int n;'
@@ -637,6 +649,10 @@ END
 
 # --- from and to streams, several sources
 
+class both-streams-are-one-file hit,in-place:interleaved-output <<'END'
+put t.c '#warning first' 'int f(void) { int unused; }'; one() { "$@" > all 2>&1; }
+call one gcc -Wall -c t.c; again; call one gcc -E t.c; again; call one gcc -Wall -S -o - t.c; again
+END
 class source-from-a-pipe in-place:stdin <<'END'
 put h.h '#define N 1'; put 1 '#include "h.h"' 'int n = N;'; put 2 '#include "h.h"' 'int m = N;'
 input=1; call gcc -xc -c - -o t.o; put h.h '#define N 2'; again; input=2; again; again

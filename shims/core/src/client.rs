@@ -251,6 +251,7 @@ impl<'c> Caller<'c> {
             exec_path,
             stdout_tty: window(self.stdout),
             stderr_tty: window(self.stderr),
+            is_one_stream: is_one_file(self.stdout, self.stderr),
             memo: None,
         })
     }
@@ -299,6 +300,14 @@ fn window(descriptor: BorrowedFd<'_>) -> Option<Window> {
         rows: size.ws_row,
         columns: size.ws_col,
     })
+}
+
+fn is_one_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let file = |descriptor| {
+        let stat = rustix::fs::fstat(descriptor).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    };
+    file(one).is_some_and(|found| file(other) == Some(found))
 }
 
 fn ask(socket: &OwnedFd, call: &Call) -> Result<Answer, ProtocolError> {

@@ -100,6 +100,8 @@ pub struct Call {
     pub stdout_tty: Option<Window>,
     /// The window of the terminal that standard error is, if it is one.
     pub stderr_tty: Option<Window>,
+    /// Whether both are one file, so that it matters in which order something is written to them.
+    pub is_one_stream: bool,
     /// Set if it is not a compiler call, but one of any program.
     pub memo: Option<Memo>,
 }
@@ -345,6 +347,7 @@ impl Call {
         }
         writer.window(self.stdout_tty);
         writer.window(self.stderr_tty);
+        writer.u8(u8::from(self.is_one_stream));
         writer.string(&self.cwd);
         writer.string(&self.exe);
         writer.string(&self.exec_path);
@@ -369,6 +372,11 @@ impl Call {
         };
         let stdout_tty = reader.window("stdout")?;
         let stderr_tty = reader.window("stderr")?;
+        let is_one_stream = match reader.u8("streams")? {
+            0 => false,
+            1 => true,
+            _ => return Err(ProtocolError::Malformed { field: "streams" }),
+        };
         let cwd = reader.string("cwd")?;
         let exe = reader.string("exe")?;
         let exec_path = reader.string("exec path")?;
@@ -391,6 +399,7 @@ impl Call {
             exec_path,
             stdout_tty,
             stderr_tty,
+            is_one_stream,
             memo,
         })
     }
@@ -742,18 +751,22 @@ mod tests {
             bytes(),
             window(),
             window(),
+            any::<bool>(),
             memo(),
         )
             .prop_map(
-                |(argv, env, cwd, exe, exec_path, stdout_tty, stderr_tty, memo)| Call {
-                    argv,
-                    env,
-                    cwd: [b"/".as_slice(), &cwd].concat(),
-                    exe: [b"/".as_slice(), &exe].concat(),
-                    exec_path,
-                    stdout_tty,
-                    stderr_tty,
-                    memo,
+                |(argv, env, cwd, exe, exec_path, stdout_tty, stderr_tty, is_one_stream, memo)| {
+                    Call {
+                        argv,
+                        env,
+                        cwd: [b"/".as_slice(), &cwd].concat(),
+                        exe: [b"/".as_slice(), &exe].concat(),
+                        exec_path,
+                        stdout_tty,
+                        stderr_tty,
+                        is_one_stream,
+                        memo,
+                    }
                 },
             )
     }

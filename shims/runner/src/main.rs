@@ -56,7 +56,9 @@ fn run() -> Result<(), Error> {
     laid_out.create(&manifest.layout)?;
     let before = collect::Elsewhere::look();
     let outcome = tool::run(&manifest, &out)?;
-    laid_out.take_later_ones()?;
+    if !is_laid_out {
+        laid_out.take_later_ones()?;
+    }
     let mut collected = laid_out.collect(&out.join(manifest::FILES))?;
     collected.extend(before.what_is_new());
     let status = out.join(manifest::STATUS);

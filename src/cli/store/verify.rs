@@ -11,21 +11,27 @@ use crate::cli::error::{CommandError, describe};
 use crate::cli::{Context, exit_code};
 
 /// Check that the store has what its database says; change nothing
+///
+/// Every object is read, and its hash compared.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Hash every object, too
+    /// Only look whether every object is there
     #[arg(long)]
+    no_check_contents: bool,
+    /// As nix-store has it; the default here
+    #[arg(long, conflicts_with = "no_check_contents")]
     check_contents: bool,
 }
 
 pub fn run(context: &Context, args: &VerifyArgs) -> Result<u8, CommandError> {
     let store: Arc<LocalStore> = open_existing(context)?;
     let status = context.status();
-    status.now(match args.check_contents {
+    let reads = args.check_contents || !args.no_check_contents;
+    status.now(match reads {
         true => "reading every object",
         false => "looking for every object",
     });
-    let report = store.verify(args.check_contents)?;
+    let report = store.verify(reads)?;
     for (path, problem) in &report.problems {
         status.always(tell(&store, path, problem).trim_end().as_bytes());
     }

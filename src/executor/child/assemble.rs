@@ -37,29 +37,23 @@ pub(super) struct Made {
     pub(super) text: Vec<u8>,
     /// What is in it.
     pub(super) manifest: Manifest,
+    /// Those of its inputs that it sees at their store paths: all but the sources of its files,
+    /// which are laid out, unless they are inputs for another reason, too.
+    pub(super) visible: BTreeSet<StorePath>,
 }
 
-impl Made {
-    /// The store paths of files that are laid out, and that nothing else names.
-    pub(super) fn sources(&self, store_dir: &StoreDir) -> BTreeSet<StorePath> {
-        let manifest = &self.manifest;
-        let of_entry = |entry: &Entry| match entry {
-            Entry::File { source, .. } => store_dir
-                .split(str::from_utf8(source).ok()?)
-                .map(|(path, _)| path),
-            _ => None,
-        };
-        let mut sources: BTreeSet<_> = manifest.layout.iter().filter_map(of_entry).collect();
-        let texts = manifest
-            .argv
-            .iter()
-            .chain(&manifest.env)
-            .chain([&manifest.exe]);
-        for named in texts.flat_map(|text| store_paths_named(text, store_dir)) {
-            sources.remove(&named);
+/// The store paths of the files that a manifest lays out.
+fn sources<'m>(
+    store_dir: &'m StoreDir,
+    manifest: &'m Manifest,
+) -> impl Iterator<Item = StorePath> + 'm {
+    manifest.layout.iter().filter_map(|entry| match entry {
+        Entry::File { source, .. } => {
+            let (path, _) = store_dir.split(str::from_utf8(source).ok()?)?;
+            Some(path)
         }
-        sources
-    }
+        _ => None,
+    })
 }
 
 impl Command {
@@ -102,13 +96,13 @@ impl Asked<'_> {
             .collect()
     }
 
-    /// What has to be laid out for a child, and the store paths that this needs.
+    /// What has to be laid out for a child, and the store paths that it sees beside that.
     pub(super) fn lay_out(
         &self,
         layout: &Layout,
         files: &BTreeMap<Vec<u8>, InputFile>,
     ) -> (Vec<Entry>, BTreeSet<StorePath>) {
-        let mut inputs = layout.store_paths.clone();
+        let inputs = layout.store_paths.clone();
         let mut entries = Vec::new();
         for path in &layout.dirs {
             if path != BUILD_DIR {
@@ -133,7 +127,6 @@ impl Asked<'_> {
                 source: self.store_dir().display(&source).into_bytes(),
                 executable: input.executable,
             });
-            inputs.insert(source);
         }
         for bind in layout.binds.iter() {
             entries.push(Entry::Bind {
@@ -144,12 +137,12 @@ impl Asked<'_> {
         (entries, inputs)
     }
 
-    /// The derivation of a child.
+    /// The derivation of a child that sees these store paths, beside the files of its manifest.
     pub(super) fn make_child(
         &self,
         name: &str,
         manifest: Manifest,
-        inputs: BTreeSet<StorePath>,
+        mut visible: BTreeSet<StorePath>,
     ) -> Result<Made, InPlace> {
         let runner = self
             .executor
@@ -159,6 +152,8 @@ impl Asked<'_> {
         if text.len() > manifest::MANIFEST_BYTES_MAX {
             return Err(InPlace::new("many-inputs"));
         }
+        let mut inputs = visible.clone();
+        inputs.extend(sources(self.store_dir(), &manifest));
         let parts = ChildParts {
             name,
             system: self.executor.settings.system.as_bytes(),
@@ -168,11 +163,13 @@ impl Asked<'_> {
         };
         let (drv, text, path) = child_derivation(self.store_dir(), parts)
             .map_err(|_| InPlace::new("unnameable-output"))?;
+        visible.insert(runner);
         Ok(Made {
             path,
             drv,
             text,
             manifest,
+            visible,
         })
     }
 }

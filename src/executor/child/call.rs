@@ -62,6 +62,21 @@ pub(super) fn answer(
     call: &Call,
     is_gone: IsGone<'_>,
 ) -> Result<(Done, Origin), InPlace> {
+    let (done, origin) = find(executor, caller, call, is_gone)?;
+    // What was written when is not known.
+    let has_text = |stream| rustix::fs::fstat(stream).is_ok_and(|stat| stat.st_size > 0);
+    if call.is_one_stream && has_text(&done.stdout) && has_text(&done.stderr) {
+        return Err(InPlace::new("interleaved-output"));
+    }
+    Ok((done, origin))
+}
+
+fn find(
+    executor: &Arc<Executor>,
+    caller: &Caller,
+    call: &Call,
+    is_gone: IsGone<'_>,
+) -> Result<(Done, Origin), InPlace> {
     let asked = Asked {
         executor,
         caller,

@@ -453,6 +453,8 @@ impl<'a, 'v> Observer<'a, 'v> {
                     Err(error) => return Err(failed(error)),
                 }
                 self.listed.insert(path.clone());
+                // Of these there was nothing to be seen before.
+                self.settled.clear();
             }
         }
         for (path, file) in &self.view.files {

@@ -52,6 +52,17 @@ const READ_BY_COMPILERS: &[&str] = &[
 /// Variables whose names begin so are read, too.
 const READ_BY_PREFIX: &[&str] = &["LC_"];
 
+/// Words of a shell with which a line begins that assigns to all variables that it names.
+const ASSIGN_ALL: &[&str] = &[
+    "declare",
+    "for",
+    "local",
+    "mapfile",
+    "read",
+    "readarray",
+    "typeset",
+];
+
 /// Variables of nixpkgs' wrappers that only links get, and their variants for a role. They have
 /// the outer derivation's name in them, and with it its version. Source: `cc-wrapper.sh`.
 const FOR_LINKS: &[&str] = &["NIX_CFLAGS_LINK", "NIX_CXXSTDLIB_LINK", "NIX_LDFLAGS"];
@@ -169,11 +180,7 @@ pub fn named_but_dropped(
     env: &BTreeMap<Vec<u8>, Vec<u8>>,
     kept: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> HashSet<Vec<u8>> {
-    let named = match is_any_nixpkgs_wrapper(script) {
-        true => words_of_nixpkgs(words(script)),
-        false => words(script),
-    };
-    named
+    variables(script, is_any_nixpkgs_wrapper(script))
         .into_iter()
         .filter(|word| {
             env.contains_key(word)
@@ -183,16 +190,75 @@ pub fn named_but_dropped(
         .collect()
 }
 
-/// Those of the words of nixpkgs' wrappers that can name variables of their environment: all of
-/// these are in upper case. The others are variables of the scripts' own, such as `name`, which
-/// every build has in its environment, too.
-pub fn words_of_nixpkgs(mut words: HashSet<Vec<u8>>) -> HashSet<Vec<u8>> {
-    words.retain(|word| !word.iter().any(u8::is_ascii_lowercase));
-    words
+/// The words of a script that can name variables of its environment.
+///
+/// What nixpkgs' wrappers read is in upper case. Their other words are those of comments, and
+/// variables of their own, such as `name`, which every build has in its environment, too: they
+/// count only if they are expanded and nowhere assigned.
+pub fn variables(script: &[u8], is_of_nixpkgs: bool) -> HashSet<Vec<u8>> {
+    let mut all = words(script);
+    if !is_of_nixpkgs {
+        return all;
+    }
+    let (mut assigned, mut expanded) = (HashSet::new(), HashSet::new());
+    for line in script.split(|byte| *byte == b'\n') {
+        let line = line.trim_ascii();
+        let first = line
+            .split(u8::is_ascii_whitespace)
+            .next()
+            .unwrap_or_default();
+        if ASSIGN_ALL.iter().any(|word| word.as_bytes() == first) {
+            assigned.extend(words(line));
+        }
+        // In arithmetic, a name alone is expanded.
+        if first == b"let" || memchr::memmem::find(line, b"((").is_some() {
+            expanded.extend(words(line));
+        }
+        for (start, end) in spans(line) {
+            let before = line[..start].trim_ascii_end();
+            let is_expanded = before.len() == start
+                && [&b"$"[..], b"${", b"${!", b"${#"]
+                    .iter()
+                    .any(|mark| before.ends_with(mark));
+            let rest = &line[end..];
+            let is_assigned =
+                rest.starts_with(b"+=") || (rest.starts_with(b"=") && !rest.starts_with(b"=="));
+            if is_expanded {
+                expanded.insert(line[start..end].to_vec());
+            } else if is_assigned {
+                assigned.insert(line[start..end].to_vec());
+            }
+        }
+    }
+    all.retain(|word| {
+        !word.iter().any(u8::is_ascii_lowercase)
+            || (expanded.contains(word) && !assigned.contains(word))
+    });
+    all
+}
+
+/// Where the words of a line begin and end.
+fn spans(line: &[u8]) -> Vec<(usize, usize)> {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let mut spans = Vec::new();
+    let mut at = 0;
+    while at < line.len() {
+        let len = line[at..].iter().take_while(|byte| is_word(**byte)).count();
+        if len > 0 {
+            spans.push((at, at + len));
+        }
+        at += len + 1;
+    }
+    spans
 }
 
 /// Takes away what nixpkgs' wrappers pass on to links only; the variables stay, empty.
+///
+/// With `NIX_DEBUG` they print what they do.
 pub fn empty_for_compiles(env: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
+    if env.contains_key(&b"NIX_DEBUG"[..]) {
+        return;
+    }
     for (name, value) in env {
         let is_for_links = FOR_LINKS
             .iter()
@@ -272,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn nixpkgs_wrappers_read_no_variables_in_lower_case_and_compiles_nothing_for_links() {
+    fn nixpkgs_wrappers_do_not_read_their_own_variables_and_compiles_nothing_for_links() {
         let wrapper =
             b"for name in x; do NIX_LDFLAGS=$name; done; source /x/nix-support/y; $SDKROOT";
         let all = env(&[

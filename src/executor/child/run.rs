@@ -359,15 +359,14 @@ impl Executor {
         }
         let text = self.store_dir().display(&made.path);
         // What is laid out beforehand need not be mounted: each mount is made, and taken down.
-        let sources = made.sources(self.store_dir());
-        let others = made.drv.input_srcs.difference(&sources).cloned().collect();
         let mut inputs = self
-            .closure(&others)
+            .closure(&made.visible)
             .map_err(environment(&text, "query the input closure"))?;
         let place = self.child_place(made)?;
         let mut sandbox = self.child_sandbox(made, &place, &inputs);
         self.lay_out_beforehand(&mut sandbox, &made.manifest);
-        inputs.extend(sources);
+        // Those have no references.
+        inputs.extend(made.drv.input_srcs.iter().cloned());
         let mut root = None;
         let log = self.run_sandbox(&text, sandbox, is_unwanted, |running| {
             root = Some(running.root().try_clone_to_owned());

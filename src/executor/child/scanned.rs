@@ -364,7 +364,8 @@ fn ask_search_path(
     path.ok_or_else(|| InPlace::new("no-search-path"))
 }
 
-fn read_stderr(executor: &Executor, child: &Child) -> Option<Vec<u8>> {
+/// What a child wrote to standard error; not more than a compiler says of its search path.
+pub(super) fn read_stderr(executor: &Executor, child: &Child) -> Option<Vec<u8>> {
     use std::io::Read;
     let file = executor
         .open_in_output(&child.output, manifest::STDERR.as_bytes())

@@ -8,7 +8,7 @@ use shim_core::args::{Tool, tool_of};
 use shim_core::protocol::Call;
 use store_types::{StoreDir, StorePath};
 
-use super::environment::{words, words_of_nixpkgs};
+use super::environment::variables;
 use super::host::{Destination, HostCompiler};
 use super::inputs::absolute;
 use super::outcome::InPlace;
@@ -235,14 +235,13 @@ fn identify(
             check_shell_environment(env)?;
             // What it does is known if it is followed to its end; of nixpkgs' it is known
             // what they read.
-            reads_anything = !is_any_nixpkgs_wrapper(&script)
+            let is_known = is_any_nixpkgs_wrapper(&script)
+                && !has_hook(walker, store_dir, &script)
+                && leads_to_drivers(walker, store, store_dir, &script, env)?;
+            reads_anything = !is_known
                 && !unwrap(walker, store, store_dir, &real, call, env)
                     .is_ok_and(|behind| behind.end.is(tool));
-            let words = script_words(walker, store, store_dir, &real)?;
-            Some(match is_any_nixpkgs_wrapper(&script) {
-                true => words_of_nixpkgs(words),
-                false => words,
-            })
+            Some(script_words(walker, store, store_dir, &real, env)?)
         }
         (program, _) if program.is(tool) => None,
         _ => return Err(unknown()),
@@ -459,11 +458,19 @@ fn unwrap(
         check_shell_environment(env)?;
         let words = found.words.get_or_insert_default();
         if is_nixpkgs_wrapper(&script) {
-            let named = script_words(walker, store, store_dir, &program)?;
-            words.extend(words_of_nixpkgs(named));
+            words.extend(script_words(walker, store, store_dir, &program, env)?);
             found.is_nixpkgs = true;
+            if !leads_to_drivers(walker, store, store_dir, &script, env)? {
+                return Err(unknown());
+            }
+            // A hook may use anything, and words with these are expanded by the shell.
+            let added = shim_core::args::wrapper_flags(&call.env);
+            let is_glob = |word: &Vec<u8>| word.iter().any(|byte| b"*?[".contains(byte));
+            if has_hook(walker, store_dir, &script) || added.iter().any(is_glob) {
+                return Err(unknown());
+            }
             // Its own flags come behind those of the call.
-            found.argv.extend(shim_core::args::wrapper_flags(&call.env));
+            found.argv.extend(added);
             found.end = Program::Driver;
             return Ok(found);
         }
@@ -494,6 +501,48 @@ fn unwrap(
             .extend(invocation.args.into_iter().filter(|arg| !is_own_specs(arg)));
     }
     Err(unknown())
+}
+
+/// Whether the compilers that a script names are drivers, perhaps behind simple wrappers.
+fn leads_to_drivers(
+    walker: &mut Walker<'_>,
+    store: &StoreTree,
+    store_dir: &StoreDir,
+    script: &[u8],
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Result<bool, InPlace> {
+    for mut named in store_files_named(script, store_dir) {
+        if tool_of(split_last(&named).1) != Some(Tool::Compiler) {
+            continue;
+        }
+        let mut wrappers = 0;
+        loop {
+            let Ok(Found::StoreFile(file)) = walker.look(b"/", &named) else {
+                break;
+            };
+            let script = match store.program(store_dir, &file)? {
+                Program::Driver => break,
+                Program::Script(script) => script,
+                _ => return Ok(false),
+            };
+            wrappers += 1;
+            named = match simple_wrapper(&script, &[], env) {
+                Some(call) if call.command.starts_with(b"/") && wrappers < WRAPPERS_MAX => {
+                    call.command
+                }
+                _ => return Ok(false),
+            };
+        }
+    }
+    Ok(true)
+}
+
+/// Whether one of the hooks is there that nixpkgs' wrappers source if they are.
+fn has_hook(walker: &mut Walker<'_>, store_dir: &StoreDir, script: &[u8]) -> bool {
+    store_files_named(script, store_dir)
+        .into_iter()
+        .filter(|named| named.ends_with(b"-hook"))
+        .any(|named| matches!(walker.look(b"/", &named), Ok(Found::StoreFile(_))))
 }
 
 /// Refuses what makes a shell do other things than its script says.
@@ -535,8 +584,13 @@ fn script_words(
     store: &StoreTree,
     store_dir: &StoreDir,
     script: &[u8],
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> Result<HashSet<Vec<u8>>, InPlace> {
     let mut all = HashSet::new();
+    let is_marked = match store.program(store_dir, script)? {
+        Program::Script(text) => is_any_nixpkgs_wrapper(&text),
+        _ => false,
+    };
     let mut scripts = vec![script.to_vec()];
     let mut seen: HashSet<Vec<u8>> = scripts.iter().cloned().collect();
     while let Some(path) = scripts.pop() {
@@ -549,7 +603,14 @@ fn script_words(
         {
             return Err(InPlace::new("impure-wrapper"));
         }
-        all.extend(words(&text));
+        match simple_wrapper(&text, &[], env) {
+            Some(simple) => all.extend(simple.variables),
+            None => {
+                let is_sourced = memchr::memmem::find(&path, b"/nix-support/").is_some();
+                let is_of_nixpkgs = is_any_nixpkgs_wrapper(&text) || (is_marked && is_sourced);
+                all.extend(variables(&text, is_of_nixpkgs));
+            }
+        }
         for named in store_files_named(&text, store_dir) {
             // A directory, or a file that is not there, is nothing to be read.
             let Ok(Found::StoreFile(file)) = walker.look(b"/", &named) else {

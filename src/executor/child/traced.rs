@@ -31,9 +31,11 @@ use super::outcome::InPlace;
 use super::records::{Query, Record};
 use super::reply::{Unusable, reply};
 use super::run::{ChildRequest, IsGone, Origin};
+use super::scanned::read_stderr;
 use super::tools::{find_program, path_without_shims};
 use super::tree::{Found, Walker, split_last};
 use super::view::View;
+use crate::Executor;
 use crate::error::{BuildError, environment};
 
 /// A response file is no longer than this.
@@ -136,6 +138,33 @@ pub(super) fn answer_of<'a>(
         Err(Unusable::Reason(reason)) => Err(reason),
         Err(Unusable::Gone) => Err(InPlace::new("child-unreadable")),
     }
+}
+
+/// What programs say that failed for want of memory, space, processes or descriptors, or because
+/// they were killed: strerror(3), GCC's drivers and passes.
+const WANTS: &[&str] = &[
+    "annot allocate memory",
+    "Disk quota exceeded",
+    "File too large",
+    "Input/output error",
+    "Killed",
+    "No space left on device",
+    "Resource temporarily unavailable",
+    "Too many open files",
+    "internal compiler error",
+    "memory exhausted",
+    "out of memory",
+    "terminated with signal",
+];
+
+/// Whether a failure may be one of the sandbox's, which has less memory and room than its caller,
+/// or of the moment.
+fn is_for_want(executor: &Executor, child: &Child) -> bool {
+    let Some(text) = read_stderr(executor, child) else {
+        return true;
+    };
+    let says = |want: &&str| memchr::memmem::find(&text, want.as_bytes()).is_some();
+    WANTS.iter().any(|want| says(&want))
 }
 
 /// What stands in a listed directory for a file that nobody has looked at.
@@ -404,6 +433,9 @@ impl Traceable<'_> {
             declared.count_others(self.asked, view.files.keys());
         }
         let child = Arc::new(Child { output, result });
+        if child.result.status != Some(0) && is_for_want(executor, &child) {
+            return Err(InPlace::new("failed-for-want"));
+        }
         executor
             .index
             .put(&made.path, child.clone())
