@@ -46,6 +46,7 @@ counts() { sed -n 's/.*"\(built\|reused\|inPlace\)": \([0-9]*\).*/\1 \2/p' "$WOR
 equal "calls of nixpkgs' wrappers are children" "built 11 reused 0 inPlace 1 " "$(counts nixpkgs-wrapper.on)"
 equal "they are found again" "built 0 reused 11 inPlace 1 " "$(counts nixpkgs-wrapper.warm)"
 equal "compiles by nixpkgs' wrappers are found in another derivation" "built 5 reused 6 inPlace 1 " "$(counts nixpkgs-wrapper-again.on)"
+check "links that have the derivation's own hash in them are counted" grep -q '"stand-in:traced": 4' "$WORK/nixpkgs-wrapper-again.on.json"
 clean "nothing is left behind" "$WORK/on"
 verified "the store verifies" "$WORK/on"
 finish

@@ -13,10 +13,12 @@ use shim_core::args::Reason;
 use shim_core::protocol::{Call, Done};
 use store_types::{Hash, StoreDir, StorePath, sha256};
 
+use super::assemble::Command;
 use super::environment::{empty_for_compiles, relevant};
 use super::inputs::{absolute, base_name};
 use super::outcome::InPlace;
 use super::run::{ChildRequest, IsGone, Origin};
+use super::stand_in::Refusal;
 use super::tools::{Compiler, child_path, environment_map};
 use super::tree::{CallerTree, Found, Walker, split_last};
 use super::{memo, reply, scanned, traced};
@@ -133,6 +135,15 @@ impl<'a> Asked<'a> {
         }
         // If it cannot be kept, the scan is tried again.
         let _ = self.executor.records.set_undeclared(&self.words());
+    }
+
+    /// Counts a call that no other derivation can share, if its command has a hash of the outer
+    /// derivation's own outputs in it.
+    pub(super) fn count_not_shared(&self, command: &Command, refusal: Refusal) {
+        let stand_ins = self.caller.stand_ins();
+        if stand_ins.is_some_and(|stand_ins| stand_ins.are_meant_by(command)) {
+            self.caller.count_not_shared(refusal.name());
+        }
     }
 
     /// What the caller sees of its files.

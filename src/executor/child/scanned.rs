@@ -18,8 +18,8 @@ use super::inputs::{InputFile, Search, absolute, base_name, collect};
 use super::outcome::InPlace;
 use super::recall;
 use super::run::{ChildRequest, Origin};
-use super::stand_in::Which;
 use super::stand_in::home::Home;
+use super::stand_in::{Refusal, Which};
 use super::tools::{Compiler, SearchPath, find_compiler, parse_search_path};
 use super::tree::{BUILD_DIR, Found, Layout, Walker};
 use crate::Executor;
@@ -122,6 +122,9 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
     };
     // Whose text would have to be edited, and has no sections that tell where that is safe.
     let stand_ins = caller.stand_ins().filter(|_| !compile.preprocess_only);
+    if compile.preprocess_only {
+        asked.count_not_shared(&scanned.command, Refusal::PREPROCESSED);
+    }
     if let Some(stand_ins) = stand_ins {
         scanned.search(stand_ins)?;
     }

@@ -32,6 +32,7 @@ use super::records::{Query, Record};
 use super::reply::{Unusable, reply};
 use super::run::{ChildRequest, IsGone, Origin};
 use super::scanned::read_stderr;
+use super::stand_in::Refusal;
 use super::tools::{find_program, path_without_shims};
 use super::tree::{Found, Walker, split_last};
 use super::view::View;
@@ -111,6 +112,7 @@ pub(super) fn answer_of<'a>(
 ) -> Result<(Done, Origin), InPlace> {
     let looking = take_turn_to_look(asked)?;
     let traceable = prepare()?;
+    asked.count_not_shared(&traceable.command, Refusal::TRACED);
     let is_input = |path: &StorePath| asked.caller.is_allowed(path);
     if let Some(answer) = traceable.known_answer(&is_input)? {
         return Ok(answer);

@@ -3,7 +3,7 @@
 //! A shell script can read anything: variables by computed names, files of the build, the
 //! output of other programs. Only for two kinds is it known what it reads: scripts that
 //! set variables and then execute one program with more arguments, which are parsed here;
-//! and nixpkgs' wrappers, which are known by what they contain. All others run in place.
+//! and nixpkgs' wrappers, which are known by what they contain. Calls of all others are traced.
 
 use std::collections::{BTreeMap, BTreeSet};
 

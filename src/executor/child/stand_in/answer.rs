@@ -158,6 +158,16 @@ impl StandIns {
         Ok(is_other.then_some(command))
     }
 
+    /// Whether a command has one of the hashes in it, or a beginning of one.
+    pub(in crate::child) fn are_meant_by(&self, command: &Command) -> bool {
+        let is_hit = |text: &Vec<u8>| {
+            self.to_first
+                .hits(text)
+                .map_or(true, |hits| !hits.is_empty())
+        };
+        command.argv.iter().any(is_hit) || command.env.values().any(is_hit)
+    }
+
     /// The environment with first stand-ins, where that can be had.
     pub(in crate::child) fn in_environment(
         &self,

@@ -64,7 +64,12 @@ impl Refusal {
     /// A result is too large to be looked at.
     pub const LARGE: Self = Self("stand-in:large-result");
 
-    const ALL: [Self; 11] = [
+    /// It is no compile that a scan covers: only of those is known where stand-ins are safe.
+    pub const TRACED: Self = Self("stand-in:traced");
+    /// It only preprocesses: the result has no sections.
+    pub const PREPROCESSED: Self = Self("stand-in:preprocessed");
+
+    const ALL: [Self; 13] = [
         Self::PART_OF_HASH,
         Self::PATH,
         Self::DIRECTORY,
@@ -76,6 +81,8 @@ impl Refusal {
         Self::SEED_NUMBER,
         Self::DIFFERENT,
         Self::LARGE,
+        Self::TRACED,
+        Self::PREPROCESSED,
     ];
 
     /// The name by which it is counted.
