@@ -516,10 +516,7 @@ fn leads_to_drivers(
             continue;
         }
         let mut wrappers = 0;
-        loop {
-            let Ok(Found::StoreFile(file)) = walker.look(b"/", &named) else {
-                break;
-            };
+        while let Ok(Found::StoreFile(file)) = walker.look(b"/", &named) {
             let script = match store.program(store_dir, &file)? {
                 Program::Driver => break,
                 Program::Script(script) => script,

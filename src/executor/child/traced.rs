@@ -165,8 +165,9 @@ fn is_for_want(executor: &Executor, child: &Child) -> bool {
     let Some(text) = read_stderr(executor, child) else {
         return true;
     };
-    let says = |want: &&str| memchr::memmem::find(&text, want.as_bytes()).is_some();
-    WANTS.iter().any(|want| says(&want))
+    WANTS
+        .iter()
+        .any(|want| memchr::memmem::find(&text, want.as_bytes()).is_some())
 }
 
 /// What stands in a listed directory for a file that nobody has looked at.
