@@ -192,7 +192,7 @@ fn a_shim_that_is_turned_off_is_the_compiler() {
 #[test]
 fn an_executor_that_dies_in_the_middle_of_its_answer_is_no_harm() {
     let Some((dir, output)) = run("cc -c a.c", |mut socket, _| {
-        socket.write_all(b"DRS1\x20\0\0\0\x02\0\x01").unwrap();
+        socket.write_all(b"DRS2\x20\0\0\0\x02\0\x01").unwrap();
     }) else {
         return;
     };

@@ -4,11 +4,11 @@
 //! open files instead of bytes, so that the shim writes with its own privileges and the
 //! executor never resolves a path inside the build's directories to write there.
 //!
-//! A frame is `DRS1`, the body's length (u32), the body. Numbers are little-endian; a string is
+//! A frame is `DRS2`, the body's length (u32), the body. Numbers are little-endian; a string is
 //! its length (u32) and its bytes. Bodies:
 //!
 //! ```text
-//! call     = 1 tty:window tty:window cwd exe exec-path n:u32 arg* n:u32 env*
+//! call     = 1 tty:window tty:window one-stream:u8 cwd exe exec-path n:u32 arg* n:u32 env*
 //! done     = 2 status:u8 n:u32 (executable:u8 path)*      descriptors: stdout stderr file*
 //! in-place = 3 reason
 //! control  = 4 text
@@ -64,7 +64,7 @@ pub const DESCRIPTORS_PER_MESSAGE: usize = 250;
 /// What is received at once, in bytes; nearly all answers fit.
 const SHORT_FRAME_BYTES: usize = 4 << 10;
 
-const MAGIC: [u8; 4] = *b"DRS1";
+const MAGIC: [u8; 4] = *b"DRS2";
 const HEADER_BYTES: usize = 8;
 const TAG_CALL: u8 = 1;
 const TAG_DONE: u8 = 2;
@@ -856,7 +856,7 @@ mod tests {
     #[test]
     fn an_answer_cut_by_the_peer_is_an_error() {
         let (mut near, far) = UnixStream::pair().unwrap();
-        near.write_all(b"DRS1\x10\0\0\0\x02").unwrap();
+        near.write_all(b"DRS2\x10\0\0\0\x02").unwrap();
         drop(near);
         assert!(matches!(receive_answer(&far), Err(ProtocolError::Closed)));
     }
@@ -864,7 +864,7 @@ mod tests {
     #[test]
     fn an_answer_without_its_descriptors_is_an_error() {
         let (mut near, far) = UnixStream::pair().unwrap();
-        near.write_all(b"DRS1\x06\0\0\0\x02\0\0\0\0\0").unwrap();
+        near.write_all(b"DRS2\x06\0\0\0\x02\0\0\0\0\0").unwrap();
         drop(near);
         assert!(matches!(
             receive_answer(&far),
@@ -878,7 +878,7 @@ mod tests {
     #[test]
     fn an_oversized_body_is_refused_before_it_is_read() {
         let (mut near, far) = UnixStream::pair().unwrap();
-        near.write_all(b"DRS1\xff\xff\xff\xff").unwrap();
+        near.write_all(b"DRS2\xff\xff\xff\xff").unwrap();
         assert!(matches!(
             receive_call(&far),
             Err(ProtocolError::TooLarge { what: "body", .. })
