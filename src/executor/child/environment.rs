@@ -339,15 +339,19 @@ mod tests {
 
     #[test]
     fn nixpkgs_wrappers_do_not_read_their_own_variables_and_compiles_nothing_for_links() {
-        let wrapper =
-            b"for name in x; do NIX_LDFLAGS=$name; done; source /x/nix-support/y; $SDKROOT";
+        let wrapper = b"# out of it\nfor name in x; do\nNIX_LDFLAGS=$name; done\nflags=1\n\
+            source /x/nix-support/y; $SDKROOT ${extra-} $flags (( level > 1 ))";
         let all = env(&[
-            ("name", "a-1.0"),
-            ("SDKROOT", "/s"),
             ("NIX_LDFLAGS", "-L/a-1.0"),
+            ("SDKROOT", "/s"),
+            ("extra", "-O"),
+            ("flags", "-O"),
+            ("level", "1"),
+            ("name", "a-1.0"),
+            ("out", "/nix/store/x"),
         ]);
         let dropped = named_but_dropped(wrapper, &all, &BTreeMap::new());
-        let expected = [&b"NIX_LDFLAGS"[..], b"SDKROOT"].map(<[u8]>::to_vec);
+        let expected = [&b"NIX_LDFLAGS"[..], b"SDKROOT", b"extra", b"level"].map(<[u8]>::to_vec);
         assert_eq!(dropped, HashSet::from(expected));
         let mut kept = env(&[
             ("NIX_LDFLAGS_FOR_BUILD", "-L/x"),
