@@ -105,5 +105,7 @@ fn ask(context: &Context, caller: &Caller<'_>, program: &Path, command: &[OsStri
     let exec_path = program.as_os_str().as_bytes().to_vec();
     // A compiler has its own words for a directory that is not there.
     let call = caller.call(argv, exe, exec_path).ok()?;
-    caller.take_over(&server, &socket, &call)
+    caller.take_over(&server, &socket, &call, |prepare| {
+        masquerade::start(program, command, prepare)
+    })
 }

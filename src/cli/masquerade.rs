@@ -8,6 +8,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
+use rustix::io::Errno;
+use rustix::process::Pid;
 use shim_core::args::{Tool, tool_of};
 use store_types::sha256;
 
@@ -15,6 +17,9 @@ use crate::embedded;
 
 /// The shim's file among the links to it.
 const SHIM: &str = "droste-shim";
+
+/// What a shell returns for a command that is not there.
+const NOT_FOUND: i32 = 127;
 
 /// Makes a directory with a shim for each compiler that this `PATH` has, and returns its
 /// path. A name that the `PATH` does not have gets none: whoever looks whether there is a
@@ -110,6 +115,27 @@ pub fn execute(program: &Path, arguments: &[OsString]) -> io::Result<Infallible>
         .map(|argument| string(argument))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(droste_sys::execve_as_inherited(&program, &arguments, None)?)
+}
+
+/// Makes a process that prepares itself and then becomes a program, as [`execute`] does.
+///
+/// # Errors
+/// If there is none to be had.
+pub fn start(
+    program: &Path,
+    arguments: &[OsString],
+    prepare: &dyn Fn() -> Result<(), Errno>,
+) -> Result<Pid, Errno> {
+    let single = droste_sys::SingleThreaded::check()?;
+    match droste_sys::clone3(&single, droste_sys::Namespaces::NONE)? {
+        droste_sys::Fork::Parent { pid, .. } => Pid::from_raw(pid).ok_or(Errno::INVAL),
+        droste_sys::Fork::Child => {
+            let prepared = prepare().map_err(io::Error::from);
+            let Err(error) = prepared.and_then(|()| execute(program, arguments));
+            eprintln!("droste: cannot run `{}`: {error}", program.display());
+            std::process::exit(NOT_FOUND)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -87,18 +87,19 @@ pub fn run(context: &Context, args: &MemoArgs) -> Result<u8, CommandError> {
     let Some(program) = program else {
         return Ok(cannot_run(args, std::io::ErrorKind::NotFound.into()));
     };
+    // In place, shims of compilers are of use again.
+    let real = masquerade::find_program(&args.command[0], |_| true);
+    let real = real.unwrap_or_else(|| program.clone());
     let caller = Caller::this_process();
     if !caller.is_disabled() {
-        match memoized(context, &caller, args, &program) {
+        match memoized(context, &caller, args, &program, &real) {
             Ok(status) => return Ok(status),
             Err(reason) => context
                 .status()
                 .detail(&format!("droste: in place: {reason}")),
         }
     }
-    // Its compilers' shims, if there are any, are of use again.
-    let program = masquerade::find_program(&args.command[0], |_| true).unwrap_or(program);
-    let Err(source) = masquerade::execute(&program, &args.command);
+    let Err(source) = masquerade::execute(&real, &args.command);
     Ok(cannot_run(args, source))
 }
 
@@ -135,11 +136,13 @@ fn cannot_run(args: &MemoArgs, source: std::io::Error) -> u8 {
 }
 
 /// Has the call done, and places its results: the exit status, or why it is to run in place.
+/// `program` is what runs in a sandbox, and `real` in place.
 fn memoized(
     context: &Context,
     caller: &Caller<'_>,
     args: &MemoArgs,
     program: &Path,
+    real: &Path,
 ) -> Result<u8, String> {
     if has_input() {
         return Err("there is something on standard input".into());
@@ -151,6 +154,12 @@ fn memoized(
     let done = match answer {
         Answer::Done(done) => done,
         Answer::InPlace { reason } => return Err(String::from_utf8_lossy(&reason).into_owned()),
+        Answer::Trial => {
+            let status = caller.try_in_place(&socket, &call, |prepare| {
+                masquerade::start(real, &args.command, prepare)
+            });
+            return status.ok_or_else(|| "it cannot be tried".into());
+        }
     };
     place::place(&done.files).map_err(|error| super::error::chain(&error))?;
     for output in missing(args, &done) {

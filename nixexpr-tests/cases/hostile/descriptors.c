@@ -95,7 +95,7 @@ int main(int argc, char **argv) {
     number(count);
     for (int i = 0; i < count; i++)
         string(environ[i]);
-    memcpy(frame, "DRS2", 4);
+    memcpy(frame, "DRS3", 4);
     uint32_t body = used - 8;
     memcpy(frame + 4, &body, 4);
     if (write(connection, frame, used) != (ssize_t)used)

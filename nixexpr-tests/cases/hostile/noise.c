@@ -53,7 +53,7 @@ static void string(const char *text) {
 
 static void begin(void) {
     used = 0;
-    put("DRS2\0\0\0\0\1\0\0\0", 12);
+    put("DRS3\0\0\0\0\1\0\0\0", 12);
 }
 
 static void end(void) {
@@ -102,7 +102,7 @@ int main(int argc, char **argv) {
         send_frame(used, i % 2);
         /* With the right beginning. */
         if (used > 8) {
-            memcpy(frame, "DRS2", 4);
+            memcpy(frame, "DRS3", 4);
             end();
             send_frame(used, i % 2);
             frame[8] = 1;

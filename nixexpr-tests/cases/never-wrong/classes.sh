@@ -706,6 +706,15 @@ probe 'int main(void) { return 0; }'
 mkdir i; put i/no_such_header.h ''
 export CPATH=$PWD/i; probe '#include <no_such_header.h>' 'int main(void) { return 0; }'
 END
+class failure-that-takes-long hit <<'END'
+put t.cc 'constexpr int f() { int n = 0; for (int i = 0; i < 900000; ++i) n ^= i; return n; }' 'static_assert(f() == -1, "no");'
+call g++ -std=c++17 -fconstexpr-ops-limit=1000000000 -fconstexpr-loop-limit=100000000 -c t.cc; again; again
+END
+class failure-of-the-sandbox-only in-place:failed-in-sandbox-only <<'END'
+dir=$(mktemp -d -p /dev/shm 2> /dev/null) || without "there is no /dev/shm"
+printf 'some data' > "$dir/data"; put t.s '.globl d' 'd: .incbin "data"'
+call gcc -Wa,-I"$dir" -c t.s; rm -f t.o; again; rm -rf "$dir"; rm -f t.o; again; again
+END
 class bad-options hit,in-place:failed-with-older-output,in-place:missing-argument,in-place:not-a-compile <<'END'
 put t.c 'int n;'
 call gcc -c t.c --no-such-option; call gcc -c t.c -o; call gcc -c; call gcc; call gcc -c nothing.c; call gcc -c t.c -fno-such-flag; call gcc -c t.c -Wno-such-warning; call gcc -c t.c -std=c1; call gcc -x nothing -c t.c

@@ -19,11 +19,12 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::ffi::CStr;
 
-use droste_start::{Start, exit, stderr, stdout};
+use droste_start::{Start, exit, fork, stderr, stdout};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, umask};
 use shim_core::client::Caller;
+use shim_core::kernel_error::KernelError;
 use shim_core::protocol::Call;
 
 droste_start::program!(main, become_compiler);
@@ -70,7 +71,19 @@ fn ask(start: &Start, caller: &Caller<'_>) {
     let Ok(call) = call(start, caller) else {
         return;
     };
-    if let Some(status) = caller.take_over(&server, &socket, &call) {
+    let status = caller.take_over(&server, &socket, &call, |prepare| match fork()? {
+        Some(compiler) => Ok(compiler),
+        None => {
+            if let Err(error) = prepare() {
+                let error = KernelError(error);
+                let text = format!("droste: cannot redirect the compiler's output: {error}\n");
+                let _ = rustix::io::write(stderr(), text.as_bytes());
+                exit(127);
+            }
+            exit(become_compiler(start))
+        }
+    });
+    if let Some(status) = status {
         exit(status);
     }
 }

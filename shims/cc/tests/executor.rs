@@ -6,11 +6,15 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Output;
 use std::thread;
 
-use shim_core::protocol::{Answer, Call, Done, NewFile, receive_call, send_answer};
+use shim_core::protocol::{
+    Answer, Call, Done, Ended, NewFile, Tried, receive_call, receive_tried, send_answer,
+    send_report,
+};
 use shim_core::testing::in_new_root;
 use tempfile::TempDir;
 
@@ -128,6 +132,91 @@ fn a_refusal_runs_the_compiler_in_silence() {
     assert_eq!(output.stderr, b"");
 }
 
+/// Has the shim try its call, and checks what it tells of that.
+fn trial(script: &str, expected: Tried, reason: &'static str) -> Option<Output> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let (_dir, output) = run(script, move |socket, _| {
+        send_answer(socket, &Answer::Trial).unwrap();
+        tell.send(receive_tried(socket)).unwrap();
+        send_report(socket, reason.as_bytes()).unwrap();
+    })?;
+    assert_eq!(told.recv().unwrap().unwrap(), expected);
+    Some(output)
+}
+
+fn tried(ended: Ended, stdout: &str, stderr: &str) -> Tried {
+    Tried {
+        ended,
+        stdout: stdout.into(),
+        stderr: stderr.into(),
+    }
+}
+
+#[test]
+fn a_trial_runs_the_compiler_and_tells_what_came_of_it() {
+    let expected = tried(Ended::Exited(9), "real -c a.c\n", "");
+    let Some(output) = trial("cc -c a.c", expected, "") else {
+        return;
+    };
+    assert!(is_real(&output, "-c a.c"), "{output:?}");
+    assert_eq!(output.stderr, b"");
+}
+
+#[test]
+fn a_trial_has_two_streams_or_one() {
+    let real = "printf '#!/bin/sh\\necho o; echo e >&2; echo p; exit 2\\n' > /t/real/cc";
+    let expected = tried(Ended::Exited(2), "o\np\n", "e\n");
+    let Some(output) = trial(&format!("{real}; cc -c a.c"), expected, "") else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert_eq!(output.stdout, b"o\np\n");
+    assert_eq!(output.stderr, b"e\n");
+    let expected = tried(Ended::Exited(2), "o\ne\np\n", "");
+    let output = trial(&format!("{real}; cc -c a.c 2>&1"), expected, "").unwrap();
+    assert_eq!(output.stdout, b"o\ne\np\n");
+    assert_eq!(output.stderr, b"");
+}
+
+#[test]
+fn a_trial_on_a_terminal_has_one() {
+    let real = "printf '#!/bin/sh\\nstty size; test -t 2 || exit 3; echo e >&2; exit 4\\n'";
+    let script = format!(
+        "{real} > /t/real/cc; script -qec 'stty rows 7 cols 99; cc -c a.c < /dev/tty' /dev/null"
+    );
+    // Both streams are one terminal.
+    let expected = tried(Ended::Exited(4), "7 99\ne\n", "");
+    let Some(output) = trial(&script, expected, "") else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert_eq!(output.stdout, b"7 99\r\ne\r\n");
+}
+
+#[test]
+fn a_compiler_that_is_killed_in_a_trial_kills_the_shim() {
+    let real = "printf '#!/bin/sh\\nkill -SEGV $$\\n' > /t/real/cc";
+    let expected = tried(Ended::Killed(11), "", "");
+    let Some(output) = trial(&format!("{real}; exec cc -c a.c"), expected, "why") else {
+        return;
+    };
+    assert_eq!(output.status.signal(), Some(11), "{output:?}");
+}
+
+#[test]
+fn a_trial_that_nobody_hears_of_is_the_compiler_all_the_same() {
+    let Some((_dir, output)) = run("DROSTE_VERBOSE=1 cc -c a.c", |socket, _| {
+        send_answer(socket, &Answer::Trial).unwrap();
+    }) else {
+        return;
+    };
+    assert!(is_real(&output, "-c a.c"), "{output:?}");
+    assert_eq!(output.stderr, b"");
+    let expected = tried(Ended::Exited(9), "real -c a.c\n", "");
+    let output = trial("DROSTE_VERBOSE=1 cc -c a.c", expected, "failed-otherwise").unwrap();
+    assert_eq!(output.stderr, b"droste: in place: failed-otherwise\n");
+}
+
 #[test]
 fn a_refusal_is_told_to_whoever_asks() {
     let Some((_dir, output)) = run("DROSTE_VERBOSE=1 cc -E a.c", |socket, _| {
@@ -192,7 +281,7 @@ fn a_shim_that_is_turned_off_is_the_compiler() {
 #[test]
 fn an_executor_that_dies_in_the_middle_of_its_answer_is_no_harm() {
     let Some((dir, output)) = run("cc -c a.c", |mut socket, _| {
-        socket.write_all(b"DRS2\x20\0\0\0\x02\0\x01").unwrap();
+        socket.write_all(b"DRS3\x20\0\0\0\x02\0\x01").unwrap();
     }) else {
         return;
     };

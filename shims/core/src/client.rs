@@ -19,10 +19,11 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::Pid;
 
 use crate::kernel_error::KernelError;
-use crate::place;
 use crate::protocol::{self, Answer, Call, Done, ProtocolError, Window};
+use crate::{place, trial};
 
 /// Set (to anything but `0`), it turns callers into the real compiler.
 pub const DISABLE_VARIABLE: &str = "DROSTE_DISABLE";
@@ -258,23 +259,69 @@ impl<'c> Caller<'c> {
 
     /// Has a server do the call, and writes what comes of it: the exit status to end with. `None`
     /// if the call is to run in place.
-    pub fn take_over(&self, server: &Server, socket: &OwnedFd, call: &Call) -> Option<u8> {
+    ///
+    /// Where only the real compiler can tell, `start` makes a process that calls what it is given
+    /// and then becomes it.
+    pub fn take_over(
+        &self,
+        server: &Server,
+        socket: &OwnedFd,
+        call: &Call,
+        start: impl FnOnce(&dyn Fn() -> Result<(), Errno>) -> Result<Pid, Errno>,
+    ) -> Option<u8> {
         let answer = ask(socket, call).inspect_err(|error| self.warn(server, error));
-        let reason = match answer {
-            Ok(Answer::Done(done)) => match place::place(&done.files) {
-                Ok(()) => match self.finish(&done) {
-                    Some(status) => return Some(status),
-                    None => "standard output cannot be written".to_owned(),
-                },
-                Err(error) => chain(&error),
-            },
-            Ok(Answer::InPlace { reason }) => String::from_utf8_lossy(&reason).into_owned(),
-            Err(_) => return None,
+        let done = match answer.ok()? {
+            Answer::Done(done) => done,
+            Answer::InPlace { reason } => {
+                self.tell_in_place(&reason);
+                return None;
+            }
+            Answer::Trial => return self.try_in_place(socket, call, start),
         };
-        if self.variable(VERBOSE_VARIABLE).is_some() {
-            self.tell(&format!("in place: {reason}"));
-        }
+        let reason = match place::place(&done.files) {
+            Ok(()) => match self.finish(&done) {
+                Some(status) => return Some(status),
+                None => "standard output cannot be written".to_owned(),
+            },
+            Err(error) => chain(&error),
+        };
+        self.tell_in_place(reason.as_bytes());
         None
+    }
+
+    /// Tells whoever wants to know that, and why, a call runs in place.
+    fn tell_in_place(&self, reason: &[u8]) {
+        if self.variable(VERBOSE_VARIABLE).is_some() {
+            self.tell(&format!("in place: {}", String::from_utf8_lossy(reason)));
+        }
+    }
+
+    /// Makes the call in place, and tells the server what came of it before anybody else. The
+    /// exit status to end with; `None` if it was not made.
+    ///
+    /// `start` is as in [`Self::take_over`].
+    pub fn try_in_place(
+        &self,
+        socket: &OwnedFd,
+        call: &Call,
+        start: impl FnOnce(&dyn Fn() -> Result<(), Errno>) -> Result<Pid, Errno>,
+    ) -> Option<u8> {
+        let outcome = trial::run(call, start).ok()?;
+        if let Some(tried) = outcome.to_tell()
+            && protocol::send_tried(socket, &tried).is_ok()
+            && let Ok(reason) = protocol::receive_report(socket)
+            && !reason.is_empty()
+        {
+            self.tell_in_place(&reason);
+        }
+        let (_, out) = place::print(outcome.stdout.as_fd(), self.stdout);
+        if let Some(stderr) = &outcome.stderr {
+            let _ = place::print(stderr.as_fd(), self.stderr);
+        }
+        match (outcome.status(), out) {
+            (0, Err(_)) => Some(1),
+            (status, _) => Some(status),
+        }
     }
 
     /// Prints what a call has printed: the exit status to end with; `None` if nothing can be

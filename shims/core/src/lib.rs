@@ -8,7 +8,8 @@
 //! - [`client`]: how a caller comes to an answer.
 //! - [`kernel_error`]: why a system call failed, in words.
 //!
-//! Everything but [`protocol`]'s sending and receiving, [`place`] and [`client`] is free of I/O.
+//! Everything but [`protocol`]'s sending and receiving, [`place`] and
+//! [`client`] is free of I/O.
 //!
 //! A shim has no standard library (see `droste_start`), so it uses this crate without the feature
 //! `std`, which adds [`args`], [`scan`] and [`manifest`].
@@ -29,3 +30,4 @@ pub mod protocol;
 pub mod scan;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trial;

@@ -4,7 +4,7 @@
 //! open files instead of bytes, so that the shim writes with its own privileges and the
 //! executor never resolves a path inside the build's directories to write there.
 //!
-//! A frame is `DRS2`, the body's length (u32), the body. Numbers are little-endian; a string is
+//! A frame is `DRS3`, the body's length (u32), the body. Numbers are little-endian; a string is
 //! its length (u32) and its bytes. Bodies:
 //!
 //! ```text
@@ -14,12 +14,19 @@
 //! control  = 4 text
 //! report   = 5 text
 //! memo     = 6 n:u32 input* n:u32 output* and then what follows the 1 of a call
+//! trial    = 7
+//! tried    = 8 killed:u8 status:u8 stdout stderr
 //! window   = 0 | 1 rows:u16 columns:u16
 //! ```
 //!
 //! `control` and `report` are for the command line, outside of builds: a request about the server
 //! itself, and its answer. `memo` is a call of any program, with what it is declared to read and to
 //! leave.
+//!
+//! `trial` answers a call that has failed in its sandbox: the shim runs the real compiler, sends
+//! `tried`, waits for a `report` (why the call counts as one in place, if it does), and only then
+//! prints. What was printed travels as bytes, so that nothing is read from a descriptor of a
+//! build's.
 //!
 //! The descriptors travel as `SCM_RIGHTS` (unix(7)) in batches of at most
 //! [`DESCRIPTORS_PER_MESSAGE`]: the first with the frame, each further one with a single byte
@@ -55,6 +62,9 @@ pub const BODY_BYTES_MAX: usize = 16 << 20;
 /// Most arguments, and most environment entries, of one call.
 pub const STRINGS_MAX: usize = 1 << 20;
 
+/// Most bytes on each of a tried call's two streams; who prints more is not compared.
+pub const TRIED_BYTES_MAX: usize = 1 << 20;
+
 /// Most files that one answer may place.
 pub const FILES_MAX: usize = 4096;
 
@@ -64,7 +74,7 @@ pub const DESCRIPTORS_PER_MESSAGE: usize = 250;
 /// What is received at once, in bytes; nearly all answers fit.
 const SHORT_FRAME_BYTES: usize = 4 << 10;
 
-const MAGIC: [u8; 4] = *b"DRS2";
+const MAGIC: [u8; 4] = *b"DRS3";
 const HEADER_BYTES: usize = 8;
 const TAG_CALL: u8 = 1;
 const TAG_DONE: u8 = 2;
@@ -72,6 +82,8 @@ const TAG_IN_PLACE: u8 = 3;
 const TAG_CONTROL: u8 = 4;
 const TAG_REPORT: u8 = 5;
 const TAG_MEMO: u8 = 6;
+const TAG_TRIAL: u8 = 7;
+const TAG_TRIED: u8 = 8;
 
 /// The size of a terminal's window, in characters; `0` where it was never set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,6 +161,28 @@ pub enum Answer {
         /// Why, as a stable name such as `link` (see [`crate::args::Reason::name`]).
         reason: Vec<u8>,
     },
+    /// The shim shall run the real compiler, and tell what came of it.
+    Trial,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With this status.
+    Exited(u8),
+    /// By this signal.
+    Killed(u8),
+}
+
+/// What came of a call that its caller has made itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// How it ended.
+    pub ended: Ended,
+    /// What it wrote to standard output; if both are one file, to either.
+    pub stdout: Vec<u8>,
+    /// What it wrote to standard error; if both are one file, nothing.
+    pub stderr: Vec<u8>,
 }
 
 /// Why a message could not be sent, received or understood.
@@ -290,9 +324,13 @@ impl<'a> Reader<'a> {
         Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
     }
 
-    fn string(&mut self, field: &'static str) -> Result<Vec<u8>, ProtocolError> {
+    fn bytes(&mut self, field: &'static str) -> Result<&'a [u8], ProtocolError> {
         let length = self.length(field)?;
-        let bytes = self.take(length, field)?;
+        self.take(length, field)
+    }
+
+    fn string(&mut self, field: &'static str) -> Result<Vec<u8>, ProtocolError> {
+        let bytes = self.bytes(field)?;
         // Everything here ends up as a C string or a path.
         if bytes.contains(&0) {
             return Err(ProtocolError::Malformed { field });
@@ -492,6 +530,56 @@ pub fn receive_report(socket: impl AsFd) -> Result<Vec<u8>, ProtocolError> {
     Ok(text)
 }
 
+/// Sends what came of a call.
+///
+/// # Errors
+/// When it exceeds a limit or the socket fails.
+pub fn send_tried(socket: impl AsFd, tried: &Tried) -> Result<(), ProtocolError> {
+    let mut writer = Writer::new();
+    writer.u8(TAG_TRIED);
+    let (is_killed, status) = match tried.ended {
+        Ended::Exited(status) => (false, status),
+        Ended::Killed(signal) => (true, signal),
+    };
+    writer.u8(u8::from(is_killed));
+    writer.u8(status);
+    for text in [&tried.stdout, &tried.stderr] {
+        limit("output", text.len(), TRIED_BYTES_MAX)?;
+        writer.string(text);
+    }
+    send(socket.as_fd(), &writer.finish()?, &[])
+}
+
+/// Receives what came of a call.
+///
+/// # Errors
+/// When the socket fails or closes, or the message is none of this kind within the limits.
+pub fn receive_tried(socket: impl AsFd) -> Result<Tried, ProtocolError> {
+    let mut descriptors = Vec::new();
+    let body = receive_body(socket.as_fd(), &mut descriptors)?.ok_or(ProtocolError::Closed)?;
+    let mut reader = Reader(&body);
+    if reader.u8("tag")? != TAG_TRIED {
+        return Err(ProtocolError::Malformed { field: "tag" });
+    }
+    let ended = match reader.bool("killed")? {
+        false => Ended::Exited,
+        true => Ended::Killed,
+    };
+    let ended = ended(reader.u8("status")?);
+    let mut output = || {
+        let text = reader.bytes("output")?;
+        limit("output", text.len(), TRIED_BYTES_MAX)?;
+        Ok::<_, ProtocolError>(text.to_vec())
+    };
+    let (stdout, stderr) = (output()?, output()?);
+    reader.end("tried")?;
+    Ok(Tried {
+        ended,
+        stdout,
+        stderr,
+    })
+}
+
 /// Sends an answer with its descriptors.
 ///
 /// # Errors
@@ -502,6 +590,10 @@ pub fn send_answer(socket: impl AsFd, answer: &Answer) -> Result<(), ProtocolErr
         Answer::InPlace { reason } => {
             writer.u8(TAG_IN_PLACE);
             writer.string(reason);
+            send(socket.as_fd(), &writer.finish()?, &[])
+        }
+        Answer::Trial => {
+            writer.u8(TAG_TRIAL);
             send(socket.as_fd(), &writer.finish()?, &[])
         }
         Answer::Done(done) => {
@@ -535,6 +627,10 @@ pub fn receive_answer(socket: impl AsFd) -> Result<Answer, ProtocolError> {
             let reason = reader.string("reason")?;
             reader.end("answer")?;
             Ok(Answer::InPlace { reason })
+        }
+        TAG_TRIAL => {
+            reader.end("answer")?;
+            Ok(Answer::Trial)
         }
         TAG_DONE => {
             let status = reader.u8("status")?;
@@ -854,9 +950,35 @@ mod tests {
     }
 
     #[test]
+    fn what_came_of_a_call_is_told_byte_for_byte_and_within_limits() {
+        let (near, far) = UnixStream::pair().unwrap();
+        send_answer(&far, &Answer::Trial).unwrap();
+        assert!(matches!(receive_answer(&near).unwrap(), Answer::Trial));
+        for ended in [Ended::Exited(1), Ended::Killed(11)] {
+            let tried = Tried {
+                ended,
+                stdout: b"\0\xff".to_vec(),
+                stderr: Vec::new(),
+            };
+            send_tried(&near, &tried).unwrap();
+            assert_eq!(receive_tried(&far).unwrap(), tried);
+        }
+        let long = Tried {
+            ended: Ended::Exited(1),
+            stdout: Vec::new(),
+            stderr: vec![b'x'; TRIED_BYTES_MAX + 1],
+        };
+        let refused = send_tried(&near, &long);
+        assert!(matches!(refused, Err(ProtocolError::TooLarge { .. })));
+        (&near).write_all(b"DRS3\x04\0\0\0\x08\x02\0\0").unwrap();
+        let odd = receive_tried(&far);
+        assert!(matches!(odd, Err(ProtocolError::Malformed { .. })));
+    }
+
+    #[test]
     fn an_answer_cut_by_the_peer_is_an_error() {
         let (mut near, far) = UnixStream::pair().unwrap();
-        near.write_all(b"DRS2\x10\0\0\0\x02").unwrap();
+        near.write_all(b"DRS3\x10\0\0\0\x02").unwrap();
         drop(near);
         assert!(matches!(receive_answer(&far), Err(ProtocolError::Closed)));
     }
@@ -864,7 +986,7 @@ mod tests {
     #[test]
     fn an_answer_without_its_descriptors_is_an_error() {
         let (mut near, far) = UnixStream::pair().unwrap();
-        near.write_all(b"DRS2\x06\0\0\0\x02\0\0\0\0\0").unwrap();
+        near.write_all(b"DRS3\x06\0\0\0\x02\0\0\0\0\0").unwrap();
         drop(near);
         assert!(matches!(
             receive_answer(&far),
@@ -878,7 +1000,7 @@ mod tests {
     #[test]
     fn an_oversized_body_is_refused_before_it_is_read() {
         let (mut near, far) = UnixStream::pair().unwrap();
-        near.write_all(b"DRS2\xff\xff\xff\xff").unwrap();
+        near.write_all(b"DRS3\xff\xff\xff\xff").unwrap();
         assert!(matches!(
             receive_call(&far),
             Err(ProtocolError::TooLarge { what: "body", .. })

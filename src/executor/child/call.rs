@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bstr::ByteSlice;
 use shim_core::args::Reason;
-use shim_core::protocol::{Call, Done};
+use shim_core::protocol::{Call, Done, Tried};
 use store_types::{Hash, StoreDir, StorePath, sha256};
 
 use super::assemble::Command;
@@ -34,6 +34,7 @@ const FINAL: &[&str] = &[
     "child-odd",
     "child-unreadable",
     "copy-failed",
+    "failed-slowly",
     "failed-with-older-output",
     "index-failed",
     "many-outputs",
@@ -46,6 +47,9 @@ const FINAL: &[&str] = &[
     "vanished-directory",
 ];
 
+/// Has the caller make the call itself, once: what came of it, if the caller tells.
+pub(super) type TryInPlace<'a> = &'a dyn Fn() -> Option<Tried>;
+
 /// A call, and who asks.
 pub(super) struct Asked<'a> {
     pub(super) executor: &'a Arc<Executor>,
@@ -53,6 +57,7 @@ pub(super) struct Asked<'a> {
     pub(super) call: &'a Call,
     pub(super) env: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) is_gone: IsGone<'a>,
+    pub(super) try_in_place: TryInPlace<'a>,
     /// The files that a scan has found, if its child failed.
     pub(super) scanned: OnceCell<BTreeSet<Vec<u8>>>,
 }
@@ -63,8 +68,9 @@ pub(super) fn answer(
     caller: &Caller,
     call: &Call,
     is_gone: IsGone<'_>,
+    try_in_place: TryInPlace<'_>,
 ) -> Result<(Done, Origin), InPlace> {
-    let (done, origin) = find(executor, caller, call, is_gone)?;
+    let (done, origin) = find(executor, caller, call, is_gone, try_in_place)?;
     // What was written when is not known.
     let has_text = |stream| rustix::fs::fstat(stream).is_ok_and(|stat| stat.st_size > 0);
     if call.is_one_stream && has_text(&done.stdout) && has_text(&done.stderr) {
@@ -78,6 +84,7 @@ fn find(
     caller: &Caller,
     call: &Call,
     is_gone: IsGone<'_>,
+    try_in_place: TryInPlace<'_>,
 ) -> Result<(Done, Origin), InPlace> {
     let asked = Asked {
         executor,
@@ -85,6 +92,7 @@ fn find(
         call,
         env: environment_map(&call.env),
         is_gone,
+        try_in_place,
         scanned: OnceCell::new(),
     };
     if let Some(memo) = &call.memo {

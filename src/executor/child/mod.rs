@@ -29,5 +29,6 @@ pub mod stand_in;
 pub mod tools;
 pub mod traced;
 pub mod tree;
+mod trial;
 mod view;
 mod wrapper;

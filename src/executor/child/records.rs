@@ -17,7 +17,7 @@ use store_types::{Hash, StorePath};
 const SCHEMA: &str = "
     pragma journal_mode = wal;
     pragma synchronous = normal;
-    create table if not exists Traced1 (
+    create table if not exists Traced2 (
         shape text not null,
         drv text not null,
         used integer not null,
@@ -112,7 +112,7 @@ impl Records {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let rows: Vec<(String, Vec<u8>, Option<String>)> = database
             .prepare_cached(
-                "select drv, queries, refused from Traced1 where shape = ? order by used desc",
+                "select drv, queries, refused from Traced2 where shape = ? order by used desc",
             )
             .and_then(|mut query| {
                 query
@@ -159,9 +159,9 @@ impl Records {
             let transaction = database.transaction()?;
             transaction
                 .prepare_cached(
-                    "insert or replace into Traced1 (shape, drv, used, queries, refused)
+                    "insert or replace into Traced2 (shape, drv, used, queries, refused)
                      select ?1, ?2, 1 + coalesce(max(used), 0), ?3, ?4
-                     from Traced1 where shape = ?1",
+                     from Traced2 where shape = ?1",
                 )?
                 .execute(params![
                     key(shape),
@@ -171,7 +171,7 @@ impl Records {
                 ])?;
             for record in &forgotten {
                 transaction
-                    .prepare_cached("delete from Traced1 where shape = ? and drv = ?")?
+                    .prepare_cached("delete from Traced2 where shape = ? and drv = ?")?
                     .execute(params![key(shape), record.drv.base_name()])?;
             }
             transaction.commit()

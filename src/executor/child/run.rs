@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use droste_sandbox::{Network, Node, Owner, Request, Root, Running, Stdio, TmpfsSize};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -37,7 +37,10 @@ const STATUS_LEN_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// It ran for this call.
-    Built,
+    Built {
+        /// How long that took, without waiting for its turn.
+        took: Duration,
+    },
     /// It was there, or ran for another call that came first.
     Reused,
 }
@@ -197,19 +200,13 @@ impl Executor {
             answer: None,
         };
         // Another may have ended between the first look and the entry.
-        let (answer, origin) = match self.known_child(drv_path)? {
-            Some(child) => (Ok(child), Origin::Reused),
-            None => {
-                let ran = self.run_child(drv_path, request, &is_unwanted);
-                match ran {
-                    Ok((child, origin)) => (Ok(child), origin),
-                    Err(reason) => (Err(reason), Origin::Built),
-                }
-            }
+        let answer = match self.known_child(drv_path)? {
+            Some(child) => Ok((child, Origin::Reused)),
+            None => self.run_child(drv_path, request, &is_unwanted),
         };
-        building.answer = Some(answer.clone());
+        building.answer = Some(answer.clone().map(|(child, _)| child));
         drop(building);
-        answer.map(|child| (child, origin))
+        answer
     }
 
     /// Tells why a child did not run, unless it was killed because nobody waits for it.
@@ -294,10 +291,12 @@ impl Executor {
             Some(output) if !self.remove_damaged(output) => {
                 return Err(InPlace::new("child-damaged"));
             }
-            _ => (
-                self.build_child(request, is_unwanted).map_err(failed)?,
-                Origin::Built,
-            ),
+            _ => {
+                let begin = Instant::now();
+                let output = self.build_child(request, is_unwanted).map_err(failed)?;
+                let took = begin.elapsed();
+                (output, Origin::Built { took })
+            }
         };
         let result = self
             .read_result(&output)

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use shim_core::args::{self, Classification, Compile, Language};
 use shim_core::manifest;
@@ -26,6 +27,10 @@ use crate::Executor;
 
 /// What a compiler says of its search path is no longer than this.
 const SEARCH_TEXT_MAX: u64 = 1 << 20;
+
+/// Whoever waits for a child that takes longer to fail than this does not wait for more than the
+/// compiler itself; if the same fails again, it is found out why.
+const FAILURE_MAX: Duration = Duration::from_secs(1);
 
 /// Finds or builds the child of a compile; other calls are refused.
 pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
@@ -150,9 +155,10 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
         let _ = asked.scanned.set(scanned.files.keys().cloned().collect());
         // Perhaps only for lack of an input; and a compiler that fails removes an older
         // object.
-        return Err(InPlace::new(match is_there {
-            true => "failed-with-older-output",
-            false => "child-failed",
+        return Err(InPlace::new(match origin {
+            _ if is_there => "failed-with-older-output",
+            Origin::Built { took } if took > FAILURE_MAX => "failed-slowly",
+            _ => "child-failed",
         }));
     }
     Ok((done, origin))

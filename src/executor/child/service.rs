@@ -7,6 +7,7 @@
 //!   number with a tab between;
 //! - `flush`: has the statistics written; `zero`: has them set to zero.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -496,11 +497,20 @@ fn serve_call(
         rustix::event::poll(&mut fds, Some(&now)).is_ok()
             && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
     };
-    let (answer, counted) = match seen.and_then(|()| answer(executor, caller, call, &is_gone)) {
+    let was_tried = Cell::new(false);
+    let try_in_place = || {
+        was_tried.set(true);
+        protocol::send_answer(stream, &Answer::Trial).ok()?;
+        // It takes as long as the compiler takes.
+        stream.set_read_timeout(None).ok()?;
+        protocol::receive_tried(stream).ok()
+    };
+    let answered = seen.and_then(|()| answer(executor, caller, call, &is_gone, &try_in_place));
+    let (answer, counted) = match answered {
         Ok((done, origin)) => {
             let failed = done.status != 0;
             let counted = match origin {
-                Origin::Built => Counted::Built { failed },
+                Origin::Built { .. } => Counted::Built { failed },
                 Origin::Reused => Counted::Reused { failed },
             };
             (Answer::Done(done), counted)
@@ -513,7 +523,11 @@ fn serve_call(
     // Before the answer: once the shim has it, the build may end and the counts be read.
     caller.count(&call.env, &counted);
     executor.statistics().count(&counted);
-    let _ = protocol::send_answer(stream, &answer);
+    let _ = match answer {
+        Answer::InPlace { reason } if was_tried.get() => protocol::send_report(stream, &reason),
+        _ if was_tried.get() => protocol::send_report(stream, b""),
+        answer => protocol::send_answer(stream, &answer),
+    };
 }
 
 /// Serves a client that asks about the server itself, until it goes.

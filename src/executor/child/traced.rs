@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bstr::ByteSlice;
 use shim_core::args::{self, Tool, Traced};
@@ -31,12 +31,11 @@ use super::outcome::InPlace;
 use super::records::{Query, Record};
 use super::reply::{Unusable, reply};
 use super::run::{ChildRequest, IsGone, Origin};
-use super::scanned::read_stderr;
 use super::stand_in::Refusal;
 use super::tools::{find_program, path_without_shims};
 use super::tree::{Found, Walker, split_last};
+use super::trial::{self, Comparison};
 use super::view::View;
-use crate::Executor;
 use crate::error::{BuildError, environment};
 
 /// A response file is no longer than this.
@@ -120,7 +119,7 @@ pub(super) fn answer_of<'a>(
     drop(looking);
     let gone = || InPlace::new("caller-gone");
     let turns = &asked.executor.turns;
-    let _turn = turns
+    let turn = turns
         .take(&traceable.shape, asked.is_gone)
         .ok_or_else(gone)?;
     // The one before may have left what is needed.
@@ -129,45 +128,27 @@ pub(super) fn answer_of<'a>(
         return Ok(answer);
     }
     drop(looking);
-    let _token = asked
+    let token = asked
         .executor
         .child_tokens
         .take(asked.is_gone)
         .ok_or_else(gone)?;
-    let child = traceable.discover(&is_input)??;
+    let begin = Instant::now();
+    let found = traceable.discover(&is_input)?;
+    let took = begin.elapsed();
+    let child = found.child.clone();
+    if child.result.status == Some(0) {
+        traceable.keep(found)?;
+    } else {
+        // Whoever makes a call itself takes what time it likes.
+        drop((token, turn));
+        traceable.try_in_place(found)?;
+    }
     match traceable.conclude(&child) {
-        Ok(done) => Ok((done, Origin::Built)),
+        Ok(done) => Ok((done, Origin::Built { took })),
         Err(Unusable::Reason(reason)) => Err(reason),
         Err(Unusable::Gone) => Err(InPlace::new("child-unreadable")),
     }
-}
-
-/// What programs say that failed for want of memory, space, processes or descriptors, or because
-/// they were killed: strerror(3), GCC's drivers and passes.
-const WANTS: &[&str] = &[
-    "annot allocate memory",
-    "Disk quota exceeded",
-    "File too large",
-    "Input/output error",
-    "Killed",
-    "No space left on device",
-    "Resource temporarily unavailable",
-    "Too many open files",
-    "internal compiler error",
-    "memory exhausted",
-    "out of memory",
-    "terminated with signal",
-];
-
-/// Whether a failure may be one of the sandbox's, which has less memory and room than its caller,
-/// or of the moment.
-fn is_for_want(executor: &Executor, child: &Child) -> bool {
-    let Some(text) = read_stderr(executor, child) else {
-        return true;
-    };
-    WANTS
-        .iter()
-        .any(|want| memchr::memmem::find(&text, want.as_bytes()).is_some())
 }
 
 /// What stands in a listed directory for a file that nobody has looked at.
@@ -275,6 +256,14 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
 /// A child that is known, or why it is of no use.
 type Known = Result<Arc<Child>, InPlace>;
 
+/// A child that was discovered.
+struct Discovered {
+    child: Arc<Child>,
+    made: Made,
+    /// What its tool has asked for.
+    queries: Vec<Query>,
+}
+
 impl Traceable<'_> {
     fn new_view<'v>(&'v self, is_input: &'v dyn Fn(&StorePath) -> bool) -> View<'v> {
         let hidden = self.declared.as_ref().map(|declared| &declared.hidden);
@@ -334,7 +323,7 @@ impl Traceable<'_> {
     }
 
     /// Runs the call and lays out what it looks up.
-    fn discover(&self, is_input: &dyn Fn(&StorePath) -> bool) -> Result<Known, InPlace> {
+    fn discover(&self, is_input: &dyn Fn(&StorePath) -> bool) -> Result<Discovered, InPlace> {
         let executor = self.asked.executor;
         let mut view = self.new_view(is_input);
         // What has to be there before the tool starts.
@@ -397,7 +386,7 @@ impl Traceable<'_> {
         };
         let (made, files) = self.child_of(&view)?;
         if let Some(reason) = refused {
-            return self.refuse(&made, view, reason);
+            return self.refuse(&made, view.into_queries(), reason);
         }
         let request = self.request(&made, &view, &files)?;
         executor.add_child_inputs(&request).map_err(failed)?;
@@ -427,7 +416,7 @@ impl Traceable<'_> {
             .read_result(&output)
             .ok_or_else(|| InPlace::new("child-unreadable"))?;
         if result.status.is_none() {
-            return self.refuse(&made, view, InPlace::new("child-odd"));
+            return self.refuse(&made, view.into_queries(), InPlace::new("child-odd"));
         }
         if result.status == Some(0) {
             self.asked.learn(view.files.keys());
@@ -435,16 +424,36 @@ impl Traceable<'_> {
         if let Some(declared) = &self.declared {
             declared.count_others(self.asked, view.files.keys());
         }
-        let child = Arc::new(Child { output, result });
-        if child.result.status != Some(0) && is_for_want(executor, &child) {
-            return Err(InPlace::new("failed-for-want"));
-        }
-        executor
+        Ok(Discovered {
+            child: Arc::new(Child { output, result }),
+            made,
+            queries: view.into_queries(),
+        })
+    }
+
+    /// Remembers a child as the call's.
+    fn keep(&self, found: Discovered) -> Result<(), InPlace> {
+        self.asked
+            .executor
             .index
-            .put(&made.path, child.clone())
+            .put(&found.made.path, found.child)
             .map_err(|_| InPlace::new("index-failed"))?;
-        self.remember(&made, view, None)?;
-        Ok(Ok(child))
+        self.remember(&found.made, found.queries, None)
+    }
+
+    /// Has the caller make the call itself, and remembers the child as the call's if it has
+    /// failed in the same way.
+    fn try_in_place(&self, found: Discovered) -> Result<(), InPlace> {
+        let untold = || InPlace::new("failed-untold");
+        let tried = (self.asked.try_in_place)().ok_or_else(untold)?;
+        let reason = match trial::compare(self, &found.child, &tried)? {
+            Comparison::Same => return self.keep(found),
+            Comparison::ForWant => return Err(InPlace::new("failed-for-want")),
+            Comparison::Interleaved => return Err(InPlace::new("interleaved-output")),
+            Comparison::OnlyHere => InPlace::new("failed-in-sandbox-only"),
+            Comparison::Different => InPlace::new("failed-otherwise"),
+        };
+        self.refuse(&found.made, found.queries, reason)
     }
 
     fn request(
@@ -514,20 +523,20 @@ impl Traceable<'_> {
     }
 
     /// Remembers that calls like this run in place as long as nothing changes.
-    fn refuse(&self, made: &Made, view: View<'_>, reason: InPlace) -> Result<Known, InPlace> {
-        self.remember(made, view, Some(reason.as_str().to_owned()))?;
-        Ok(Err(reason))
+    fn refuse<T>(&self, made: &Made, queries: Vec<Query>, reason: InPlace) -> Result<T, InPlace> {
+        self.remember(made, queries, Some(reason.as_str().to_owned()))?;
+        Err(reason)
     }
 
     fn remember(
         &self,
         made: &Made,
-        view: View<'_>,
+        queries: Vec<Query>,
         refused: Option<String>,
     ) -> Result<(), InPlace> {
         let record = Record {
             drv: made.path.clone(),
-            queries: view.into_queries(),
+            queries,
             refused,
         };
         self.asked

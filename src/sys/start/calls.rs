@@ -5,18 +5,21 @@ use core::ffi::CStr;
 
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 
 use crate::Strings;
 
 #[cfg(target_arch = "x86_64")]
 mod number {
+    pub const CLONE: isize = 56;
     pub const EXECVE: isize = 59;
     pub const EXIT_GROUP: isize = 231;
 }
 
 #[cfg(target_arch = "aarch64")]
 mod number {
+    pub const CLONE: isize = 220;
     pub const EXECVE: isize = 221;
     pub const EXIT_GROUP: isize = 94;
 }
@@ -68,6 +71,23 @@ pub fn execute(program: &CStr, arguments: Strings<'_>, environment: Strings<'_>)
     };
     let code = i32::try_from(-result).unwrap_or(i32::MAX);
     Errno::from_raw_os_error(code)
+}
+
+/// Copies this process (fork(2)): the new one's id, or `None` in the new one.
+///
+/// # Errors
+/// The kernel's.
+pub fn fork() -> Result<Option<Pid>, Errno> {
+    let flags = Signal::CHILD.as_raw().unsigned_abs() as usize;
+    // SAFETY: without CLONE_VM, the new process has a copy of all memory, this stack included,
+    // and no other argument is read with these flags (clone(2)). There is one thread (invariant
+    // 1), so there is no lock that a thread holds which the copy lacks.
+    let result = unsafe { system_call(number::CLONE, flags, 0, 0) };
+    match i32::try_from(result) {
+        Ok(code @ ..0) => Err(Errno::from_raw_os_error(-code)),
+        Ok(pid) => Ok(Pid::from_raw(pid)),
+        Err(_) => Err(Errno::INVAL),
+    }
 }
 
 /// Ends the program at once, without a destructor (exit_group(2)).

@@ -25,6 +25,6 @@ pub mod memory;
 mod strings;
 
 pub use arena::Arena;
-pub use calls::{execute, exit, stderr, stdout, unshare_user_and_mounts};
+pub use calls::{execute, exit, fork, stderr, stdout, unshare_user_and_mounts};
 pub use entry::Start;
 pub use strings::{StringList, Strings};

@@ -1,0 +1,201 @@
+//! A call that its caller makes itself, and of which it then tells what came.
+
+use alloc::vec::Vec;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::pty::OpenptFlags;
+use rustix::termios::{OptionalActions, Winsize};
+
+use crate::place::write_all;
+use crate::protocol::{Call, Ended, TRIED_BYTES_MAX, Tried, Window};
+
+/// What a call has left beside its files.
+pub(crate) struct Outcome {
+    ended: Ended,
+    pub(crate) stdout: OwnedFd,
+    /// The same file if both streams are one.
+    pub(crate) stderr: Option<OwnedFd>,
+}
+
+impl Outcome {
+    /// What there is to tell; `None` if it is too much.
+    pub(crate) fn to_tell(&self) -> Option<Tried> {
+        Some(Tried {
+            ended: self.ended,
+            stdout: read(self.stdout.as_fd())?,
+            stderr: match &self.stderr {
+                Some(stderr) => read(stderr.as_fd())?,
+                None => Vec::new(),
+            },
+        })
+    }
+
+    /// The status to exit with. If a signal has ended the compiler, it ends this process.
+    pub(crate) fn status(&self) -> u8 {
+        match self.ended {
+            Ended::Exited(status) => status,
+            Ended::Killed(number) => {
+                if let Some(signal) = Signal::from_named_raw(number.into()) {
+                    // Whatever there is to be examined, the compiler has left it.
+                    let none = rustix::process::Rlimit {
+                        current: Some(0),
+                        maximum: None,
+                    };
+                    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+                    let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+                }
+                // What a shell says of such a command.
+                128 + number
+            }
+        }
+    }
+}
+
+/// Runs the compiler with its streams kept. `start` makes a process that calls what it is given
+/// and then becomes the compiler.
+pub(crate) fn run(
+    call: &Call,
+    start: impl FnOnce(&dyn Fn() -> Result<(), Errno>) -> Result<Pid, Errno>,
+) -> Result<Outcome, Errno> {
+    let stdout = Stream::new(call.stdout_tty)?;
+    let stderr = match call.is_one_stream {
+        true => None,
+        false => Some(Stream::new(call.stderr_tty)?),
+    };
+    let pid = {
+        let shown = |stream: &Stream| match &stream.terminal {
+            Some(terminal) => terminal.slave(),
+            None => rustix::io::fcntl_dupfd_cloexec(&stream.kept, 3),
+        };
+        let (out, err) = (shown(&stdout)?, stderr.as_ref().map(shown).transpose()?);
+        start(&|| {
+            rustix::stdio::dup2_stdout(&out)?;
+            rustix::stdio::dup2_stderr(err.as_ref().unwrap_or(&out))?;
+            // Who ends a shim means the compiler.
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
+        })?
+    };
+    let streams = [Some(&stdout), stderr.as_ref()];
+    drain(streams.into_iter().flatten());
+    let status = loop {
+        match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(Some((_, status))) => break status,
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    };
+    let byte = |number: i32| u8::try_from(number).unwrap_or(u8::MAX);
+    let ended = match (status.exit_status(), status.terminating_signal()) {
+        (Some(status), _) => Ended::Exited(byte(status)),
+        (None, signal) => Ended::Killed(byte(signal.unwrap_or_default())),
+    };
+    Ok(Outcome {
+        ended,
+        stdout: stdout.kept,
+        stderr: stderr.map(|stream| stream.kept),
+    })
+}
+
+/// One of the compiler's streams.
+struct Stream {
+    /// What was printed, in memory.
+    kept: OwnedFd,
+    /// What the compiler writes to, if that is not the memory itself.
+    terminal: Option<Terminal>,
+}
+
+impl Stream {
+    fn new(tty: Option<Window>) -> Result<Self, Errno> {
+        let kept = rustix::fs::memfd_create("printed", MemfdFlags::CLOEXEC)?;
+        // Several processes write there.
+        rustix::fs::fcntl_setfl(&kept, OFlags::APPEND)?;
+        let terminal = tty.map(Terminal::new).transpose()?;
+        Ok(Self { kept, terminal })
+    }
+}
+
+/// A terminal that passes every byte as it is, and is nobody's controlling terminal.
+struct Terminal {
+    master: OwnedFd,
+    window: Window,
+}
+
+impl Terminal {
+    fn new(window: Window) -> Result<Self, Errno> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = rustix::pty::openpt(flags)?;
+        rustix::pty::unlockpt(&master)?;
+        Ok(Self { master, window })
+    }
+
+    fn slave(&self) -> Result<OwnedFd, Errno> {
+        let name = rustix::pty::ptsname(&self.master, Vec::new())?;
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let slave = rustix::fs::open(name, flags, Mode::empty())?;
+        let mut modes = rustix::termios::tcgetattr(&slave)?;
+        modes.make_raw();
+        rustix::termios::tcsetattr(&slave, OptionalActions::Now, &modes)?;
+        let size = Winsize {
+            ws_row: self.window.rows,
+            ws_col: self.window.columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        rustix::termios::tcsetwinsize(&slave, size)?;
+        Ok(slave)
+    }
+}
+
+/// Keeps what comes from terminals until nobody has them open any more.
+fn drain<'s>(streams: impl Iterator<Item = &'s Stream>) {
+    let mut open: Vec<(&OwnedFd, BorrowedFd<'_>)> = streams
+        .filter_map(|stream| Some((&stream.terminal.as_ref()?.master, stream.kept.as_fd())))
+        .collect();
+    let mut buffer = [0; 4 << 10];
+    while !open.is_empty() {
+        let mut fds: Vec<PollFd<'_>> = open
+            .iter()
+            .map(|(master, _)| PollFd::new(*master, PollFlags::IN))
+            .collect();
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut ready = ready.into_iter();
+        open.retain(|(master, kept)| {
+            if !ready.next().unwrap_or_default() {
+                return true;
+            }
+            match rustix::io::read(*master, &mut buffer) {
+                // All of its users are gone (pty(7)), as it is with an error.
+                Ok(0) => false,
+                Ok(count) => write_all(*kept, &buffer[..count]).1.is_ok(),
+                Err(error) => error == Errno::INTR,
+            }
+        });
+    }
+}
+
+/// All that a file has, unless it is more than can be told.
+fn read(file: BorrowedFd<'_>) -> Option<Vec<u8>> {
+    let len = usize::try_from(rustix::fs::fstat(file).ok()?.st_size).ok()?;
+    if len > TRIED_BYTES_MAX {
+        return None;
+    }
+    let mut bytes = alloc::vec![0; len];
+    let mut filled = 0;
+    while filled < len {
+        match rustix::io::pread(file, &mut bytes[filled..], filled as u64) {
+            Ok(0) => return None,
+            Ok(count) => filled += count,
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(bytes)
+}
