@@ -1,16 +1,20 @@
 //! Who makes calls: a running build, as those who serve its sockets see it, or the host.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use droste_sandbox::Running;
 use shim_core::client;
+use store_local::LocalStore;
 use store_types::StorePath;
 
 use crate::Executor;
 use crate::child::outcome::InPlace;
 use crate::child::stand_in::StandIns;
 use crate::child::tree::CallerTree;
+
+/// Valid paths that are remembered at most; beyond, all are forgotten at once.
+const VALID_MAX: usize = 1 << 16;
 
 /// What became of a build's compiler calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,16 +120,17 @@ impl Caller {
         }
     }
 
-    /// Whether the caller may see this store path. The host's own store is none of ours,
-    /// and what is bound to a place of the host is not asked for by its store path.
+    /// Whether the caller may see this store path. What is bound to a place of the host is not
+    /// asked for by its store path.
     pub(crate) fn is_allowed(&self, path: &StorePath) -> bool {
         match self {
             Self::Build(build) => build.is_allowed(path),
-            Self::Host(_) => false,
+            Self::Host(host) => host.is_valid(path),
         }
     }
 
-    /// The store paths that the caller may see.
+    /// The store paths that a build may see. The host may see all, which is too many to be
+    /// shown.
     pub(crate) fn allowed(&self) -> BTreeSet<StorePath> {
         match self {
             Self::Build(build) => build.allowed(),
@@ -133,11 +138,11 @@ impl Caller {
         }
     }
 
-    /// What stands for the hashes of the caller's own outputs, if it has outputs.
-    pub(crate) fn stand_ins(&self) -> Option<&StandIns> {
+    /// What stands for the hashes of the caller's own outputs.
+    pub(crate) fn stand_ins(&self) -> &StandIns {
         match self {
-            Self::Build(build) => Some(&build.stand_ins),
-            Self::Host(_) => None,
+            Self::Build(build) => &build.stand_ins,
+            Self::Host(host) => &host.stand_ins,
         }
     }
 
@@ -160,18 +165,48 @@ impl Caller {
 /// The host, whose commands may call at any time.
 pub(crate) struct HostContext {
     pub(crate) tree: CallerTree,
+    /// None: it has no outputs.
+    stand_ins: StandIns,
+    /// Our store, if it is the host's, too.
+    store: Option<Arc<LocalStore>>,
+    /// Store paths that were found valid.
+    valid: Mutex<HashSet<StorePath>>,
     /// The counts of commands that have asked for theirs, by the value of the variable
     /// that all their calls have in their environments.
     sessions: Mutex<HashMap<Vec<u8>, ChildCounts>>,
 }
 
 impl HostContext {
-    /// The host with these files.
-    pub(crate) fn new(tree: CallerTree) -> Self {
+    /// The host with these files, and our store, if it is the host's.
+    pub(crate) fn new(tree: CallerTree, store: Option<Arc<LocalStore>>) -> Self {
         Self {
             tree,
+            store,
+            valid: Mutex::default(),
+            stand_ins: StandIns::new([]),
             sessions: Mutex::default(),
         }
+    }
+
+    /// Whether this is a valid path of our store, and of the host's. What has been one is taken
+    /// for one: if it is not there any more, whoever needs it finds out.
+    fn is_valid(&self, path: &StorePath) -> bool {
+        let Some(store) = &self.store else {
+            return false;
+        };
+        let known = || self.valid.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().contains(path) {
+            return true;
+        }
+        let is_valid = store.is_valid(path).unwrap_or(false);
+        if is_valid {
+            let mut known = known();
+            if known.len() >= VALID_MAX {
+                known.clear();
+            }
+            known.insert(path.clone());
+        }
+        is_valid
     }
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<Vec<u8>, ChildCounts>> {

@@ -43,10 +43,11 @@ done < "$WORK/drvs"
 check "compiles and links are children, and are reused" grep -q '"reused": 3' "$WORK/plain.warm.json"
 check "children of a wrapper script are children" grep -qE '"built": [1-9]' "$WORK/wrapper-script.on.json"
 counts() { sed -n 's/.*"\(built\|reused\|inPlace\)": \([0-9]*\).*/\1 \2/p' "$WORK/$1.json" | tr '\n' ' '; }
-equal "calls of nixpkgs' wrappers are children" "built 11 reused 0 inPlace 1 " "$(counts nixpkgs-wrapper.on)"
+# A call that fails is tried in place, and the compiler behind the wrapper is called there.
+equal "calls of nixpkgs' wrappers are children" "built 12 reused 0 inPlace 1 " "$(counts nixpkgs-wrapper.on)"
 equal "they are found again" "built 0 reused 11 inPlace 1 " "$(counts nixpkgs-wrapper.warm)"
-equal "compiles by nixpkgs' wrappers are found in another derivation" "built 5 reused 6 inPlace 1 " "$(counts nixpkgs-wrapper-again.on)"
-check "links that have the derivation's own hash in them are counted" grep -q '"stand-in:traced": 4' "$WORK/nixpkgs-wrapper-again.on.json"
+equal "compiles by nixpkgs' wrappers are found in another derivation" "built 6 reused 6 inPlace 1 " "$(counts nixpkgs-wrapper-again.on)"
+check "links that have the derivation's own hash in them are counted" grep -q '"stand-in:traced": 5' "$WORK/nixpkgs-wrapper-again.on.json"
 clean "nothing is left behind" "$WORK/on"
 verified "the store verifies" "$WORK/on"
 finish

@@ -756,6 +756,21 @@ class output-is-an-input hit,in-place:child-odd,in-place:failed-with-older-outpu
 put t.c '#include "h.h"' 'int n = N;'; put h.h '#define N 1'
 call gcc -MD -MF h.h -c t.c; put h.h '#define N 1'; call gcc -E t.c -o h.h; call gcc -c t.c -o t.c; call gcc -c t.c -o t.o
 END
+class another-checkout hit,in-place:temporary-directory/hit <<'END'
+checkout() {
+    mkdir -p "$1/src" "$1/inc" && put "$1/inc/h.h" '#define N 1' 'static inline int h(int i) { return i / N; }' 'static const char *const header = __FILE__;'
+    put "$1/src/t.c" '#include <assert.h>' '#include "h.h"' 'const char *file = __FILE__; int f(int i) { int unused; assert(i); return h(i); }' 'const char *g(void) { return header; }'
+    put "$1/inc/n.h" '#define N 2'; put "$1/src/u.c" '#include "../inc/n.h"' 'int n = N;' '#line 7 "../x.c"' 'const char *u = __FILE__;'
+    mkdir "$1/link"; ln -s ../inc/n.h "$1/link/n.h"; ln -s "$PWD/$1/inc/n.h" "$1/link/m.h"; put "$1/src/v.c" '#include <n.h>' 'int v = N;' '#ifdef M' '#include <m.h>' '#endif' 'int w = N;'
+}
+compile() {
+    cd "$1/src" || exit; rm -f ./*.o
+    for flags in -O2 -g -MD -Wall --coverage -fprofile-generate -save-temps -frecord-gcc-switches "-DDIR=\"$PWD\"" "-ffile-prefix-map=$PWD=." -fsanitize=undefined -flto; do call gcc -frandom-seed=1 "$flags" -I../inc -c t.c; rm -f ./*.o; done
+    call gcc -I"$PWD/../inc" -c t.c; call gcc -I../inc -c "$PWD/t.c" -o a.o; call gcc -c u.c; call gcc -I../inc -E t.c -o t.txt; call gcc -I../link -c v.c; call gcc -I../link -DM -c v.c -o m.o; call gcc -I.. -I../../nowhere -c u.c -o ../o.o; call gcc -I../inc -DDIR='"/src"' -Wa,-adhln=t.lst -c t.c -o l.o
+    call gcc -I../inc -c t.c -o "$top/abs.o"; call env TMPDIR=/tmp gcc -I"$top" -c u.c; rm -f "$top/abs.o" ./*.o ../o.o; cd "$top" || exit
+}
+checkout one; checkout other/deeper; compile one; compile other/deeper; put one/inc/h.h '#define N 3' 'static inline int h(int i) { return i * N; }' 'static const char *const header = __FILE__;'; compile one; compile other/deeper
+END
 class output-below-a-link hit,in-place:output-outside-of-build <<'END'
 mkdir real; ln -s real link; put t.c 'int n;'; call gcc -MD -c t.c -o link/t.o; rm real/*; again; ln -sfn nowhere link; again
 END

@@ -88,6 +88,27 @@ DROSTE_DISABLE=1 build disabled run
 same "so does a build with Droste turned off" disabled
 equal "which nobody counts" "built 0 reused 0 inPlace 0 " "$(counted)"
 
+# -- the same sources in another place
+home places
+export DEBUG=
+checkout "$WORK/first/lua"
+checkout "$WORK/another/place/of-lua"
+cd "$WORK/another/place/of-lua" || exit 1
+build plain-place env
+cd "$WORK/first/lua" || exit 1
+build first-place run
+same "a checkout is built without debug information" first-place plain-place
+droste stats --zero
+cd "$WORK/another/place/of-lua" || exit 1
+build other-place run
+same "and the same in another place" other-place plain-place
+read -r _ built _ reused _ in_place <<< "$(counted)"
+check "where no compile but a probe that fails runs again, and no link need" \
+    test "$built" -le 3 -a $((built + reused)) = "$calls" -a "$in_place" = 0
+unset DEBUG
+export DROSTE_DIR=$WORK/droste
+cd "$WORK/lua" || exit 1
+
 # -- changes
 echo '/* changed */' >> lzio.c
 build plain-edited env

@@ -148,8 +148,7 @@ impl<'a> Asked<'a> {
     /// Counts a call that no other derivation can share, if its command has a hash of the outer
     /// derivation's own outputs in it.
     pub(super) fn count_not_shared(&self, command: &Command, refusal: Refusal) {
-        let stand_ins = self.caller.stand_ins();
-        if stand_ins.is_some_and(|stand_ins| stand_ins.are_meant_by(command)) {
+        if self.caller.stand_ins().are_meant_by(command) {
             self.caller.count_not_shared(refusal.name());
         }
     }

@@ -1,7 +1,7 @@
 //! The memory of children: from a child's derivation to what it left.
 //!
-//! Only the executor writes here, and only what it has built itself, so an entry
-//! needs no belief in anything a build said. The key is the derivation's store
+//! Only the executor writes here, and only what it has built itself, or what a derivation that it has
+//! built gives for another one as well, so an entry needs no belief in anything a build said. The key is the derivation's store
 //! path, which covers every byte of every input; the value names the output and
 //! what a reply needs of it, so that a hit reads no directory.
 //!
@@ -126,6 +126,20 @@ impl Index {
 
     /// Remembers a child whose output is valid.
     pub fn put(&self, drv: &StorePath, child: Arc<Child>) -> Result<(), IndexError> {
+        self.insert(drv, child, true)
+    }
+
+    /// Remembers a child by a derivation that gives the same and was not built.
+    pub fn put_beside(&self, drv: &StorePath, child: Arc<Child>) -> Result<(), IndexError> {
+        self.insert(drv, child, false)
+    }
+
+    fn insert(
+        &self,
+        drv: &StorePath,
+        child: Arc<Child>,
+        is_in_order: bool,
+    ) -> Result<(), IndexError> {
         let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let write = |change: &rusqlite::Transaction<'_>| {
             change
@@ -137,9 +151,12 @@ impl Index {
                     child.output.base_name(),
                     encode(&child.result)
                 ])?;
-            change
-                .prepare_cached("insert or replace into Order1 (drv) values (?)")?
-                .execute([drv.base_name()])
+            if is_in_order {
+                change
+                    .prepare_cached("insert or replace into Order1 (drv) values (?)")?
+                    .execute([drv.base_name()])?;
+            }
+            Ok::<(), rusqlite::Error>(())
         };
         database
             .transaction()

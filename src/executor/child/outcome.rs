@@ -60,3 +60,10 @@ pub struct ChildResult {
     /// The files it left.
     pub files: Vec<ChildFile>,
 }
+
+impl ChildResult {
+    /// Whether all went well, and nothing was said about it.
+    pub fn is_silent(&self) -> bool {
+        self.status == Some(0) && self.stdout_len == 0 && self.stderr_len == 0
+    }
+}

@@ -32,6 +32,8 @@ use super::host::HostCompiler;
 use super::inputs::InputFile;
 use super::reply;
 use super::run::Origin;
+use super::stand_in::Which;
+use super::stand_in::home::Home;
 use super::tools::{Compiler, find_compiler};
 use super::tree::{Entry, Listing, Observed, Stamp, Walker, split_last};
 
@@ -63,9 +65,11 @@ struct KnownFile {
 /// What one call asked for, and its child.
 struct Remembered {
     seen: Seen,
-    /// The compiler's, which it was and still is.
-    host: Arc<HostCompiler>,
+    /// The compiler's, which it was and still is, if it is the host's.
+    host: Option<Arc<HostCompiler>>,
     drv_path: StorePath,
+    /// The call's directory in place of which its child has another one.
+    home: Option<Home>,
 }
 
 /// What a search has looked at, to be looked at again.
@@ -203,7 +207,14 @@ impl Recall {
         known.calls.remove(key);
     }
 
-    fn put(&self, key: Hash, search: Search<'_>, host: Arc<HostCompiler>, drv_path: StorePath) {
+    fn put(
+        &self,
+        key: Hash,
+        search: Search<'_>,
+        host: Option<Arc<HostCompiler>>,
+        drv_path: StorePath,
+        home: Option<Home>,
+    ) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.bytes > BYTES_MAX {
             *known = Known::default();
@@ -214,6 +225,7 @@ impl Recall {
             seen,
             host,
             drv_path,
+            home,
         };
         known.calls.insert(key, Arc::new(remembered));
     }
@@ -306,10 +318,12 @@ pub(super) fn answer(asked: &Asked<'_>) -> Option<(Done, Origin)> {
     let key = key_of(asked.call, &compiler, &cwd);
     let remembered = executor.recall.get(&key)?;
     // Another one may be the same object at other places.
-    let is_same_compiler = compiler
-        .host
-        .as_ref()
-        .is_some_and(|host| Arc::ptr_eq(host, &remembered.host));
+    let is_same_compiler = match (&compiler.host, &remembered.host) {
+        (Some(host), Some(known)) => Arc::ptr_eq(host, known),
+        // A store object is what its path says.
+        (None, None) => true,
+        _ => false,
+    };
     if !is_same_compiler || !remembered.seen.still_holds(&mut walker) {
         executor.recall.forget(&key);
         return None;
@@ -319,7 +333,10 @@ pub(super) fn answer(asked: &Asked<'_>) -> Option<(Done, Origin)> {
     if child.result.status != Some(0) {
         return None;
     }
-    let done = reply::reply(executor, &child).ok()?;
+    let mut done = reply::reply(executor, &child).ok()?;
+    if let Some(home) = &remembered.home {
+        home.move_files_back(&mut done, Which::First);
+    }
     Some((done, Origin::Reused))
 }
 
@@ -329,12 +346,13 @@ pub(super) fn remember(
     search: Option<Search<'_>>,
     compiler: &Compiler,
     cwd: &[u8],
-    drv_path: &StorePath,
+    drv_path: StorePath,
+    home: Option<Home>,
 ) {
-    if let (Some(search), Some(host)) = (search, &compiler.host) {
+    if let Some(search) = search {
         let key = key_of(asked.call, compiler, cwd);
         let recall = &asked.executor.recall;
-        recall.put(key, search, host.clone(), drv_path.clone());
+        recall.put(key, search, compiler.host.clone(), drv_path, home);
     }
 }
 
@@ -369,7 +387,7 @@ mod tests {
             };
             let store_dir = StoreDir::new("/nix/store").unwrap();
             let world = Self {
-                tree: CallerTree::host(open(), store_dir, Vec::new()),
+                tree: CallerTree::host(open(), store_dir, Vec::new(), false),
                 store: StoreTree::new(open()),
                 memory: FileMemory::default(),
                 root,

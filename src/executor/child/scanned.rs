@@ -1,6 +1,5 @@
 //! A plain compile: its inputs are found by scanning its sources.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -19,7 +18,7 @@ use super::inputs::{InputFile, Search, absolute, base_name, collect};
 use super::outcome::InPlace;
 use super::recall;
 use super::run::{ChildRequest, Origin};
-use super::stand_in::home::Home;
+use super::stand_in::home::{Home, Searched};
 use super::stand_in::{Refusal, Which};
 use super::tools::{Compiler, SearchPath, find_compiler, parse_search_path};
 use super::tree::{BUILD_DIR, Found, Layout, Walker};
@@ -55,7 +54,9 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
     let mut walker = Walker::new(tree, &executor.store_tree, &is_input);
     let store_dir = executor.store_dir();
     let cwd = asked.find_cwd(&mut walker)?;
+    let before = walker.layout.clone();
     let compiler = find_compiler(executor, &mut walker, call, env)?;
+    let mut searched = Searched::compiler(&before, &walker.layout);
     let compile = classify(&compiler.effective_argv)?;
     let outer = args::environment(&call.env, compile.language, store_dir.as_str().as_bytes())
         .map_err(|reason| in_place(&reason))?;
@@ -99,6 +100,11 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
             dates_are_fixed: kept.contains_key(&b"SOURCE_DATE_EPOCH"[..]),
         },
     )?;
+    if tree.is_host() {
+        let outputs = compile.outputs().map(parent_of);
+        let dirs = dirs.iter().map(Vec::as_slice).chain(outputs);
+        searched.add(&mut walker, &cwd, dirs);
+    }
     // A header that is written anew: whoever watches sees that it was read before.
     let is_input = |output: &[u8]| files.contains_key(&absolute(&cwd, output));
     if compile.preprocess_only && compile.outputs().any(is_input) {
@@ -126,12 +132,14 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
         files,
     };
     // Whose text would have to be edited, and has no sections that tell where that is safe.
-    let stand_ins = caller.stand_ins().filter(|_| !compile.preprocess_only);
+    let stand_ins = (!compile.preprocess_only).then(|| caller.stand_ins());
     if compile.preprocess_only {
         asked.count_not_shared(&scanned.command, Refusal::PREPROCESSED);
     }
+    let mut home = None;
     if let Some(stand_ins) = stand_ins {
         scanned.search(stand_ins)?;
+        home = Home::of(stand_ins, &scanned, &compile, &searched)?;
     }
     for input in scanned.files.values_mut() {
         // Many calls may wait; the few that run read again, and compare.
@@ -140,14 +148,17 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
     drop(looking);
     let search = recall::Search::of(&executor.memory, &walker, &scanned.files);
     let shared = match stand_ins {
-        Some(stand_ins) => scanned.answer_with_stand_ins(stand_ins, &compile)?,
+        Some(stand_ins) => scanned.answer_with_stand_ins(stand_ins, &compile, home)?,
         None => None,
     };
     let (done, origin) = match shared {
-        Some(answer) => answer,
+        Some(shared) => {
+            recall::remember(asked, search, &compiler, &cwd, shared.drv_path, shared.home);
+            (shared.done, shared.origin)
+        }
         None => {
             let made = scanned.make(&scanned.command, &scanned.files, None)?;
-            recall::remember(asked, search, &compiler, &cwd, &made.path);
+            recall::remember(asked, search, &compiler, &cwd, made.path.clone(), None);
             scanned.answer_by(&made, &scanned.files, None, Ok)?
         }
     };
@@ -232,11 +243,18 @@ impl Scanned<'_> {
             })
         })?;
         if let Some((home, which)) = moved {
-            for file in &mut done.files {
-                home.move_back(&mut file.path, which);
-            }
+            home.move_files_back(&mut done, which);
         }
         Ok((done, origin))
+    }
+}
+
+/// The directory that a path names a file in; relative if the path is.
+fn parent_of(path: &[u8]) -> &[u8] {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        None => b".",
+        Some(0) => b"/",
+        Some(slash) => &path[..slash],
     }
 }
 
@@ -244,17 +262,6 @@ fn classify(argv: &[Vec<u8>]) -> Result<Compile, InPlace> {
     match args::classify(argv) {
         Classification::Compile(compile) => Ok(*compile),
         Classification::InPlace(reason) => Err(in_place(&reason)),
-    }
-}
-
-/// The environment without the hashes of the outer derivation, where that can be had.
-fn shared_environment<'e>(
-    asked: &Asked<'_>,
-    env: &'e BTreeMap<Vec<u8>, Vec<u8>>,
-) -> Cow<'e, BTreeMap<Vec<u8>, Vec<u8>>> {
-    match asked.caller.stand_ins() {
-        Some(stand_ins) => Cow::Owned(stand_ins.in_environment(env)),
-        None => Cow::Borrowed(env),
     }
 }
 
@@ -282,7 +289,7 @@ fn search_dirs(
     let is_about_files =
         |name: &[u8]| matches!(name, b"TMPDIR" | b"TMP" | b"TEMP" | b"PWD" | b"TERM");
     // Nor do the hashes of the outer derivation.
-    let shared = shared_environment(asked, env);
+    let shared = asked.caller.stand_ins().in_environment(env);
     let command = Command {
         exe: compiler.exec_path.clone(),
         argv,
@@ -294,16 +301,23 @@ fn search_dirs(
         cwd: BUILD_DIR.to_vec(),
         ttys: [None, None],
     };
-    let Some(host) = &compiler.host else {
+    if !walker.tree().is_host() {
         let path = ask_search_path(asked, compiler, &command, &Layout::default())?;
         return Ok(path.dirs.clone());
+    }
+    let host = compiler.host.as_ref();
+    let is_clang = match host {
+        Some(host) => host.kind == HostKind::Clang,
+        None => memchr::memmem::find(base_name(&compiler.exec_path), b"clang").is_some(),
     };
-    if host.kind == HostKind::Clang {
+    if is_clang {
         // It does not say what it has looked for in vain.
         return Err(InPlace::new("search-path-of-clang"));
     }
     let whole = std::mem::take(&mut walker.layout);
-    walker.bind(host);
+    if let Some(host) = host {
+        walker.bind(host);
+    }
     let found = find_missed(asked, walker, compiler, &command);
     let seen = std::mem::replace(&mut walker.layout, whole);
     walker.layout.dirs.extend(seen.dirs);

@@ -184,8 +184,14 @@ impl Executor {
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
-        let tree = CallerTree::host(root, self.store_dir().clone(), hidden);
-        let caller = Caller::Host(Arc::new(HostContext::new(tree)));
+        let store_dir = self.store_dir();
+        let has_our_store = rustix::fs::stat(store_dir.as_str()).is_ok_and(|theirs| {
+            let ours = rustix::fs::fstat(self.store_tree.store_fd());
+            ours.is_ok_and(|ours| (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino))
+        });
+        let tree = CallerTree::host(root, store_dir.clone(), hidden, has_our_store);
+        let store = has_our_store.then(|| self.store.clone());
+        let caller = Caller::Host(Arc::new(HostContext::new(tree, store)));
         self.accept_calls(caller, listener, None)
     }
 

@@ -289,11 +289,21 @@ fn locate(
         exec_path = next_in_path(walker, store_dir, &exe_path, &name, &call.cwd, env)?
             .ok_or_else(unknown)?;
     }
+    locate_in_store(executor, walker, exec_path)
+}
+
+/// The same for a program in the store.
+fn locate_in_store(
+    executor: &Executor,
+    walker: &mut Walker<'_>,
+    exec_path: Vec<u8>,
+) -> Result<Located, InPlace> {
+    let unknown = || InPlace::new("unknown-compiler");
     let Found::StoreFile(real) = walker.find(b"/", &exec_path)? else {
         return Err(unknown());
     };
     let text = str::from_utf8(&real).map_err(|_| unknown())?;
-    let (store_path, _) = store_dir.split(text).ok_or_else(unknown)?;
+    let (store_path, _) = executor.store_dir().split(text).ok_or_else(unknown)?;
     Ok(Located {
         exec_path,
         store_path,
@@ -315,6 +325,9 @@ fn locate_on_host(
     if walker.tree().is_hidden(&call.exe) {
         let name = split_last(&exec_path).1.to_vec();
         exec_path = next_on_host(walker, &name, &call.cwd, env)?.ok_or_else(unknown)?;
+    }
+    if let Found::StoreFile(_) = walker.look(b"/", &exec_path)? {
+        return locate_in_store(executor, walker, exec_path);
     }
     let path = host_path(walker.tree(), env).unwrap_or_default();
     let into = Destination {
@@ -346,7 +359,7 @@ fn next_on_host(
     for entry in path_entries(env) {
         let file = join(&absolute(cwd, entry), name);
         // What cannot be seen, the caller could not execute either.
-        let Ok(Found::LocalFile(real)) = walker.look(b"/", &file) else {
+        let Ok(Found::LocalFile(real) | Found::StoreFile(real)) = walker.look(b"/", &file) else {
             continue;
         };
         let stat = walker
@@ -750,7 +763,9 @@ pub fn child_path(
     if let Some(host) = &compiler.host {
         return Ok(host.path.clone());
     }
+    let is_host = walker.tree().is_host();
     let mut kept: Vec<&[u8]> = Vec::new();
+    let mut found: HashSet<&str> = HashSet::new();
     for entry in path_entries(env) {
         let path = absolute(cwd, entry);
         let real = match walker.look(b"/", &path) {
@@ -761,15 +776,20 @@ pub fn child_path(
         let Some(listing) = walker.listing(&real)? else {
             continue;
         };
-        let has_subprogram = SUBPROGRAMS
-            .iter()
-            .any(|name| listing.contains_key(name.as_bytes()));
+        let has = |name: &&&str| listing.contains_key(name.as_bytes());
+        let mut subprograms = SUBPROGRAMS.iter().filter(has).copied().peekable();
+        let has_subprogram = subprograms.peek().is_some();
         let is_local = walker.is_local(&real);
+        // The machine's own, which come after those of the store, are found by nobody.
+        if is_local && is_host && subprograms.all(|name| found.contains(name)) {
+            continue;
+        }
         let counts = has_subprogram || (compiler.words.is_some() && !listing.is_empty());
         if counts && is_local {
             return Err(InPlace::new("programs-in-build"));
         }
         if counts {
+            found.extend(SUBPROGRAMS.iter().filter(has));
             walker.find(b"/", &path)?;
             kept.push(entry);
         }

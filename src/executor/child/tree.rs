@@ -222,7 +222,11 @@ enum World {
     /// A build's: its build directory, and the store objects among its inputs.
     Build,
     /// The host's: everything, but for these directories, which to a caller are empty.
-    Host { hidden: Vec<Vec<u8>> },
+    Host {
+        hidden: Vec<Vec<u8>>,
+        /// Whether the host's store directory is the one of our store.
+        has_our_store: bool,
+    },
 }
 
 /// The files of one running build, or those of the host.
@@ -268,9 +272,19 @@ impl CallerTree {
     }
 
     /// The files of the host: over its root directory. `hidden` are directories (absolute,
-    /// free of symlinks) that are to look empty: those with our own shims.
-    pub fn host(root: OwnedFd, store_dir: StoreDir, hidden: Vec<Vec<u8>>) -> Self {
-        Self::new(root, store_dir, World::Host { hidden })
+    /// free of symlinks) that are to look empty: those with our own shims. What lies in the
+    /// host's store directory is known if that is the one of our store.
+    pub fn host(
+        root: OwnedFd,
+        store_dir: StoreDir,
+        hidden: Vec<Vec<u8>>,
+        has_our_store: bool,
+    ) -> Self {
+        let world = World::Host {
+            hidden,
+            has_our_store,
+        };
+        Self::new(root, store_dir, world)
     }
 
     fn new(root: OwnedFd, store_dir: StoreDir, world: World) -> Self {
@@ -302,12 +316,21 @@ impl CallerTree {
                 Some(relative) => Place::InStore(Cow::Borrowed(relative)),
                 None => Place::Above,
             },
-            World::Host { hidden } => {
+            World::Host {
+                hidden,
+                has_our_store,
+            } => {
                 if let Some(object) = bound(path, binds) {
                     let relative = below(&object, store).unwrap_or_default();
                     Place::InStore(Cow::Owned(relative.to_vec()))
-                } else if is_below(store) {
-                    Place::HostStore
+                } else if let Some(relative) = below(path, store) {
+                    match (has_our_store, relative) {
+                        (false, _) => Place::HostStore,
+                        (true, b"") => Place::Store,
+                        (true, relative) => Place::InStore(Cow::Borrowed(relative)),
+                    }
+                } else if *has_our_store && path != b"/" && below(store, path).is_some() {
+                    Place::Above
                 } else if KERNEL_DIRS.iter().any(|dir| is_below(dir)) {
                     Place::Kernel
                 } else if hidden.iter().any(|dir| is_below(dir)) {
@@ -458,7 +481,7 @@ fn bound(path: &[u8], binds: &[Bind]) -> Option<Vec<u8>> {
 
 /// What a child must contain for the same walks to end in
 /// the same places. Paths are absolute and free of symlinks.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Layout {
     /// Local directories that were entered.
     pub dirs: BTreeSet<Vec<u8>>,
@@ -667,7 +690,7 @@ impl<'a> Walker<'a> {
             Place::Kernel => self.outside(dir, name, "file-of-the-kernel"),
             Place::Above => {
                 let path = join(dir, name);
-                let on_the_way = path == BUILD_DIR
+                let on_the_way = (path == BUILD_DIR && !self.tree.is_host())
                     || store == path
                     || (store.starts_with(&path) && store.get(path.len()) == Some(&b'/'));
                 if on_the_way {

@@ -11,15 +11,16 @@ use std::sync::{Arc, PoisonError};
 use rustix::fs::{MemfdFlags, SealFlags};
 use shim_core::args::Compile;
 use shim_core::protocol::Done;
-use store_types::Hash;
+use store_types::{Hash, StorePath};
 
-use super::home::{Home, is_told};
+use super::home::Home;
 use super::verdict::{Left, Verdict, is_same_but_for_stand_ins, look};
 use super::{Mapping, Refusal, SEED_FLAG, StandIns, Which};
 use crate::child::assemble::{Command, Made};
 use crate::child::files::{Facts, nar_of_file};
 use crate::child::inputs::{InputFile, base_name};
 use crate::child::outcome::InPlace;
+use crate::child::reply::reply;
 use crate::child::run::Origin;
 use crate::child::scanned::Scanned;
 
@@ -36,10 +37,22 @@ const READ_BY_LINKS: &[u8] = b"NIX_LDFLAGS";
 /// What is in one content: the hashes of its NARs with first and second stand-ins, if any.
 pub(super) type Searched = Result<Option<(Hash, Hash)>, Refusal>;
 
+/// An answer that others can have as well.
+pub(in crate::child) struct Shared {
+    pub(in crate::child) done: Done,
+    pub(in crate::child) origin: Origin,
+    /// The child that gave it.
+    pub(in crate::child) drv_path: StorePath,
+    /// The caller's directory in place of which it has another one.
+    pub(in crate::child) home: Option<Home>,
+}
+
 /// A compile with stand-ins.
 struct Version<'a> {
     command: Command,
     files: Cow<'a, BTreeMap<Vec<u8>, InputFile>>,
+    /// Whether anything was replaced.
+    is_other: bool,
     /// Whether more than the length of a whole hash can have gone into the result.
     knows_hash: bool,
 }
@@ -52,6 +65,9 @@ impl StandIns {
         path: &[u8],
         file: &InputFile,
     ) -> Result<Searched, InPlace> {
+        if self.is_empty() {
+            return Ok(Ok(None));
+        }
         let nar_hash = file.file.facts.nar_hash;
         let known = || self.searched.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(searched) = known().get(&nar_hash) {
@@ -110,10 +126,14 @@ impl StandIns {
             }
         }
         let command = match self.command(scanned, which, &mut knows_hash) {
-            Ok(None) if !knows_hash && !is_moved => return Ok(Ok(None)),
-            Ok(command) => command.unwrap_or_else(|| scanned.command.clone()),
+            Ok(command) => command,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        let is_other = knows_hash || command.is_some();
+        if !is_other && !is_moved {
+            return Ok(Ok(None));
+        }
+        let command = command.unwrap_or_else(|| scanned.command.clone());
         let layout = &scanned.layout;
         let links = layout
             .links
@@ -126,6 +146,7 @@ impl StandIns {
         Ok(Ok(Some(Version {
             command,
             files,
+            is_other,
             knows_hash,
         })))
     }
@@ -211,12 +232,12 @@ impl Scanned<'_> {
         &self,
         stand_ins: &StandIns,
         compile: &Compile,
-    ) -> Result<Option<(Done, Origin)>, InPlace> {
-        let home = Home::of(stand_ins, self, compile)?;
+        home: Option<Home>,
+    ) -> Result<Option<Shared>, InPlace> {
         let answer = match stand_ins.version(self, Which::First, home.is_some())? {
             Ok(None) => return Ok(None),
             Ok(Some(first)) => match refused_by_flags(compile, &self.command) {
-                None => self.answer_by_version(stand_ins, &first, home.as_ref())?,
+                None => self.answer_by_version(stand_ins, &first, home)?,
                 Some(refusal) => Err(refusal),
             },
             Err(refusal) => Err(refusal),
@@ -234,26 +255,73 @@ impl Scanned<'_> {
         &self,
         stand_ins: &StandIns,
         first: &Version<'_>,
-        home: Option<&Home>,
-    ) -> Result<Result<(Done, Origin), Refusal>, InPlace> {
+        home: Option<Home>,
+    ) -> Result<Result<Shared, Refusal>, InPlace> {
         let index = &self.asked.executor.index;
         let failed = |_| InPlace::new("index-failed");
-        let moved = home.map(|home| (home, Which::First));
+        let moved = home.as_ref().map(|home| (home, Which::First));
         let made = self.make(&first.command, &first.files, moved)?;
-        let known = index.verdict(&made.path).map_err(failed)?;
+        let known = match first.is_other {
+            true => index.verdict(&made.path).map_err(failed)?,
+            false => Some(Verdict::Restore(Vec::new())),
+        };
         if let Some(Verdict::Refused(refusal)) = known {
             return Ok(Err(refusal));
         }
-        let (mut done, origin) = self.run(stand_ins, &made, first, Which::First, home)?;
+        let silent = match &home {
+            Some(home) if !first.is_other => self.without_terminals(first, home)?,
+            _ => None,
+        };
+        let known_silent = match &silent {
+            Some(silent) => self.known_silent(silent, home.as_ref())?,
+            None => None,
+        };
+        let is_silent = known_silent.is_some();
+        let (mut done, origin) = match known_silent {
+            Some(done) => (done, Origin::Reused),
+            None => self.run(stand_ins, &made, first, Which::First, home.as_ref())?,
+        };
+        let drv_path = match &silent {
+            Some(silent) if is_silent => silent.path.clone(),
+            _ => made.path.clone(),
+        };
+        let shared = |done| Shared {
+            done,
+            origin,
+            drv_path,
+            home: home.clone(),
+        };
         // Why it failed is not known yet; it is not used.
         if done.status != 0 {
-            return Ok(Ok((done, origin)));
+            return Ok(Ok(shared(done)));
+        }
+        if let Some(silent) = silent
+            && !is_silent
+            && let Some(child) = index.get(&made.path).map_err(failed)?
+            && child.result.is_silent()
+        {
+            index.put_beside(&silent.path, child).map_err(failed)?;
+        }
+        // Not a part of the verdict: the same child may be that of a compile which lies there.
+        if let Some(home) = &home {
+            let left = read(&done).map_err(|_| InPlace::new("child-unreadable"))?;
+            let refusal = match left {
+                Some(left) if !home.is_told(left.split_at(done.files.len())) => None,
+                Some(_) => Some(Refusal::DIRECTORY),
+                None => Some(Refusal::LARGE),
+            };
+            if let Some(refusal) = refusal {
+                index.set_aside(&made.path).map_err(failed)?;
+                return Ok(Err(refusal));
+            }
         }
         let to_restore = match known {
             // One that was built again is looked at again.
-            Some(Verdict::Restore(to_restore)) if origin == Origin::Reused => to_restore,
+            Some(Verdict::Restore(to_restore)) if origin == Origin::Reused || !first.is_other => {
+                to_restore
+            }
             _ => {
-                let looked = self.look(stand_ins, first, &done, home)?;
+                let looked = self.look(stand_ins, first, &done, home.as_ref())?;
                 let verdict = match &looked {
                     Ok(to_restore) => Verdict::Restore(to_restore.clone()),
                     Err(refusal) => Verdict::Refused(*refusal),
@@ -270,7 +338,43 @@ impl Scanned<'_> {
         };
         restore(stand_ins.restore(), &mut done, &to_restore)
             .map_err(|_| InPlace::new("copy-failed"))?;
-        Ok(Ok((done, origin)))
+        Ok(Ok(shared(done)))
+    }
+
+    /// The same child without terminals, if it has any.
+    ///
+    /// Compilers look at a terminal to form their messages, and at nothing else. So of a compile
+    /// that prints nothing on one, nothing depends on it.
+    fn without_terminals(
+        &self,
+        version: &Version<'_>,
+        home: &Home,
+    ) -> Result<Option<Made>, InPlace> {
+        if version.command.ttys == [None, None] {
+            return Ok(None);
+        }
+        let command = Command {
+            ttys: [None, None],
+            ..version.command.clone()
+        };
+        let moved = Some((home, Which::First));
+        self.make(&command, &version.files, moved).map(Some)
+    }
+
+    /// What a child has left that is known and has printed nothing.
+    fn known_silent(&self, made: &Made, home: Option<&Home>) -> Result<Option<Done>, InPlace> {
+        let executor = self.asked.executor;
+        let child = executor.known_child(&made.path)?;
+        let Some(child) = child.filter(|child| child.result.is_silent()) else {
+            return Ok(None);
+        };
+        let Ok(mut done) = reply(executor, &child) else {
+            return Ok(None);
+        };
+        if let Some(home) = home {
+            home.move_files_back(&mut done, Which::First);
+        }
+        Ok(Some(done))
     }
 
     /// Finds or builds the child of a version.
@@ -305,9 +409,6 @@ impl Scanned<'_> {
         let Some(left) = read(done).map_err(unreadable)? else {
             return Ok(Err(Refusal::LARGE));
         };
-        if home.is_some() && left.iter().any(|bytes| is_told(bytes)) {
-            return Ok(Err(Refusal::DIRECTORY));
-        }
         let command = &first.command;
         let words: Vec<&[u8]> = command
             .argv

@@ -1,23 +1,26 @@
-//! Build directories that carry a version: `/build/zstd-1.5.6`.
+//! Directories of which a compile need not know: `/build/zstd-1.5.6`, or a checkout.
 //!
-//! A compile that cannot know the name of the directory below `/build` in which all of it
-//! lies has its child in another one, always the same. Without debug information, a compiler
-//! is told of its directory by `getcwd` alone, and writes it nowhere; a result that has the
-//! child's directory in it all the same is refused.
+//! A compile that cannot know the name of the directory in which all of its own files lie has its
+//! child in another one, always the same. Without debug information, a compiler is told of its
+//! directory by `getcwd` alone, and writes it nowhere; a result that has the child's directory
+//! in it all the same is refused.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use memchr::memmem;
 use shim_core::args::Compile;
 use shim_core::manifest::Entry;
-use store_types::Hash;
+use shim_core::protocol::Done;
+use store_types::{Hash, sha256};
 
 use super::answer::SEARCHED_MAX;
 use super::{StandIns, Which};
 use crate::child::assemble::Command;
+use crate::child::discover::normal;
+use crate::child::inputs::absolute;
 use crate::child::outcome::InPlace;
 use crate::child::scanned::Scanned;
-use crate::child::tree::BUILD_DIR;
+use crate::child::tree::{BUILD_DIR, Found, Layout, Walker, split_last};
 
 /// Where children with first stand-ins lie.
 const FIRST_HOME: &[u8] = b"/build/source";
@@ -25,36 +28,148 @@ const FIRST_HOME: &[u8] = b"/build/source";
 /// Where children with second stand-ins lie: a path of another length.
 const SECOND_HOME: &[u8] = b"/build/another-place";
 
-/// Of each directory's name, in which contents it is, by the hashes of their NARs.
-pub(super) type Named = HashMap<Vec<u8>, HashMap<Hash, bool>>;
+/// A directory that every child has.
+const EVERYWHERE: &[u8] = b"/tmp";
+
+/// Whether a directory's name is in a content: by the hashes of the name and of the content's NAR.
+pub(super) type Named = HashMap<(Hash, Hash), bool>;
+
+/// What a compile of the host has found without regard to its own directory, and what not. All
+/// paths are free of symlinks.
+#[derive(Default)]
+pub(in crate::child) struct Searched {
+    /// What was met on the way to the compiler.
+    met: BTreeSet<Vec<u8>>,
+    /// Directories that are searched, or in which something is left, and named by absolute paths.
+    absolute: Vec<Vec<u8>>,
+    /// The same of relative paths.
+    relative: Vec<Vec<u8>>,
+}
+
+impl Searched {
+    /// The walk to the compiler, which was made when `before` had been met.
+    pub(in crate::child) fn compiler(before: &Layout, layout: &Layout) -> Self {
+        let dirs = layout.dirs.difference(&before.dirs);
+        let is_new = |link: &&Vec<u8>| !before.links.contains_key(*link);
+        let links = layout.links.keys().filter(is_new);
+        Self {
+            met: dirs.chain(links).cloned().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds directories that a compile in `cwd` searches, or leaves something in; those that are
+    /// there.
+    pub(in crate::child) fn add<'d>(
+        &mut self,
+        walker: &mut Walker<'_>,
+        cwd: &[u8],
+        dirs: impl Iterator<Item = &'d [u8]>,
+    ) {
+        for dir in dirs {
+            let Ok(Found::Dir(real)) = walker.look(cwd, dir) else {
+                continue;
+            };
+            match dir.starts_with(b"/") {
+                true => self.absolute.push(real),
+                false => self.relative.push(real),
+            }
+        }
+    }
+}
 
 /// The directory that a compile lies in.
-pub(in crate::child) struct Home(Vec<u8>);
+#[derive(Clone)]
+pub(in crate::child) struct Home {
+    path: Vec<u8>,
+    /// Where in `path` what is looked for in texts begins: any path to the directory has it in it.
+    name_at: usize,
+}
 
 impl Home {
     /// The directory of a compile that cannot know its name.
-    pub(super) fn of(
+    pub(in crate::child) fn of(
         stand_ins: &StandIns,
         scanned: &Scanned<'_>,
         compile: &Compile,
+        searched: &Searched,
     ) -> Result<Option<Self>, InPlace> {
-        let command = &scanned.command;
-        let Some(home) = home_of(&command.cwd) else {
+        if compile.debug || compile.intermediate_code {
+            return Ok(None);
+        }
+        let home = match scanned.asked.tree().is_host() {
+            true => Self::on_host(scanned, searched),
+            false => Self::in_build(scanned),
+        };
+        let Some(home) = home else {
             return Ok(None);
         };
-        let home = Self(home.to_vec());
-        let is_known = home.0 == FIRST_HOME
-            || compile.debug
-            || compile.intermediate_code
-            || home.is_known_to(command)
-            || !home.is_all_of(scanned)
-            || home.is_named_in_files(stand_ins, scanned)?;
+        let is_known =
+            home.is_known_to(&scanned.command) || home.is_named_in_files(stand_ins, scanned)?;
         Ok((!is_known).then_some(home))
     }
 
-    /// The name with the slash before it: what any path to it ends with, or has in it.
+    /// The directory below `/build` in which all local files are.
+    fn in_build(scanned: &Scanned<'_>) -> Option<Self> {
+        let home = Self {
+            path: home_of(&scanned.command.cwd)?.to_vec(),
+            name_at: BUILD_DIR.len(),
+        };
+        home.is_all_of(scanned).then_some(home)
+    }
+
+    /// The directory in which all files are that are not there for all of the machine's
+    /// compiles: that are not in directories which are searched by absolute paths.
+    fn on_host(scanned: &Scanned<'_>, searched: &Searched) -> Option<Self> {
+        let layout = &scanned.layout;
+        let command = &scanned.command;
+        let temporary = [&b"TMPDIR"[..], b"TMP", b"TEMP"];
+        let temporary = temporary.iter().filter_map(|name| command.env.get(*name));
+        let temporary = temporary.filter(|dir| **dir != EVERYWHERE);
+        let mut fixed: Vec<&[u8]> = searched.absolute.iter().map(Vec::as_slice).collect();
+        fixed.extend(layout.binds.iter().map(|bind| &*bind.path));
+        fixed.extend(temporary.map(Vec::as_slice));
+        let is_fixed = |path: &[u8]| {
+            let mut dirs = fixed.iter();
+            path == EVERYWHERE
+                || searched.met.contains(path)
+                || dirs.any(|dir| is_in(path, dir) || is_in(dir, path))
+        };
+        let mut path = command.cwd.clone();
+        let met = layout.dirs.iter().chain(layout.links.keys());
+        let met = met.chain(scanned.files.keys()).filter(|met| !is_fixed(met));
+        for met in met.chain(&searched.relative) {
+            if !is_in(&path, met) || searched.relative.contains(met) {
+                path = common_dir(&path, met).to_vec();
+            }
+        }
+        let home = Self { path, name_at: 0 };
+        let is_apart = home.path != b"/"
+            && (home.path == FIRST_HOME || !is_in(FIRST_HOME, &home.path))
+            && !fixed
+                .iter()
+                .any(|dir| home.within(dir).is_some() || is_in(&home.path, dir))
+            && layout
+                .links
+                .iter()
+                .all(|(link, target)| home.keeps(link, target));
+        is_apart.then_some(home)
+    }
+
+    /// Whether a symlink leads to the same place if the directory has another one.
+    fn keeps(&self, link: &[u8], target: &[u8]) -> bool {
+        let is_inside = self.within(link).is_some();
+        let place = normal(&absolute(split_last(link).0, target));
+        match is_inside && !target.starts_with(b"/") {
+            true => self.within(&place).is_some(),
+            // Not into it, nor to a directory that it is in.
+            false => self.within(&place).is_none() && (place == b"/" || !is_in(&self.path, &place)),
+        }
+    }
+
+    /// What any path to it has in it.
     fn name(&self) -> &[u8] {
-        &self.0[BUILD_DIR.len()..]
+        &self.path[self.name_at..]
     }
 
     fn names(&self, text: &[u8]) -> bool {
@@ -69,10 +184,8 @@ impl Home {
                 .any(|text| memmem::find(word, text).is_some())
         };
         let mut env = command.env.iter();
-        command
-            .argv
-            .iter()
-            .any(|word| self.names(word) || asks(word))
+        let mut words = command.argv.iter().chain([&command.exe]);
+        words.any(|word| self.names(word) || asks(word))
             || env.any(|(name, value)| name != b"PWD" && self.names(value))
     }
 
@@ -93,12 +206,12 @@ impl Home {
         stand_ins: &StandIns,
         scanned: &Scanned<'_>,
     ) -> Result<bool, InPlace> {
+        let name = sha256(self.name());
         let mut unknown = Vec::new();
         {
-            let mut named = stand_ins.named();
-            let known = named.entry(self.0.clone()).or_default();
+            let known = stand_ins.named();
             for (path, input) in &scanned.files {
-                match known.get(&input.file.facts.nar_hash) {
+                match known.get(&(name, input.file.facts.nar_hash)) {
                     Some(true) => return Ok(true),
                     Some(false) => {}
                     None => unknown.push((path, input)),
@@ -107,12 +220,11 @@ impl Home {
         }
         for (path, input) in unknown {
             let is_named = self.names(&scanned.bytes(path, input)?);
-            let mut named = stand_ins.named();
-            let known = named.entry(self.0.clone()).or_default();
+            let mut known = stand_ins.named();
             if known.len() >= SEARCHED_MAX {
                 known.clear();
             }
-            known.insert(input.file.facts.nar_hash, is_named);
+            known.insert((name, input.file.facts.nar_hash), is_named);
             if is_named {
                 return Ok(true);
             }
@@ -122,7 +234,7 @@ impl Home {
 
     /// What follows the directory in a path within it; a slash first, or nothing.
     fn within<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
-        path.strip_prefix(self.0.as_slice())
+        path.strip_prefix(self.path.as_slice())
             .filter(|rest| rest.is_empty() || rest.starts_with(b"/"))
     }
 
@@ -137,14 +249,33 @@ impl Home {
     pub(in crate::child) fn move_child(
         &self,
         command: &mut Command,
-        entries: &mut [Entry],
+        entries: &mut Vec<Entry>,
         which: Which,
     ) {
         self.moved(&mut command.cwd, which);
         if let Some(pwd) = command.env.get_mut(&b"PWD"[..]) {
             self.moved(pwd, which);
         }
-        for entry in entries {
+        // Where temporary files lie is told in messages alone, which are looked at; what a
+        // terminal can do matters where there is one.
+        let is_seen = command.ttys.iter().any(Option::is_some);
+        let is_of_place = |name: &[u8]| {
+            matches!(name, b"TMPDIR" | b"TMP" | b"TEMP")
+                || (!is_seen && matches!(name, b"TERM" | b"COLORTERM"))
+        };
+        command.env.retain(|name, _| !is_of_place(name));
+        // The directories that it lies in, unless they are there for something else, too.
+        let is_above = |path: &[u8]| is_in(&self.path, path) && path != self.path;
+        let others: Vec<Vec<u8>> = entries
+            .iter()
+            .map(|entry| entry.path().to_vec())
+            .filter(|path| self.within(path).is_none() && !is_above(path))
+            .collect();
+        entries.retain(|entry| {
+            let path = entry.path();
+            !is_above(path) || others.iter().any(|other| is_in(other, path))
+        });
+        for entry in &mut *entries {
             match entry {
                 Entry::Directory { path }
                 | Entry::Link { path, .. }
@@ -152,13 +283,40 @@ impl Home {
                 | Entry::Bind { path, .. } => self.moved(path, which),
             }
         }
+        // As if it had been there from the beginning.
+        let kind = |entry: &Entry| match entry {
+            Entry::Directory { .. } => 0,
+            Entry::Link { .. } => 1,
+            Entry::File { .. } => 2,
+            Entry::Bind { .. } => 3,
+        };
+        entries.sort_by(|a, b| (kind(a), a.path()).cmp(&(kind(b), b.path())));
+    }
+
+    /// Whether something that a moved child left tells where it was: its files, or what it printed.
+    pub(super) fn is_told(&self, (files, printed): (&[Vec<u8>], &[Vec<u8>])) -> bool {
+        let has = |bytes: &[u8], text: &[u8]| memmem::find(bytes, text).is_some();
+        let is_other = self.path != FIRST_HOME;
+        let mut all = files.iter().chain(printed);
+        (is_other && all.any(|bytes| has(bytes, FIRST_HOME)))
+            || printed.iter().any(|bytes| has(bytes, b"/tmp/"))
+    }
+
+    /// Has what a child left placed where the caller is.
+    pub(in crate::child) fn move_files_back(&self, done: &mut Done, which: Which) {
+        for file in &mut done.files {
+            self.move_back(&mut file.path, which);
+        }
     }
 
     /// Where a path of the child lies for the caller.
-    pub(in crate::child) fn move_back(&self, path: &mut Vec<u8>, which: Which) {
-        let child = Self(place(which).to_vec());
+    fn move_back(&self, path: &mut Vec<u8>, which: Which) {
+        let child = Self {
+            path: place(which).to_vec(),
+            name_at: 0,
+        };
         if let Some(rest) = child.within(path) {
-            *path = [self.0.as_slice(), rest].concat();
+            *path = [self.path.as_slice(), rest].concat();
         }
     }
 }
@@ -170,9 +328,19 @@ fn place(which: Which) -> &'static [u8] {
     }
 }
 
-/// Whether something that a moved child left tells where it was.
-pub(super) fn is_told(bytes: &[u8]) -> bool {
-    memmem::find(bytes, FIRST_HOME).is_some()
+/// Whether a path is a directory or lies in it: both absolute and free of symlinks.
+fn is_in(path: &[u8], dir: &[u8]) -> bool {
+    let rest = path.strip_prefix(dir);
+    dir == b"/" || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
+
+/// The innermost directory that both paths are, or lie in.
+fn common_dir<'p>(one: &'p [u8], other: &[u8]) -> &'p [u8] {
+    let mut dir = one;
+    while !is_in(other, dir) {
+        dir = split_last(dir).0;
+    }
+    dir
 }
 
 /// The directory below `/build` that a path lies in.
@@ -204,7 +372,10 @@ mod tests {
 
     #[test]
     fn paths_go_to_the_child_and_come_back() {
-        let home = Home(b"/build/zstd-1.5.6".to_vec());
+        let home = Home {
+            path: b"/build/zstd-1.5.6".to_vec(),
+            name_at: BUILD_DIR.len(),
+        };
         for which in [Which::First, Which::Second] {
             for path in ["/build/zstd-1.5.6", "/build/zstd-1.5.6/a/b.o"] {
                 let mut moved = path.as_bytes().to_vec();

@@ -225,6 +225,11 @@ impl StandIns {
         }
     }
 
+    /// Whether there is nothing to stand in for.
+    fn is_empty(&self) -> bool {
+        self.to_first.0.is_empty()
+    }
+
     /// What puts stand-ins in place of the derivation's own hashes.
     pub fn replace(&self, which: Which) -> &Mapping {
         match which {
