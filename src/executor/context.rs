@@ -188,15 +188,15 @@ impl HostContext {
         }
     }
 
-    /// Whether this is a valid path of our store, and of the host's. What has been one is taken
-    /// for one: if it is not there any more, whoever needs it finds out.
+    /// Whether this is a valid path of our store, and of the host's. What has been one is one as
+    /// long as it is there.
     fn is_valid(&self, path: &StorePath) -> bool {
         let Some(store) = &self.store else {
             return false;
         };
         let known = || self.valid.lock().unwrap_or_else(PoisonError::into_inner);
         if known().contains(path) {
-            return true;
+            return store.physical_path(path).symlink_metadata().is_ok();
         }
         let is_valid = store.is_valid(path).unwrap_or(false);
         if is_valid {

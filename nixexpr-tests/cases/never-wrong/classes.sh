@@ -771,6 +771,20 @@ compile() {
 }
 checkout one; checkout other/deeper; compile one; compile other/deeper; put one/inc/h.h '#define N 3' 'static inline int h(int i) { return i * N; }' 'static const char *const header = __FILE__;'; compile one; compile other/deeper
 END
+class detours-through-a-checkout hit <<'END'
+detour() {
+    mkdir -p "$1/src/sub" "$1/include/p" "$1/a" "$1/b" && put "$1/include/x.h" 'static const char *const header = __FILE__;'
+    put "$1/a/h.h" '#define N 1'; put "$1/b/h.h" '#define N 2'; put "$1/src/opt.h" ''; put "$1/include/p/own.h" '#define N 3'; mkdir -p "$1/old/${1##*/}/include/p"; put "$1/old/${1##*/}/include/p/own.h" '#define N 4'
+    ln -s "../${1##*/}/include" "$1/inc"; ln -s ../src/../include "$1/src/inc"
+    put "$1/src/t.c" '#include "../include/x.h"' 'const char *f(void) { int unused; return header; }'; put "$1/src/n.c" '#include <h.h>' 'int n = N;'; put "$1/src/o.c" '#if __has_include("../src/opt.h")' 'int there;' '#endif' '#if __has_include("../source/src/opt.h") || __has_include("../../source/src/opt.h")' 'int nowhere;' '#endif' '#if __has_include("/build/source/src/opt.h")' 'int odd;' '#endif' 'int o;'; put "$1/src/p.c" "#include <${1##*/}/include/p/own.h>" 'int n = N;'
+}
+go() {
+    cd "$1/src" || exit
+    call gcc -I"$top/$1/include" -MD -Wall -c t.c; call gcc -MD -c t.c -o "$top/$1/include/t.o"; call gcc -I"../../${1##*/}/a" -I../b -c n.c; call gcc -c o.c; call gcc -I../inc -MD -c t.c -o i.o; call gcc -Iinc -MD -c t.c -o j.o
+    call gcc -I../.. -isystem ../old -MD -c p.c; call gcc -isystem ../../"${1##*/}"/include -MD -c t.c -o k.o; cd sub || exit; call gcc -isystem ../../include -I../../include -MD -c ../t.c; cd "$top" || exit
+}
+detour one; detour other/one; detour source; go one; go other/one; go source; rm -f ./*/src/*.[od] ./*/*/src/*.[od]; rm one/src/opt.h one/a/h.h; go one; go other/one; go source
+END
 class output-below-a-link hit,in-place:output-outside-of-build <<'END'
 mkdir real; ln -s real link; put t.c 'int n;'; call gcc -MD -c t.c -o link/t.o; rm real/*; again; ln -sfn nowhere link; again
 END

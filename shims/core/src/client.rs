@@ -297,7 +297,7 @@ impl<'c> Caller<'c> {
     }
 
     /// Makes the call in place, and tells the server what came of it before anybody else. The
-    /// exit status to end with; `None` if it was not made.
+    /// exit status to end with; `None` if it was not made, or nobody can tell how it ended.
     ///
     /// `start` is as in [`Self::take_over`].
     pub fn try_in_place(

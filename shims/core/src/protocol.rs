@@ -466,8 +466,7 @@ pub enum Request {
 /// # Errors
 /// When the socket fails or the message is not a request within the limits.
 pub fn receive_request(socket: impl AsFd) -> Result<Option<Request>, ProtocolError> {
-    let mut descriptors = Vec::new();
-    let Some(body) = receive_body(socket.as_fd(), &mut descriptors)? else {
+    let Some(body) = receive_body(socket.as_fd(), None)? else {
         return Ok(None);
     };
     if body.first() != Some(&TAG_CONTROL) {
@@ -519,8 +518,7 @@ pub fn send_report(socket: impl AsFd, text: &[u8]) -> Result<(), ProtocolError> 
 /// # Errors
 /// When the socket fails or closes, or the message is no report within the limits.
 pub fn receive_report(socket: impl AsFd) -> Result<Vec<u8>, ProtocolError> {
-    let mut descriptors = Vec::new();
-    let body = receive_body(socket.as_fd(), &mut descriptors)?.ok_or(ProtocolError::Closed)?;
+    let body = receive_body(socket.as_fd(), None)?.ok_or(ProtocolError::Closed)?;
     let mut reader = Reader(&body);
     if reader.u8("tag")? != TAG_REPORT {
         return Err(ProtocolError::Malformed { field: "tag" });
@@ -555,8 +553,7 @@ pub fn send_tried(socket: impl AsFd, tried: &Tried) -> Result<(), ProtocolError>
 /// # Errors
 /// When the socket fails or closes, or the message is none of this kind within the limits.
 pub fn receive_tried(socket: impl AsFd) -> Result<Tried, ProtocolError> {
-    let mut descriptors = Vec::new();
-    let body = receive_body(socket.as_fd(), &mut descriptors)?.ok_or(ProtocolError::Closed)?;
+    let body = receive_body(socket.as_fd(), None)?.ok_or(ProtocolError::Closed)?;
     let mut reader = Reader(&body);
     if reader.u8("tag")? != TAG_TRIED {
         return Err(ProtocolError::Malformed { field: "tag" });
@@ -620,7 +617,7 @@ pub fn send_answer(socket: impl AsFd, answer: &Answer) -> Result<(), ProtocolErr
 pub fn receive_answer(socket: impl AsFd) -> Result<Answer, ProtocolError> {
     let socket = socket.as_fd();
     let mut descriptors = Vec::new();
-    let body = receive_body(socket, &mut descriptors)?.ok_or(ProtocolError::Closed)?;
+    let body = receive_body(socket, Some(&mut descriptors))?.ok_or(ProtocolError::Closed)?;
     let mut reader = Reader(&body);
     match reader.u8("tag")? {
         TAG_IN_PLACE => {
@@ -649,7 +646,7 @@ pub fn receive_answer(socket: impl AsFd) -> Result<Answer, ProtocolError> {
             let expected = count + 2;
             while descriptors.len() < expected {
                 let mut byte = [0u8];
-                if receive_some(socket, &mut byte, &mut descriptors)? == 0 {
+                if receive_some(socket, &mut byte, Some(&mut descriptors))? == 0 {
                     break;
                 }
             }
@@ -734,14 +731,18 @@ fn send_all(
 }
 
 /// Receives a frame, at once if it is a short one: bytes after it are lost. There are none but
-/// those that carry descriptors, since each side waits for what the other one sends.
+/// those that carry descriptors, since each side waits for what the other one sends. Where none are
+/// expected, none are taken.
+///
+/// Memory is used for what has come, not for what is announced.
 fn receive_body(
     socket: BorrowedFd<'_>,
-    descriptors: &mut Vec<OwnedFd>,
+    mut descriptors: Option<&mut Vec<OwnedFd>>,
 ) -> Result<Option<Vec<u8>>, ProtocolError> {
     let mut frame = vec![0; SHORT_FRAME_BYTES];
     let mut filled = 0;
-    if !receive_at_least(HEADER_BYTES, socket, &mut frame, &mut filled, descriptors)? {
+    let taken = descriptors.as_deref_mut();
+    if !receive_at_least(HEADER_BYTES, socket, &mut frame, &mut filled, taken)? {
         return Ok(None);
     }
     if frame[..4] != MAGIC {
@@ -750,8 +751,16 @@ fn receive_body(
     let length = u32::from_le_bytes([frame[4], frame[5], frame[6], frame[7]]) as usize;
     limit("body", length, BODY_BYTES_MAX)?;
     let end = HEADER_BYTES + length;
-    frame.resize(end, 0);
-    receive_at_least(end, socket, &mut frame, &mut filled, descriptors)?;
+    loop {
+        frame.resize(end.min(2 * filled.max(SHORT_FRAME_BYTES)), 0);
+        let len = frame.len();
+        let taken = descriptors.as_deref_mut();
+        receive_at_least(len.min(end), socket, &mut frame, &mut filled, taken)?;
+        if filled >= end {
+            break;
+        }
+    }
+    frame.truncate(end);
     frame.drain(..HEADER_BYTES);
     Ok(Some(frame))
 }
@@ -763,10 +772,11 @@ fn receive_at_least(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     filled: &mut usize,
-    descriptors: &mut Vec<OwnedFd>,
+    mut descriptors: Option<&mut Vec<OwnedFd>>,
 ) -> Result<bool, ProtocolError> {
     while *filled < count {
-        match receive_some(socket, &mut buffer[*filled..], descriptors)? {
+        let taken = descriptors.as_deref_mut();
+        match receive_some(socket, &mut buffer[*filled..], taken)? {
             0 if *filled == 0 => return Ok(false),
             0 => return Err(ProtocolError::Closed),
             received => *filled += received,
@@ -778,10 +788,15 @@ fn receive_at_least(
 fn receive_some(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
-    descriptors: &mut Vec<OwnedFd>,
+    descriptors: Option<&mut Vec<OwnedFd>>,
 ) -> Result<usize, ProtocolError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
+    // Without space, the kernel closes what comes (recvmsg(2), `MSG_CTRUNC`).
+    let space = match descriptors {
+        Some(_) => &mut space[..],
+        None => &mut [],
+    };
+    let mut control = RecvAncillaryBuffer::new(space);
     let received = loop {
         match recvmsg(
             socket,
@@ -798,6 +813,9 @@ fn receive_some(
                 });
             }
         }
+    };
+    let Some(descriptors) = descriptors else {
+        return Ok(received.bytes);
     };
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(batch) = message {

@@ -6,7 +6,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{OptionalActions, Winsize};
 
@@ -16,6 +16,8 @@ use crate::protocol::{Call, Ended, TRIED_BYTES_MAX, Tried, Window};
 /// What a call has left beside its files.
 pub(crate) struct Outcome {
     ended: Ended,
+    /// Whether all that was printed was kept.
+    is_whole: bool,
     pub(crate) stdout: OwnedFd,
     /// The same file if both streams are one.
     pub(crate) stderr: Option<OwnedFd>,
@@ -24,6 +26,9 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// What there is to tell; `None` if it is too much.
     pub(crate) fn to_tell(&self) -> Option<Tried> {
+        if !self.is_whole {
+            return None;
+        }
         Some(Tried {
             ended: self.ended,
             stdout: read(self.stdout.as_fd())?,
@@ -41,11 +46,12 @@ impl Outcome {
             Ended::Killed(number) => {
                 if let Some(signal) = Signal::from_named_raw(number.into()) {
                     // Whatever there is to be examined, the compiler has left it.
-                    let none = rustix::process::Rlimit {
+                    let limit = rustix::process::getrlimit(Resource::Core);
+                    let none = Rlimit {
                         current: Some(0),
-                        maximum: None,
+                        ..limit
                     };
-                    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+                    let _ = rustix::process::setrlimit(Resource::Core, none);
                     let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
                 }
                 // What a shell says of such a command.
@@ -61,6 +67,10 @@ pub(crate) fn run(
     call: &Call,
     start: impl FnOnce(&dyn Fn() -> Result<(), Errno>) -> Result<Pid, Errno>,
 ) -> Result<Outcome, Errno> {
+    if ignores_ends_of_children() {
+        return Err(Errno::CHILD);
+    }
+    let this = rustix::process::getpid();
     let stdout = Stream::new(call.stdout_tty)?;
     let stderr = match call.is_one_stream {
         true => None,
@@ -76,11 +86,15 @@ pub(crate) fn run(
             rustix::stdio::dup2_stdout(&out)?;
             rustix::stdio::dup2_stderr(err.as_ref().unwrap_or(&out))?;
             // Who ends a shim means the compiler.
-            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+            match rustix::process::getppid() == Some(this) {
+                true => Ok(()),
+                false => Err(Errno::SRCH),
+            }
         })?
     };
     let streams = [Some(&stdout), stderr.as_ref()];
-    drain(streams.into_iter().flatten());
+    let is_whole = drain(streams.into_iter().flatten(), pid);
     let status = loop {
         match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
             Ok(Some((_, status))) => break status,
@@ -95,6 +109,7 @@ pub(crate) fn run(
     };
     Ok(Outcome {
         ended,
+        is_whole,
         stdout: stdout.kept,
         stderr: stderr.map(|stream| stream.kept),
     })
@@ -150,22 +165,53 @@ impl Terminal {
     }
 }
 
-/// Keeps what comes from terminals until nobody has them open any more.
-fn drain<'s>(streams: impl Iterator<Item = &'s Stream>) {
+/// Whether the ends of this process's children are told to nobody (waitpid(2), "ECHILD"); proc(5)
+/// has the signals that are ignored as a number.
+fn ignores_ends_of_children() -> bool {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let mut text = [0; 4 << 10];
+    let read = rustix::fs::open(c"/proc/self/status", flags, Mode::empty())
+        .and_then(|file| rustix::io::read(file, &mut text));
+    let Ok(len) = read else {
+        return true;
+    };
+    let lines = text[..len].split(|&byte| byte == b'\n');
+    let ignored = lines
+        .filter_map(|line| line.strip_prefix(b"SigIgn:\t"))
+        .next();
+    let ignored = ignored.and_then(|number| core::str::from_utf8(number).ok());
+    let ignored = ignored.and_then(|number| u64::from_str_radix(number, 16).ok());
+    let bit = 1 << (Signal::CHILD.as_raw() - 1);
+    ignored.is_none_or(|ignored| ignored & bit != 0)
+}
+
+/// Keeps what comes from terminals until nobody has them open any more, or the compiler has ended:
+/// others may have it open for good. False if something was lost.
+fn drain<'s>(streams: impl Iterator<Item = &'s Stream>, compiler: Pid) -> bool {
+    let mut is_whole = true;
     let mut open: Vec<(&OwnedFd, BorrowedFd<'_>)> = streams
         .filter_map(|stream| Some((&stream.terminal.as_ref()?.master, stream.kept.as_fd())))
         .collect();
+    if open.is_empty() {
+        return true;
+    }
+    let ended = rustix::process::pidfd_open(compiler, PidfdFlags::empty()).ok();
     let mut buffer = [0; 4 << 10];
-    while !open.is_empty() {
+    loop {
         let mut fds: Vec<PollFd<'_>> = open
             .iter()
             .map(|(master, _)| PollFd::new(*master, PollFlags::IN))
             .collect();
+        if let Some(ended) = &ended {
+            fds.push(PollFd::new(ended, PollFlags::IN));
+        }
         match rustix::event::poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => return,
+            Err(_) => return false,
         }
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let has_ended = ended.is_some() && ready.pop() == Some(true);
+        let has_text = ready.contains(&true);
         let mut ready = ready.into_iter();
         open.retain(|(master, kept)| {
             if !ready.next().unwrap_or_default() {
@@ -174,10 +220,16 @@ fn drain<'s>(streams: impl Iterator<Item = &'s Stream>) {
             match rustix::io::read(*master, &mut buffer) {
                 // All of its users are gone (pty(7)), as it is with an error.
                 Ok(0) => false,
-                Ok(count) => write_all(*kept, &buffer[..count]).1.is_ok(),
+                Ok(count) => {
+                    is_whole &= write_all(*kept, &buffer[..count]).1.is_ok();
+                    true
+                }
                 Err(error) => error == Errno::INTR,
             }
         });
+        if open.is_empty() || (has_ended && !has_text) {
+            return is_whole;
+        }
     }
 }
 

@@ -34,6 +34,9 @@ const READ_BY_COMPILERS: &[&str] = &[
     "LANGUAGE",
     "LD_LIBRARY_PATH",
     "LD_PRELOAD",
+    // nixpkgs' C library.
+    "LOCALE_ARCHIVE",
+    "LOCALE_ARCHIVE_2_27",
     "LOCPATH",
     "NO_COLOR",
     "OBJC_INCLUDE_PATH",

@@ -168,17 +168,6 @@ pub fn nar_of_file(contents: &[u8]) -> (Hash, u64) {
     hasher.finish()
 }
 
-/// The NAR of a regular file with these contents, to be read.
-pub fn nar_reader(contents: &[u8]) -> impl std::io::Read {
-    use std::io::{Cursor, Read};
-    let (head, tail) = nar_around(contents.len() as u64);
-    let padding = contents.len().next_multiple_of(8) - contents.len();
-    Cursor::new(head)
-        .chain(contents)
-        .chain(&[0u8; 8][..padding])
-        .chain(tail)
-}
-
 /// The store path of a file with this NAR hash.
 pub fn input_path(store_dir: &StoreDir, nar_hash: &Hash, name: &[u8]) -> StorePath {
     let ca = ContentAddress {

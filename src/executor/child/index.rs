@@ -129,7 +129,8 @@ impl Index {
         self.insert(drv, child, true)
     }
 
-    /// Remembers a child by a derivation that gives the same and was not built.
+    /// Remembers a child by a derivation that gives the same and was not built, unless there is
+    /// one of its own.
     pub fn put_beside(&self, drv: &StorePath, child: Arc<Child>) -> Result<(), IndexError> {
         self.insert(drv, child, false)
     }
@@ -143,9 +144,14 @@ impl Index {
         let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let write = |change: &rusqlite::Transaction<'_>| {
             change
-                .prepare_cached(
-                    "insert or replace into Children2 (drv, output, result) values (?, ?, ?)",
-                )?
+                .prepare_cached(match is_in_order {
+                    true => {
+                        "insert or replace into Children2 (drv, output, result) values (?, ?, ?)"
+                    }
+                    false => {
+                        "insert or ignore into Children2 (drv, output, result) values (?, ?, ?)"
+                    }
+                })?
                 .execute(params![
                     drv.base_name(),
                     child.output.base_name(),
@@ -167,7 +173,9 @@ impl Index {
             .map_err(|source| self.error(source))?;
         drop(database);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(drv.clone(), child);
+        if is_in_order {
+            known.insert(drv.clone(), child);
+        }
         Ok(())
     }
 

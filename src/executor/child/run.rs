@@ -13,7 +13,8 @@ use droste_sandbox::{Network, Node, Owner, Request, Root, Running, Stdio, TmpfsS
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use shim_core::manifest::{self, Entry, Manifest};
 use store_api::BuildMode;
-use store_types::{ContentAddressMethod, DerivationKind, HashAlgorithm, StorePath};
+use store_local::FileObject;
+use store_types::{ContentAddressMethod, DerivationKind, StorePath};
 
 use super::assemble::Made;
 use super::crash::is_undamaged;
@@ -310,37 +311,33 @@ impl Executor {
 
     pub(super) fn add_child_inputs(&self, request: &ChildRequest) -> Result<(), BuildError> {
         let text = self.store_dir().display(&request.made.path);
-        for (path, bytes) in &request.files {
-            // Before it is asked whether it is valid, so that it stays so.
-            self.store
-                .add_temp_root(path)
-                .map_err(environment(&text, "hold an input"))?;
-            if self
-                .store
-                .is_valid(path)
-                .map_err(environment(&text, "query the store"))?
-            {
-                continue;
-            }
-            let nar = super::files::nar_reader(bytes);
-            let info = self
-                .store
-                .add_content_addressed(
-                    path.name(),
-                    ContentAddressMethod::Nar,
-                    HashAlgorithm::Sha256,
-                    &BTreeSet::new(),
-                    &mut { nar },
-                )
-                .map_err(environment(&text, "add an input"))?;
-            debug_assert_eq!(info.path, *path);
-        }
+        let none = BTreeSet::new();
+        let references = request.made.drv.references();
+        let sources = request.files.iter().map(|(path, bytes)| FileObject {
+            name: path.name(),
+            method: ContentAddressMethod::Nar,
+            bytes,
+            references: &none,
+        });
+        let drv = FileObject {
+            name: request.made.path.name(),
+            method: ContentAddressMethod::Text,
+            bytes: &request.made.text,
+            references: &references,
+        };
+        let objects: Vec<FileObject<'_>> = sources.chain([drv]).collect();
+        let infos = self
+            .store
+            .add_files(&objects)
+            .map_err(environment(&text, "add the child's inputs"))?;
+        debug_assert!(
+            infos
+                .iter()
+                .zip(&request.files)
+                .all(|(info, (path, _))| info.path == *path)
+        );
         self.held
             .add(request.files.iter().map(|(path, _)| path.clone()));
-        let name = request.made.path.name();
-        self.store
-            .add_text(name, &request.made.text, &request.made.drv.references())
-            .map_err(environment(&text, "add the child's derivation"))?;
         Ok(())
     }
 

@@ -57,6 +57,14 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
     let before = walker.layout.clone();
     let compiler = find_compiler(executor, &mut walker, call, env)?;
     let mut searched = Searched::compiler(&before, &walker.layout);
+    // Other libraries do not read these.
+    for name in ["LOCALE_ARCHIVE", "LOCALE_ARCHIVE_2_27"] {
+        let is_elsewhere =
+            |file: &Vec<u8>| !file.starts_with(executor.store_dir().as_str().as_bytes());
+        if compiler.host.is_none() && env.get(name.as_bytes()).is_some_and(is_elsewhere) {
+            return Err(InPlace::with_detail("environment", name));
+        }
+    }
     let compile = classify(&compiler.effective_argv)?;
     let outer = args::environment(&call.env, compile.language, store_dir.as_str().as_bytes())
         .map_err(|reason| in_place(&reason))?;
@@ -100,11 +108,9 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
             dates_are_fixed: kept.contains_key(&b"SOURCE_DATE_EPOCH"[..]),
         },
     )?;
-    if tree.is_host() {
-        let outputs = compile.outputs().map(parent_of);
-        let dirs = dirs.iter().map(Vec::as_slice).chain(outputs);
-        searched.add(&mut walker, &cwd, dirs);
-    }
+    let left_in = compile.outputs().map(parent_of);
+    let named = dirs.iter().map(Vec::as_slice).chain(left_in);
+    searched.add(&mut walker, &cwd, named);
     // A header that is written anew: whoever watches sees that it was read before.
     let is_input = |output: &[u8]| files.contains_key(&absolute(&cwd, output));
     if compile.preprocess_only && compile.outputs().any(is_input) {
@@ -139,7 +145,8 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
     let mut home = None;
     if let Some(stand_ins) = stand_ins {
         scanned.search(stand_ins)?;
-        home = Home::of(stand_ins, &scanned, &compile, &searched)?;
+        let argv = &compiler.effective_argv;
+        home = Home::of(stand_ins, &scanned, &compile, argv, &searched)?;
     }
     for input in scanned.files.values_mut() {
         // Many calls may wait; the few that run read again, and compare.

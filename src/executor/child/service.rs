@@ -23,6 +23,7 @@ use droste_sandbox::{Mount, Source};
 use droste_sys::ReadWatch;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::UCred;
 use shim_core::protocol::{self, Answer, Call, Request};
 use store_types::StorePath;
@@ -507,8 +508,9 @@ fn serve_call(
     let try_in_place = || {
         was_tried.set(true);
         protocol::send_answer(stream, &Answer::Trial).ok()?;
-        // It takes as long as the compiler takes.
-        stream.set_read_timeout(None).ok()?;
+        // It takes as long as the compiler takes; to tell of it does not.
+        let mut fds = [PollFd::new(stream, PollFlags::IN)];
+        while rustix::event::poll(&mut fds, None).is_err_and(|error| error == Errno::INTR) {}
         protocol::receive_tried(stream).ok()
     };
     let answered = seen.and_then(|()| answer(executor, caller, call, &is_gone, &try_in_place));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Access, Mode, OFlags, ResolveFlags};
 use shim_core::args::{Tool, tool_of};
 use shim_core::protocol::Call;
 use store_types::{StoreDir, StorePath};
@@ -28,7 +28,7 @@ const SCRIPTS_MAX: usize = 256;
 /// The programs that a compiler driver looks for in `PATH`, if it does not find
 /// them in its own directories. Source: gcc manual, "Environment Variables Affecting
 /// GCC"; `gcc -print-prog-name=as` of a Debian gcc.
-const SUBPROGRAMS: &[&str] = &[
+const SUBPROGRAMS: [&str; 7] = [
     "as",
     "ld",
     "objcopy",
@@ -358,9 +358,14 @@ fn next_on_host(
 ) -> Result<Option<Vec<u8>>, InPlace> {
     for entry in path_entries(env) {
         let file = join(&absolute(cwd, entry), name);
-        // What cannot be seen, the caller could not execute either.
-        let Ok(Found::LocalFile(real) | Found::StoreFile(real)) = walker.look(b"/", &file) else {
-            continue;
+        let real = match walker.look(b"/", &file) {
+            Ok(Found::LocalFile(real) | Found::StoreFile(real)) => real,
+            Ok(_) => continue,
+            // If it is a program all the same, it is the one.
+            Err(reason) => match rustix::fs::access(&*file, Access::EXEC_OK) {
+                Ok(()) => return Err(reason),
+                Err(_) => continue,
+            },
         };
         let stat = walker
             .tree()
@@ -773,7 +778,8 @@ pub fn child_path(
             Ok(_) => continue,
             Err(_) => return Err(InPlace::new("programs-outside-of-build")),
         };
-        let Some(listing) = walker.listing(&real)? else {
+        let subprograms = SUBPROGRAMS.map(str::as_bytes);
+        let Some(listing) = walker.listing_for(&real, &subprograms)? else {
             continue;
         };
         let has = |name: &&&str| listing.contains_key(name.as_bytes());

@@ -112,7 +112,17 @@ pub(super) fn answer_of<'a>(
     let looking = take_turn_to_look(asked)?;
     let traceable = prepare()?;
     asked.count_not_shared(&traceable.command, Refusal::TRACED);
-    let is_input = |path: &StorePath| asked.caller.is_allowed(path);
+    // A build's sandbox shows all that the build sees. Of a store that the host sees it shows what
+    // belongs to the program; who finds anything else there runs in place.
+    let shown = match asked.tree().is_host() {
+        false => None,
+        true => Some(asked.executor.closure(&traceable.tools)),
+    };
+    let shown = shown.transpose().map_err(|_| InPlace::new("no-closure"))?;
+    let is_input = |path: &StorePath| match &shown {
+        Some(shown) => shown.contains(path),
+        None => asked.caller.is_allowed(path),
+    };
     if let Some(answer) = traceable.known_answer(&is_input)? {
         return Ok(answer);
     }

@@ -487,6 +487,8 @@ pub struct Layout {
     pub dirs: BTreeSet<Vec<u8>>,
     /// Symlinks that were followed, with their targets as they are.
     pub links: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Where `..` led to, each behind the directory in which the relative path began.
+    pub ups: BTreeSet<(Vec<u8>, Vec<u8>)>,
     /// Store paths in which something was found.
     pub store_paths: BTreeSet<StorePath>,
     /// What a child of the host has in place of the host's own files.
@@ -679,7 +681,9 @@ impl<'a> Walker<'a> {
                 match path {
                     Some(path) if (self.is_input)(&path) => {
                         let entry = self.store.root_entry(name);
-                        self.layout.store_paths.insert(path);
+                        if entry.is_some() {
+                            self.layout.store_paths.insert(path);
+                        }
                         Ok(entry)
                     }
                     _ => self.outside(dir, name, "outside-of-build"),
@@ -743,9 +747,13 @@ impl<'a> Walker<'a> {
         // What is still to be walked, last component first.
         let mut todo: Vec<Box<[u8]>> = components(path);
         let mut symlinks = 0;
+        let mut origin = (!path.starts_with(b"/")).then(|| base.to_vec());
         while let Some(name) = todo.pop() {
             if &*name == b".." {
                 parent(&mut here);
+                if let Some(origin) = &origin {
+                    self.layout.ups.insert((origin.clone(), here.clone()));
+                }
                 continue;
             }
             match self.entry(&here, &name)? {
@@ -766,8 +774,10 @@ impl<'a> Walker<'a> {
                             .links
                             .insert(join(&here, &name), target.to_vec());
                     }
+                    origin = Some(here.clone());
                     if target.starts_with(b"/") {
                         here = b"/".to_vec();
+                        origin = None;
                     }
                     todo.extend(components(&target));
                 }

@@ -39,7 +39,8 @@ const WANTS: &[&str] = &[
 pub(super) enum Comparison {
     /// They are the same.
     Same,
-    /// One of them says that something was used up, which is of the moment.
+    /// One of them says that something was used up, which is of the moment; or it may, in a
+    /// language that is not understood here.
     ForWant,
     /// Which was written first to the one stream is not known.
     Interleaved,
@@ -59,12 +60,8 @@ pub(super) fn compare(
     let unreadable = || InPlace::new("child-unreadable");
     let text = |name: &str| read(asked, child, name.as_bytes()).ok_or_else(unreadable);
     let (mut stdout, mut stderr) = (text(manifest::STDOUT)?, text(manifest::STDERR)?);
-    let told = [&tried.stdout, &tried.stderr];
-    if [&stdout, &stderr]
-        .into_iter()
-        .chain(told)
-        .any(|text| is_for_want(text))
-    {
+    let texts = [&stdout, &stderr, &tried.stdout, &tried.stderr];
+    if !is_understood(asked) || texts.into_iter().any(|text| is_for_want(text)) {
         return Ok(Comparison::ForWant);
     }
     if tried.ended == Ended::Exited(0) {
@@ -85,6 +82,29 @@ pub(super) fn compare(
         true => Comparison::Same,
         false => Comparison::Different,
     })
+}
+
+/// Whether messages are in English (locale(7), gettext(3)).
+fn is_understood(asked: &Asked<'_>) -> bool {
+    let value = |name: &str| {
+        asked
+            .env
+            .get(name.as_bytes())
+            .filter(|value| !value.is_empty())
+    };
+    let locale = ["LC_ALL", "LC_MESSAGES", "LANG"]
+        .into_iter()
+        .find_map(value);
+    let is_c = |locale: &Vec<u8>| {
+        let name = locale.split(|byte| *byte == b'.').next();
+        matches!(name, Some(b"C" | b"POSIX"))
+    };
+    let is_english = |text: &Vec<u8>| text.starts_with(b"en");
+    match locale {
+        None => true,
+        Some(locale) if is_c(locale) => true,
+        Some(locale) => is_english(locale) && value("LANGUAGE").is_none_or(is_english),
+    }
 }
 
 /// Whether a failure may be one of the sandbox's, which has less memory and room than its caller,
@@ -127,7 +147,7 @@ fn has_left_the_same(call: &Traceable<'_>, child: &Child) -> Result<bool, InPlac
         }
     }
     if call.older.is_some() {
-        // It may be that one still, and then this result answers no call.
+        // It may be that one still.
         return Ok(true);
     }
     for output in &call.outputs {
@@ -147,8 +167,14 @@ fn temporary_dirs(asked: &Asked<'_>) -> Vec<Vec<u8>> {
         .into_iter()
         .filter_map(|name| asked.env.get(name).cloned());
     let usual = [&b"/tmp"[..], b"/var/tmp", b"/usr/tmp"].map(<[u8]>::to_vec);
-    named.filter(|dir| !dir.is_empty()).chain(usual).collect()
+    named
+        .filter(|dir| dir.starts_with(b"/") && dir.len() < PATH_MAX)
+        .chain(usual)
+        .collect()
 }
+
+/// No path is longer (limits.h).
+const PATH_MAX: usize = 4096;
 
 /// A compiler makes up no more characters than these of a temporary file's name.
 const MADE_UP_MAX: usize = 8;

@@ -23,12 +23,14 @@ const PIECE_LEN: usize = 64 * 1024;
 /// with a hundred thousand inputs is not a tenth of it.
 const DRV_LEN_MAX: u64 = 256 << 20;
 
-/// An object that is one file with a text, like a derivation.
+/// An object that is one file, not executable, and held in memory: a derivation, a source.
 #[derive(Clone, Copy, Debug)]
-pub struct TextObject<'a> {
+pub struct FileObject<'a> {
     /// The object's name.
     pub name: &'a str,
-    /// The text.
+    /// How its content is hashed for its path.
+    pub method: ContentAddressMethod,
+    /// The content.
     pub bytes: &'a [u8],
     /// What it refers to.
     pub references: &'a BTreeSet<StorePath>,
@@ -126,36 +128,45 @@ impl LocalStore {
         )
     }
 
-    /// Adds a text, like a derivation's; see [`add_texts`](Self::add_texts).
+    /// Adds a text, like a derivation's; see [`add_files`](Self::add_files).
     pub fn add_text(
         &self,
         name: &str,
         bytes: &[u8],
         references: &BTreeSet<StorePath>,
     ) -> Result<PathInfo, LocalError> {
-        let object = TextObject {
+        let object = FileObject {
             name,
+            method: ContentAddressMethod::Text,
             bytes,
             references,
         };
-        let mut infos = self.add_texts(&[object])?;
+        let mut infos = self.add_files(&[object])?;
         Ok(infos.remove(0))
     }
 
-    /// Adds texts in one transaction, in any order. Texts may refer to one
+    /// Adds files in one transaction, in any order, hashed with SHA-256. They may refer to one
     /// another. The outputs of derivations are registered with them, and must have
     /// the paths that follow.
-    pub fn add_texts(&self, objects: &[TextObject<'_>]) -> Result<Vec<PathInfo>, LocalError> {
+    ///
+    /// A file is written without a name and gets its place when it is whole, so there are neither
+    /// locks nor temporary directories where nobody else adds the same: to make and remove them
+    /// takes longer than all the rest.
+    pub fn add_files(&self, objects: &[FileObject<'_>]) -> Result<Vec<PathInfo>, LocalError> {
         let mut registrations = Vec::with_capacity(objects.len());
         let mut texts = BTreeMap::new();
         for object in objects {
+            let (nar_hash, nar_size) = nar_of_file(object.bytes);
             let ca = ContentAddress {
-                method: ContentAddressMethod::Text,
-                hash: sha256(object.bytes),
+                method: object.method,
+                hash: match object.method {
+                    ContentAddressMethod::Nar => nar_hash,
+                    ContentAddressMethod::Flat | ContentAddressMethod::Text => sha256(object.bytes),
+                },
             };
             let references = References::to_others(object.references.clone());
             let mut info = self.addressed(object.name, ca, references)?;
-            (info.nar_hash, info.nar_size) = nar_of_file(object.bytes);
+            (info.nar_hash, info.nar_size) = (nar_hash, nar_size);
             texts.insert(info.path.clone(), object.bytes);
             registrations.push(Registration::new(info));
         }
@@ -174,23 +185,45 @@ impl LocalStore {
             self.add_temp_root(path)?;
         }
         if self.valid_among(&paths)?.len() < paths.len() {
-            let _locks = self.lock_paths(&paths)?;
-            let mut valid = self.valid_among(&paths)?;
-            let mut missing = Vec::new();
-            for (object, registration) in objects.iter().zip(&registrations) {
-                let path = &registration.info.path;
-                // Of two with the same path the first is written.
-                if !valid.insert(path.clone()) {
-                    continue;
+            let (mut missing, mut taken) = (Vec::new(), Vec::new());
+            {
+                // Of threads that add the same, one does, and the next finds it.
+                let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut valid = self.valid_among(&paths)?;
+                for (object, registration) in objects.iter().zip(&registrations) {
+                    let path = &registration.info.path;
+                    // Of two with the same path the first is written.
+                    if !valid.insert(path.clone()) {
+                        continue;
+                    }
+                    match self.place_file(path, object.bytes)? {
+                        true => missing.push(registration.clone()),
+                        false => taken.push((object, registration)),
+                    }
                 }
-                // At its place at once: it is not valid before it is registered,
-                // and nobody else may touch it before that.
-                self.remove_invalid(path)?;
-                write_text(self.store_fd(), OsStr::new(path.base_name()), object.bytes)
-                    .map_err(LocalError::io("write", self.physical_path(path)))?;
-                missing.push(registration.clone());
+                if taken.is_empty() {
+                    self.register(&missing)?;
+                }
             }
-            self.register(&missing)?;
+            if !taken.is_empty() {
+                let locked = taken.iter().map(|(_, taken)| taken.info.path.clone());
+                let locked: BTreeSet<StorePath> = locked.collect();
+                let _locks = self.lock_paths(&locked)?;
+                let valid = self.valid_among(&locked)?;
+                for (object, registration) in taken {
+                    let path = &registration.info.path;
+                    if valid.contains(path) {
+                        continue;
+                    }
+                    // It is not valid before it is registered, and nobody else may touch it
+                    // before that.
+                    self.remove_invalid(path)?;
+                    write_text(self.store_fd(), OsStr::new(path.base_name()), object.bytes)
+                        .map_err(LocalError::io("write", self.physical_path(path)))?;
+                    missing.push(registration.clone());
+                }
+                self.register(&missing)?;
+            }
         }
         let infos = self.path_infos(&paths)?;
         registrations
@@ -201,6 +234,58 @@ impl LocalStore {
                 info.ok_or(LocalError::NotValid { path })
             })
             .collect()
+    }
+
+    /// Puts a file at the place of a path that is not valid; false if that has to be done under
+    /// a lock. A file that another process has put there just now is as good: nobody puts any
+    /// there before it is whole, but [`add_files`](Self::add_files) under its lock.
+    fn place_file(&self, path: &StorePath, bytes: &[u8]) -> Result<bool, LocalError> {
+        let name = OsStr::new(path.base_name());
+        let failed = |error| LocalError::io("write", self.physical_path(path))(error);
+        let nameless = match fs::create_nameless(self.store_fd(), 0o444) {
+            Ok(file) => file,
+            Err(error) if is_full(&error) => return Err(failed(error)),
+            // There is none on this file system.
+            Err(_) => return Ok(false),
+        };
+        let write = || {
+            fs::write_all(&nameless, bytes)?;
+            fs::set_mode(&nameless, 0o444)?;
+            fs::set_store_mtime_fd(&nameless)
+        };
+        write().map_err(failed)?;
+        match fs::name_file(&nameless, self.store_fd(), name) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Ok(self.is_there_already(name, bytes).unwrap_or(false))
+            }
+            Err(error) if is_full(&error) => Err(failed(error)),
+            // There is no `/proc`.
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Whether a file of the store directory is what [`place_file`](Self::place_file) leaves.
+    fn is_there_already(&self, name: &OsStr, bytes: &[u8]) -> io::Result<bool> {
+        let stat = fs::stat(self.store_fd(), name)?;
+        let is_alike = fs::Kind::of(&stat) == fs::Kind::Regular
+            && stat.st_mode & 0o7777 == 0o444
+            && stat.st_mtime == 1
+            && usize::try_from(stat.st_size) == Ok(bytes.len());
+        if !is_alike {
+            return Ok(false);
+        }
+        let file = fs::open_file(self.store_fd(), name)?;
+        let mut buffer = vec![0; PIECE_LEN];
+        let mut rest = bytes;
+        loop {
+            let count = fs::read(&file, &mut buffer)?;
+            match rest.strip_prefix(&buffer[..count]) {
+                Some(left) if count > 0 => rest = left,
+                Some(left) => return Ok(left.is_empty()),
+                None => return Ok(false),
+            }
+        }
     }
 
     /// Adds an object under the path of `info`, which its NAR must match in hash
@@ -460,6 +545,16 @@ fn write_flat(dir: BorrowedFd<'_>, source: &mut dyn Read, hasher: &mut Hasher) -
     }
     fs::set_mode(&file, 0o444)?;
     fs::set_store_mtime_fd(&file)
+}
+
+/// Whether there is no room, which is so for whatever way to write.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::ReadOnlyFilesystem
+    )
 }
 
 fn write_text(dir: BorrowedFd<'_>, name: &OsStr, bytes: &[u8]) -> io::Result<()> {

@@ -44,7 +44,7 @@ mod store;
 mod temp;
 mod verify;
 
-pub use add::TextObject;
+pub use add::FileObject;
 pub use canonicalise::{Canonicaliser, canonicalise};
 pub use error::LocalError;
 pub use locks::PathLocks;

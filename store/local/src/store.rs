@@ -51,6 +51,8 @@ pub struct LocalStore {
     temp_roots: Arc<TempRoots>,
     /// For the output paths of derivations that are added.
     pub(crate) modulo: Mutex<HashModulo>,
+    /// Held by who adds files without locking their paths.
+    pub(crate) adding: Mutex<()>,
     /// Says that the store is open, so that no other process upgrades it.
     _big_lock: OwnedFd,
 }
@@ -77,6 +79,7 @@ impl LocalStore {
         Ok(Self {
             temp_roots: TempRoots::of_process(&layout)?,
             modulo: Mutex::new(HashModulo::new(dir.clone())),
+            adding: Mutex::default(),
             dir,
             layout,
             db,

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::*;
-use store_local::{LocalError, LocalStore, OutputTree, TextObject};
+use store_local::{FileObject, LocalError, LocalStore, OutputTree};
 use store_nar::HashModuloVariant;
 use store_nar::fs::fault;
 use store_types::{ContentAddressMethod, HashAlgorithm, StoreDir};
@@ -76,12 +76,13 @@ fn texts_are_added_wholly_or_not_at_all() {
         |_| {},
         |store, _| {
             let none = none();
-            let object = |name, bytes| TextObject {
+            let object = |name, bytes| FileObject {
                 name,
+                method: ContentAddressMethod::Text,
                 bytes,
                 references: &none,
             };
-            store.add_texts(&[object("a", b"a"), object("b", b"b")])?;
+            store.add_files(&[object("a", b"a"), object("b", b"b")])?;
             Ok(())
         },
     );

@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::*;
-use store_local::{LocalError, LocalStore, Problem, Registration, TextObject, canonicalise};
+use store_local::{FileObject, LocalError, LocalStore, Problem, Registration, canonicalise};
 use store_nar::{HashModuloVariant, dump};
 use store_types::{
     ContentAddressMethod, DrvOutput, HashAlgorithm, Realisation, StoreDir, StorePath, sha256,
@@ -254,14 +254,15 @@ fn texts_are_added_together_and_may_refer_to_one_another() {
         .invalidate(&BTreeSet::from([first.path.clone()]))
         .unwrap();
     let references = BTreeSet::from([first.path.clone()]);
-    let object = |name, bytes, references| TextObject {
+    let object = |name, bytes, references| FileObject {
         name,
+        method: ContentAddressMethod::Text,
         bytes,
         references,
     };
     let none = none();
     let infos = store
-        .add_texts(&[
+        .add_files(&[
             object("second", b"2", &references),
             object("first", b"1", &none),
             object("first", b"1", &none),
@@ -664,4 +665,78 @@ fn a_collector_that_is_at_work_is_told_of_a_new_root() {
         fs::read_to_string(file).unwrap(),
         format!("/nix/store/{path}\0")
     );
+}
+
+#[test]
+fn files_are_added_as_real_trees_are_whatever_lies_in_their_place() {
+    let dir = Scratch::new();
+    let store = open(&dir.join("root"));
+    let none = none();
+    let object = |name, bytes| FileObject {
+        name,
+        method: ContentAddressMethod::Nar,
+        bytes,
+        references: &none,
+    };
+    let objects = [
+        object("a.h", b"int a;"),
+        object("b.h", b""),
+        object("c.h", b"int c;"),
+    ];
+    let infos = store.add_files(&objects).unwrap();
+    for (object, info) in objects.iter().zip(&infos) {
+        fs::write(dir.join(object.name), object.bytes).unwrap();
+        let other = open(&dir.join("other"));
+        let source = fs::File::open(dir.path()).unwrap();
+        let added = other.add_tree(object.name, source.as_fd(), object.name.as_ref(), &none);
+        assert_eq!(added.unwrap().path, info.path);
+    }
+    // What killed processes left: the whole file, a part of one, a directory.
+    let paths = infos.iter().map(|info| info.path.clone()).collect();
+    store.invalidate(&paths).unwrap();
+    let place = |n: usize| store.physical_path(&infos[n].path);
+    fs::remove_file(place(1)).unwrap();
+    fs::create_dir(place(1)).unwrap();
+    fs::set_permissions(place(2), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(place(2), "int").unwrap();
+    let again = store.add_files(&objects).unwrap();
+    assert_eq!(again.len(), infos.len());
+    for (object, info) in objects.iter().zip(&again) {
+        assert_eq!(
+            fs::read(store.physical_path(&info.path)).unwrap(),
+            object.bytes
+        );
+    }
+    assert_sound(&store);
+}
+
+#[test]
+fn threads_that_add_the_same_files_do_not_disturb_each_other() {
+    let dir = Scratch::new();
+    let store = open(&dir.join("root"));
+    let names: Vec<String> = (0..200).map(|n| format!("{n}.h")).collect();
+    let none = none();
+    std::thread::scope(|scope| {
+        for first in 0..4 {
+            let (store, names, none) = (&store, &names, &none);
+            scope.spawn(move || {
+                for chunk in names[first * 20..].chunks(30) {
+                    let objects: Vec<_> = chunk
+                        .iter()
+                        .map(|name| FileObject {
+                            name,
+                            method: ContentAddressMethod::Nar,
+                            bytes: name.as_bytes(),
+                            references: none,
+                        })
+                        .collect();
+                    for info in store.add_files(&objects).unwrap() {
+                        let text = fs::read_to_string(store.physical_path(&info.path)).unwrap();
+                        assert_eq!(text, info.path.name());
+                    }
+                }
+            });
+        }
+    });
+    assert_sound(&store);
 }

@@ -8,7 +8,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -170,6 +170,27 @@ pub fn create_file(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> io::Result<O
         flags,
         Mode::from_raw_mode(mode),
     )?)
+}
+
+/// Makes a file for writing that has no name yet (open(2), `O_TMPFILE`): it is gone if nobody
+/// [names](name_file) it.
+///
+/// # Errors
+/// Some file systems have no such files.
+pub fn create_nameless(dir: BorrowedFd<'_>, mode: u32) -> io::Result<OwnedFd> {
+    fault::point()?;
+    let flags = OFlags::WRONLY | OFlags::TMPFILE | CLOSE;
+    let mode = Mode::from_raw_mode(mode);
+    Ok(rustix::fs::openat(dir, ".", flags, mode)?)
+}
+
+/// Gives a nameless file its name, and fails with `EEXIST` if that is taken.
+pub fn name_file(fd: impl AsFd, dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    fault::point()?;
+    // By descriptor it would take a privilege (linkat(2), `AT_EMPTY_PATH`).
+    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    let flags = AtFlags::SYMLINK_FOLLOW;
+    Ok(rustix::fs::linkat(rustix::fs::CWD, path, dir, name, flags)?)
 }
 
 /// Opens a file for reading and writing, making it if it does not exist.

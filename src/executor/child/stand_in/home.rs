@@ -16,7 +16,6 @@ use store_types::{Hash, sha256};
 use super::answer::SEARCHED_MAX;
 use super::{StandIns, Which};
 use crate::child::assemble::Command;
-use crate::child::discover::normal;
 use crate::child::inputs::absolute;
 use crate::child::outcome::InPlace;
 use crate::child::scanned::Scanned;
@@ -82,7 +81,8 @@ impl Searched {
 #[derive(Clone)]
 pub(in crate::child) struct Home {
     path: Vec<u8>,
-    /// Where in `path` what is looked for in texts begins: any path to the directory has it in it.
+    /// Where in `path` what is looked for in texts begins: any absolute path to the directory has
+    /// it in it.
     name_at: usize,
 }
 
@@ -92,34 +92,43 @@ impl Home {
         stand_ins: &StandIns,
         scanned: &Scanned<'_>,
         compile: &Compile,
+        argv: &[Vec<u8>],
         searched: &Searched,
     ) -> Result<Option<Self>, InPlace> {
-        if compile.debug || compile.intermediate_code {
+        let command = &scanned.command;
+        if compile.debug || compile.intermediate_code || has_relative_system_dir(command, argv) {
             return Ok(None);
         }
         let home = match scanned.asked.tree().is_host() {
             true => Self::on_host(scanned, searched),
-            false => Self::in_build(scanned),
+            false => Self::in_build(scanned, searched),
         };
         let Some(home) = home else {
             return Ok(None);
         };
         let is_known =
-            home.is_known_to(&scanned.command) || home.is_named_in_files(stand_ins, scanned)?;
+            home.is_known_to(command, argv) || home.is_named_in_files(stand_ins, scanned)?;
         Ok((!is_known).then_some(home))
     }
 
-    /// The directory below `/build` in which all local files are.
-    fn in_build(scanned: &Scanned<'_>) -> Option<Self> {
+    /// The directory below `/build` in which all local files are, and outside of which nothing is
+    /// looked for among these.
+    fn in_build(scanned: &Scanned<'_>, searched: &Searched) -> Option<Self> {
         let home = Self {
             path: home_of(&scanned.command.cwd)?.to_vec(),
             name_at: BUILD_DIR.len(),
         };
-        home.is_all_of(scanned).then_some(home)
+        let mut dirs = searched.absolute.iter().chain(&searched.relative);
+        let mut ups = scanned.layout.ups.iter();
+        let is_apart = home.is_all_of(scanned)
+            && !dirs.any(|dir| is_in(&home.path, dir) && *dir != home.path)
+            && !ups.any(|(from, up)| is_in(from, BUILD_DIR) && home.within(up).is_none());
+        is_apart.then_some(home)
     }
 
-    /// The directory in which all files are that are not there for all of the machine's
-    /// compiles: that are not in directories which are searched by absolute paths.
+    /// The directory in which all files are, and all places that relative paths lead through,
+    /// but what is found by absolute paths: directories that are searched by such, and what
+    /// they have.
     fn on_host(scanned: &Scanned<'_>, searched: &Searched) -> Option<Self> {
         let layout = &scanned.layout;
         let command = &scanned.command;
@@ -138,10 +147,16 @@ impl Home {
         let mut path = command.cwd.clone();
         let met = layout.dirs.iter().chain(layout.links.keys());
         let met = met.chain(scanned.files.keys()).filter(|met| !is_fixed(met));
-        for met in met.chain(&searched.relative) {
-            if !is_in(&path, met) || searched.relative.contains(met) {
+        for met in met {
+            // What it lies in was only passed.
+            if !is_in(&path, met) {
                 path = common_dir(&path, met).to_vec();
             }
+        }
+        let (fixed_ups, ups): (Vec<_>, Vec<_>) =
+            layout.ups.iter().partition(|(from, _)| is_fixed(from));
+        for place in searched.relative.iter().chain(ups.iter().map(|(_, up)| up)) {
+            path = common_dir(&path, place).to_vec();
         }
         let home = Self { path, name_at: 0 };
         let is_apart = home.path != b"/"
@@ -149,6 +164,7 @@ impl Home {
             && !fixed
                 .iter()
                 .any(|dir| home.within(dir).is_some() || is_in(&home.path, dir))
+            && !fixed_ups.iter().any(|(_, up)| is_in(&home.path, up))
             && layout
                 .links
                 .iter()
@@ -156,15 +172,16 @@ impl Home {
         is_apart.then_some(home)
     }
 
-    /// Whether a symlink leads to the same place if the directory has another one.
+    /// Whether a symlink leads to the same place if the directory has another one. One that is in
+    /// it and relative does: where `..` leads to is known.
     fn keeps(&self, link: &[u8], target: &[u8]) -> bool {
         let is_inside = self.within(link).is_some();
-        let place = normal(&absolute(split_last(link).0, target));
-        match is_inside && !target.starts_with(b"/") {
-            true => self.within(&place).is_some(),
-            // Not into it, nor to a directory that it is in.
-            false => self.within(&place).is_none() && (place == b"/" || !is_in(&self.path, &place)),
+        if is_inside && !target.starts_with(b"/") {
+            return true;
         }
+        // Not into it, nor to a directory that it is in.
+        let place = lexically(&absolute(split_last(link).0, target));
+        self.within(&place).is_none() && (place == b"/" || !is_in(&self.path, &place))
     }
 
     /// What any path to it has in it.
@@ -176,17 +193,17 @@ impl Home {
         memmem::find(text, self.name()).is_some()
     }
 
-    /// Whether the command has the name in it, or asks for paths.
-    fn is_known_to(&self, command: &Command) -> bool {
-        let asks = |word: &[u8]| {
-            [&b"/build/"[..], b"absolute"]
-                .iter()
-                .any(|text| memmem::find(word, text).is_some())
-        };
-        let mut env = command.env.iter();
-        let mut words = command.argv.iter().chain([&command.exe]);
-        words.any(|word| self.names(word) || asks(word))
-            || env.any(|(name, value)| name != b"PWD" && self.names(value))
+    /// Whether the command, or what wrappers make of its arguments, has the name in it, or that of
+    /// another place in `/build`, or asks for paths.
+    fn is_known_to(&self, command: &Command, argv: &[Vec<u8>]) -> bool {
+        let has = |text: &[u8], what: &[u8]| memmem::find(text, what).is_some();
+        let names_any =
+            |text: &[u8]| self.names(text) || has(text, b"/build/") || text.ends_with(BUILD_DIR);
+        let is_own = |name: &[u8]| matches!(name, b"PWD" | b"TMPDIR" | b"TMP" | b"TEMP");
+        let mut env = command.env.iter().filter(|(name, _)| !is_own(name));
+        let mut words = command.argv.iter().chain(argv).chain([&command.exe]);
+        words.any(|word| names_any(word) || has(word, b"absolute"))
+            || env.any(|(_, value)| names_any(value))
     }
 
     /// Whether all local files are in it.
@@ -219,7 +236,9 @@ impl Home {
             }
         }
         for (path, input) in unknown {
-            let is_named = self.names(&scanned.bytes(path, input)?);
+            let bytes = scanned.bytes(path, input)?;
+            let is_named = self.names(&bytes)
+                || (self.path != FIRST_HOME && memmem::find(&bytes, FIRST_HOME).is_some());
             let mut known = stand_ins.named();
             if known.len() >= SEARCHED_MAX {
                 known.clear();
@@ -326,6 +345,45 @@ fn place(which: Which) -> &'static [u8] {
         Which::First => FIRST_HOME,
         Which::Second => SECOND_HOME,
     }
+}
+
+/// Whether a directory of system headers is named by a relative path: of these headers GCC tells
+/// the absolute path where that is shorter.
+fn has_relative_system_dir(command: &Command, argv: &[Vec<u8>]) -> bool {
+    const FLAGS: [&[u8]; 4] = [b"-isystem", b"-idirafter", b"-iwithprefix", b"-cxx-isystem"];
+    const VARIABLES: [&[u8]; 3] = [
+        b"C_INCLUDE_PATH",
+        b"CPLUS_INCLUDE_PATH",
+        b"OBJC_INCLUDE_PATH",
+    ];
+    let is_relative = |dir: &[u8]| !dir.starts_with(b"/");
+    let by_flag = |argv: &[Vec<u8>]| {
+        argv.iter().enumerate().any(|(at, word)| {
+            let attached = FLAGS.iter().find_map(|flag| word.strip_prefix(*flag));
+            attached.is_some_and(|dir| match dir {
+                b"" => argv.get(at + 1).is_some_and(|dir| is_relative(dir)),
+                dir => is_relative(dir),
+            })
+        })
+    };
+    let by_variable = |name: &[u8]| {
+        let value = command.env.get(name);
+        value.is_some_and(|value| value.split(|byte| *byte == b':').any(is_relative))
+    };
+    by_flag(&command.argv) || by_flag(argv) || VARIABLES.into_iter().any(by_variable)
+}
+
+/// A path without `.` and `..`, as it reads.
+fn lexically(path: &[u8]) -> Vec<u8> {
+    let mut kept: Vec<&[u8]> = Vec::new();
+    for part in path.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(kept.pop()),
+            part => kept.push(part),
+        }
+    }
+    [b"/", kept.join(&b'/').as_slice()].concat()
 }
 
 /// Whether a path is a directory or lies in it: both absolute and free of symlinks.
