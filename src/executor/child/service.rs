@@ -42,6 +42,10 @@ use crate::unit::BuildDir;
 /// Calls of one socket that are served at once; further ones wait to be accepted.
 const CALLS_MAX: usize = 2048;
 
+/// Callers of one socket that make calls themselves, at once, while what has come of these in the
+/// sandbox is held for them; further calls that fail are not compared.
+const TRIALS_MAX: usize = 64;
+
 /// How long to wait where there is nothing to wait for.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -67,6 +71,8 @@ pub struct Shims {
 struct Activity {
     /// Calls that are served.
     calls: AtomicUsize,
+    /// Calls among them that their callers make themselves.
+    trials: AtomicUsize,
     /// Commands that have their calls counted.
     sessions: AtomicUsize,
     /// When the last of either ended.
@@ -77,6 +83,7 @@ impl Activity {
     fn new() -> Self {
         Self {
             calls: AtomicUsize::new(0),
+            trials: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
             last_end: Mutex::new(Instant::now()),
         }
@@ -476,7 +483,9 @@ fn serve(executor: &Arc<Executor>, caller: &Caller, stream: &UnixStream, guard: 
     };
     // A client that sends anything else is no shim of ours; it gets no answer.
     match (protocol::receive_request(stream), caller) {
-        (Ok(Some(Request::Call(call))), _) => serve_call(executor, caller, stream, &call, seen),
+        (Ok(Some(Request::Call(call))), _) => {
+            serve_call(executor, caller, stream, &call, seen, &guard.activity);
+        }
         (Ok(Some(Request::Control(text))), Caller::Host(host)) => {
             let session = Guard::new(&guard.activity, |activity| &activity.sessions);
             drop(guard);
@@ -493,6 +502,7 @@ fn serve_call(
     stream: &UnixStream,
     call: &Call,
     seen: Result<(), InPlace>,
+    activity: &Arc<Activity>,
 ) {
     // A caller that was killed has closed its end.
     let is_gone = || {
@@ -506,6 +516,10 @@ fn serve_call(
     };
     let was_tried = Cell::new(false);
     let try_in_place = || {
+        let _trial = Guard::new(activity, |activity| &activity.trials);
+        if activity.trials.load(Ordering::Acquire) > TRIALS_MAX {
+            return None;
+        }
         was_tried.set(true);
         protocol::send_answer(stream, &Answer::Trial).ok()?;
         // It takes as long as the compiler takes; to tell of it does not.
