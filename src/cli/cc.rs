@@ -55,7 +55,7 @@ pub fn run(context: &Context, args: &CcArgs) -> Result<u8, CommandError> {
     let Some(program) = program else {
         return Ok(cannot_run(
             &args.command[0],
-            std::io::ErrorKind::NotFound.into(),
+            rustix::io::Errno::NOENT.into(),
         ));
     };
     let caller = Caller::this_process();

@@ -48,8 +48,8 @@ pub struct MemoArgs {
     /// Files and directories that it makes: it never sees older ones
     #[arg(long = "output", value_name = "PATH", num_args = 1.., value_parser = clap::value_parser!(OsString))]
     outputs: Vec<OsString>,
-    /// The only variables that it depends on, beside PATH, HOME, LANG, LC_*, TZ, and
-    /// SOURCE_DATE_EPOCH [default: all that are set]
+    /// The only variables that it depends on, beside PATH, PWD, HOME, LANG, LC_*, TZ, and
+    /// SOURCE_DATE_EPOCH [default: all that are set, but those that tell who calls]
     #[arg(long = "env", value_name = "NAME", num_args = 1.., conflicts_with = "no_env")]
     names: Vec<String>,
     /// It depends on no variables but those
@@ -85,13 +85,19 @@ pub fn run(context: &Context, args: &MemoArgs) -> Result<u8, CommandError> {
     // A program finds no shims in its sandbox either, unless it runs in place.
     let program = masquerade::find_program(&args.command[0], |path| !path.starts_with(&bin));
     let Some(program) = program else {
-        return Ok(cannot_run(args, std::io::ErrorKind::NotFound.into()));
+        return Ok(cannot_run(args, rustix::io::Errno::NOENT.into()));
     };
     // In place, shims of compilers are of use again.
     let real = masquerade::find_program(&args.command[0], |_| true);
     let real = real.unwrap_or_else(|| program.clone());
     let caller = Caller::this_process();
     if !caller.is_disabled() {
+        for input in args.inputs.iter().map(Path::new) {
+            if input.symlink_metadata().is_err() {
+                let text = format!("droste: warning: there is no input `{}`", input.display());
+                context.status().line(&text);
+            }
+        }
         match memoized(context, &caller, args, &program, &real) {
             Ok(status) => return Ok(status),
             Err(reason) => context
@@ -163,8 +169,8 @@ fn memoized(
     };
     place::place(&done.files).map_err(|error| super::error::chain(&error))?;
     for output in missing(args, &done) {
-        let text = format!("droste: `{}` was not made", output.display());
-        context.status().detail(&text);
+        let text = format!("droste: warning: `{}` was not made", output.display());
+        context.status().line(&text);
     }
     let status = caller.finish(&done);
     status.ok_or_else(|| "standard output cannot be written".into())

@@ -161,7 +161,7 @@ equal "it is told why" "droste: in place: there is something on standard input" 
 counted > /dev/null
 equal "DROSTE_DISABLE turns it off" ONE=1 "$(DROSTE_DISABLE=1 droste memo -- head -n 1 values < /dev/null)"
 equal "nobody has heard of it" "built 0 reused 0 inPlace 0 " "$(counted)"
-equal "an output that was not made is told" "droste: \`generated\` was not made" \
+equal "an output that was not made is told" "droste: warning: \`generated\` was not made" \
     "$(droste memo --verbose --output generated -- true 2>&1 < /dev/null)"
 equal "a call of make's is not taken for one with an input" "$reused" "$(
     counted > /dev/null

@@ -24,6 +24,9 @@ const STORE_DIR: &[u8] = b"/nix/store/";
 const OWN_FILE: &CStr = c"/proc/self/exe";
 const PATH: &[u8] = b"PATH=";
 
+/// Where shells search if there is no `PATH`.
+const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
+
 /// The path of the shim's own file.
 pub fn own_file() -> Result<CString, Errno> {
     rustix::fs::readlinkat(CWD, OWN_FILE, Vec::new())
@@ -129,7 +132,7 @@ fn by_path(start: &Start, own: &Identity, file: &CStr) -> String {
     };
     let dirs: Vec<&[u8]> = start
         .variable(b"PATH")
-        .unwrap_or_default()
+        .unwrap_or(DEFAULT_PATH)
         .split(|&byte| byte == b':')
         .filter(|dir| !is_own_dir(dir))
         .collect();

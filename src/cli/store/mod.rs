@@ -63,7 +63,7 @@ pub fn open_existing(context: &Context) -> Result<Arc<LocalStore>, CommandError>
     if !root.join("nix/store").is_dir() {
         return Err(MissingError::Store(root.clone())).hint(|| match context.is_store_given {
             true => "`--store DIR` names the directory that has `nix/store` in it",
-            false => "`--store DIR` names another; `droste toolchain import` or `droste build -f` makes one",
+            false => "`--store DIR` names another; `droste run`, `droste build -f` or `droste toolchain import` makes one",
         });
     }
     Ok(wiring::open_store(root)?)

@@ -2,7 +2,9 @@
 
 mod differences;
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use bstr::ByteSlice;
 use clap::Args;
@@ -73,7 +75,7 @@ pub fn run(context: &Context, args: &WhyArgs) -> Result<u8, CommandError> {
         .join("children.sqlite");
     let unknown = || {
         Err(WhyError::None(args.what.clone())).hint(|| {
-            "in a build, only calls that became children are remembered; `droste build -v` tells of the others"
+            "only calls that became children are remembered; `droste build -v` and `droste run -v` tell of the others"
         })
     };
     if !index_file.exists() {
@@ -91,7 +93,8 @@ pub fn run(context: &Context, args: &WhyArgs) -> Result<u8, CommandError> {
     Ok(exit_code::SUCCESS)
 }
 
-/// The newest child that left a file of this name, or that is named so itself.
+/// The newest child that left this file, the one with its content first if it is there; or that is
+/// named so itself.
 fn find(
     store: &LocalStore,
     index: &Index,
@@ -102,21 +105,52 @@ fn find(
         .or_else(|| what.strip_prefix(store.physical_dir().to_str()?))
         .map(|inside| inside.trim_start_matches('/'));
     if part.is_none() {
-        let file = file_suffix(what);
-        let left = |_: &StorePath, child: &Child| {
-            let mut files = child.result.files.iter();
-            files.any(|left| is_named(&left.path, file.as_bytes()))
+        let left = |_: &StorePath, child: &Child| left_as(child, what).is_some();
+        let all = index.select(left)?;
+        let is_file = Path::new(what).metadata().is_ok_and(|file| file.is_file());
+        let content = is_file.then(|| std::fs::read(what).ok()).flatten();
+        let has_content = |(_, child): &&(StorePath, Child)| {
+            let left = left_as(child, what).zip(content.as_ref());
+            left.is_some_and(|(path, content)| {
+                let inside = Path::new(shim_core::manifest::FILES).join(path);
+                let file = store.physical_path(&child.output).join(inside);
+                std::fs::read(file).is_ok_and(|bytes| bytes == *content)
+            })
         };
-        if let Some(found) = index.select(left)?.into_iter().next() {
-            return Ok(Some(found));
+        if let Some(found) = all.iter().find(has_content).or(all.first()) {
+            return Ok(Some(found.clone()));
+        }
+        if what.contains('/') || what.is_empty() {
+            return Ok(None);
         }
     }
     let part = part.unwrap_or(what);
     let part = part.split('/').next().unwrap_or(part);
+    if part.is_empty() {
+        return Ok(None);
+    }
     let named = |drv: &StorePath, child: &Child| {
         drv.base_name().contains(part) || child.output.base_name().contains(part)
     };
     Ok(index.select(named)?.into_iter().next())
+}
+
+/// The file that a child left and that is meant by `what`: one of that path, or of a longer one; or,
+/// of a child that was moved to `/build/source`, one of which `what` has the rest of the path.
+fn left_as<'c>(child: &'c Child, what: &str) -> Option<&'c OsStr> {
+    let suffix = file_suffix(what);
+    let whole = std::path::absolute(what).ok();
+    let is_meant = |path: &[u8]| {
+        let moved = path.strip_prefix(b"build/source/");
+        let whole = whole.as_ref().map(|whole| whole.as_os_str().as_bytes());
+        (!suffix.is_empty() && is_named(path, suffix.as_bytes()))
+            || moved
+                .zip(whole)
+                .is_some_and(|(rest, whole)| is_named(whole, rest))
+    };
+    let mut files = child.result.files.iter();
+    let file = files.find(|file| is_meant(&file.path))?;
+    Some(OsStr::from_bytes(&file.path))
 }
 
 /// A path without what says only where to begin.
@@ -152,10 +186,9 @@ fn explain(
 ) -> Result<Answer, CommandError> {
     let dir = store.store_dir();
     let described = read(store, drv_path)?;
-    let mut files = child.result.files.iter().map(|file| &file.path);
-    let meant = files
-        .clone()
-        .find(|path| is_named(path, file_suffix(what).as_bytes()))
+    let mut files = child.result.files.iter().map(|file| file.path.as_slice());
+    let meant = left_as(child, what)
+        .map(OsStr::as_bytes)
         .or_else(|| files.next());
     let is_older = {
         // The newest come first: those behind this one are older.
@@ -175,7 +208,7 @@ fn explain(
     let candidates = match meant {
         None => index.select(|drv, _| is_older.contains(drv) && drv.name() == drv_path.name())?,
         Some(meant) => {
-            let same = leaves(&|path: &[u8]| path == meant.as_slice())?;
+            let same = leaves(&|path: &[u8]| path == meant)?;
             match same.is_empty() {
                 false => same,
                 // The directory may be another one.

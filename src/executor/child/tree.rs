@@ -823,8 +823,10 @@ fn parent(dir: &mut Vec<u8>) {
     dir.truncate(end.max(1));
 }
 
-/// The directory and the last component of an absolute path free of symlinks.
+/// The directory and the last component of a path; a path without a slash has no directory.
 pub fn split_last(path: &[u8]) -> (&[u8], &[u8]) {
-    let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-    (&path[..end.max(1)], &path[end + 1..])
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(end) => (&path[..end.max(1)], &path[end + 1..]),
+        None => (b"", path),
+    }
 }
