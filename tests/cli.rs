@@ -211,7 +211,7 @@ fn a_store_that_is_not_there_is_not_made() {
         home.run(arguments).fails(
             1,
             "error: there is no store in `DIR/store`\n\
-             hint: `--store DIR` names another; `droste toolchain import` or `droste build -f` makes one\n",
+             hint: `--store DIR` names another; `droste run`, `droste build -f` or `droste toolchain import` makes one\n",
         );
     }
     home.run(&["store", "dump", drv, "--store", "/no/such/dir"])

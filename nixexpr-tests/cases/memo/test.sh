@@ -162,7 +162,10 @@ counted > /dev/null
 equal "DROSTE_DISABLE turns it off" ONE=1 "$(DROSTE_DISABLE=1 droste memo -- head -n 1 values < /dev/null)"
 equal "nobody has heard of it" "built 0 reused 0 inPlace 0 " "$(counted)"
 equal "an output that was not made is told" "droste: warning: \`generated\` was not made" \
-    "$(droste memo --verbose --output generated -- true 2>&1 < /dev/null)"
+    "$(droste memo --output generated -- true 2>&1 < /dev/null)"
+equal "so is an input that is not there" "droste: warning: there is no input \`nothing.y\`" \
+    "$(droste memo --input nothing.y -- true 2>&1 < /dev/null)"
+equal "not to who wants to hear nothing" "" "$(droste memo --quiet --input nothing.y -- true 2>&1 < /dev/null)"
 equal "a call of make's is not taken for one with an input" "$reused" "$(
     counted > /dev/null
     printf 'all: a b\na:; @sleep 0.2\nb:; @%s memo --input values -- sed -n s/ONE=//p values >&2\n' "$DROSTE" > "$WORK/Makefile"

@@ -105,6 +105,13 @@ same "and the same in another place" other-place plain-place
 read -r _ built _ reused _ in_place <<< "$(counted)"
 check "where no compile but a probe that fails runs again, and no link need" \
     test "$built" -le 3 -a $((built + reused)) = "$calls" -a "$in_place" = 0
+mkdir one two
+for dir in one two; do (cd $dir && echo "int $dir;" > same.c && run cc -c same.c); done
+child() { droste why "$1" | sed -n 's/^child *//p'; }
+check "why tells files of one name apart" test "$(child one/same.o)" != "$(child two/same.o)"
+equal "by whatever path" "$(child one/same.o)" "$(cd one && child same.o)"
+refused "why is asked of a file that no call left" 1 'no call that is remembered left' droste why "$PWD/three/same.c"
+rm -r one two
 unset DEBUG
 export DROSTE_DIR=$WORK/droste
 cd "$WORK/lua" || exit 1
