@@ -184,6 +184,25 @@ refused "a compiler that is not there is named" 127 'no-such-cc' droste cc no-su
 rm -f one.o two.o
 check "droste cc as CC" env -u DROSTE_SOCKET make -s CC="$DROSTE cc cc" lctype.o
 
+# -- a compiler's place, as CMake and configure scripts record it
+recorded=$(run sh -c 'command -v cc')
+check "in a command, the compiler is a shim" test "$recorded" != "$(command -v cc)"
+cc -O1 -Wall -g -c -o two.o main.c 2> "$WORK/two.err"
+for again in 1 2; do
+    counted > "$WORK/ignored"
+    run "$recorded" -O1 -Wall -g -c -o one.o main.c 2> "$WORK/one.err"
+    check "a shim by its path is the compiler ($again)" cmp one.o two.o
+    check "and says what it says ($again)" cmp "$WORK/one.err" "$WORK/two.err"
+    case $again in
+    1) equal "as a child" "built 1 reused 0 inPlace 0 " "$(counted)" ;;
+    2) equal "which is found again" "built 0 reused 1 inPlace 0 " "$(counted)" ;;
+    esac
+    rm -f one.o
+done
+equal "without anything in the environment, too" 0 "$(env -i "$recorded" -O1 -Wall -g -c -o one.o main.c 2> "$WORK/ignored"; echo $?)"
+check "it leaves the same" cmp one.o two.o
+rm -f one.o two.o
+
 # -- statistics
 droste stats --zero
 run cc -c -o "$WORK/x.o" -DSTATISTICS lapi.c

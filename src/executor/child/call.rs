@@ -175,11 +175,31 @@ impl<'a> Asked<'a> {
     /// `PATH` if that is a bare name; this is what it would find, and does not depend on
     /// `PATH`.
     pub(super) fn child_argv(&self, exec_path: &[u8]) -> Vec<Vec<u8>> {
-        let mut argv = self.call.argv.clone();
+        let mut argv = self.argv_with_name(exec_path);
         if !argv[0].contains(&b'/') {
             argv[0] = exec_path.to_vec();
         }
         argv
+    }
+
+    /// The arguments for a program that tells the name by which it was called. If that is the path
+    /// of a shim that was found by `PATH`, the program gets its own, as it does in place.
+    pub(super) fn argv_with_name(&self, exec_path: &[u8]) -> Vec<Vec<u8>> {
+        let mut argv = self.call.argv.clone();
+        if argv[0].contains(&b'/') && self.is_by_path() {
+            argv[0] = exec_path.to_vec();
+        }
+        argv
+    }
+
+    /// Whether the shim was found by `PATH`, and does not lie in a compiler's place.
+    fn is_by_path(&self) -> bool {
+        if self.tree().is_host() {
+            return self.tree().is_hidden(&self.call.exe);
+        }
+        let exe = str::from_utf8(&self.call.exe).ok();
+        let object = exe.and_then(|exe| self.store_dir().split(exe));
+        object.is_some_and(|(object, _)| Some(object) == self.executor.shims_package_path())
     }
 
     /// The environment for the compiler of a scanned call.

@@ -222,7 +222,7 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
         argv: match program.tool {
             Tool::Compiler => asked.child_argv(&program.exec_path),
             // These begin their messages with the name by which they were called.
-            Tool::Linker | Tool::Assembler => asked.call.argv.clone(),
+            Tool::Linker | Tool::Assembler => asked.argv_with_name(&program.exec_path),
         },
         env,
         cwd: asked.call.cwd.clone(),
