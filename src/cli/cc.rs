@@ -10,9 +10,6 @@ use shim_core::client::{Caller, Server};
 use super::error::CommandError;
 use super::{Context, masquerade, serving};
 
-/// What a shell returns for a command that is not there.
-const NOT_FOUND: u8 = 127;
-
 /// Run one compiler call, and memoize it: CC="droste cc gcc"
 ///
 /// It ends as the compiler does, and prints what the compiler prints. See `droste run` for
@@ -71,7 +68,7 @@ pub fn run(context: &Context, args: &CcArgs) -> Result<u8, CommandError> {
 fn cannot_run(command: &OsString, source: std::io::Error) -> u8 {
     let command = command.into();
     CommandError::from(CompilerError { command, source }).print();
-    NOT_FOUND
+    masquerade::NOT_FOUND
 }
 
 fn is_shim(path: &Path, bin: &Path) -> bool {

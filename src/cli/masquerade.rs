@@ -19,7 +19,7 @@ use crate::embedded;
 const SHIM: &str = "droste-shim";
 
 /// What a shell returns for a command that is not there.
-const NOT_FOUND: i32 = 127;
+pub const NOT_FOUND: u8 = 127;
 
 /// Makes a directory with a shim for each compiler that this `PATH` has, and returns its
 /// path. A name that the `PATH` does not have gets none: whoever looks whether there is a
@@ -133,7 +133,7 @@ pub fn start(
             let prepared = prepare().map_err(io::Error::from);
             let Err(error) = prepared.and_then(|()| execute(program, arguments));
             eprintln!("droste: cannot run `{}`: {error}", program.display());
-            std::process::exit(NOT_FOUND)
+            std::process::exit(NOT_FOUND.into())
         }
     }
 }

@@ -17,9 +17,6 @@ use shim_core::protocol::{self, Answer, Call, Done, Memo};
 use super::error::{CommandError, Hint};
 use super::{Context, masquerade, serving};
 
-/// What a shell returns for a command that is not there.
-const NOT_FOUND: u8 = 127;
-
 /// As much of a script's first line as the kernel reads (execve(2), "Interpreter scripts").
 const LINE_MAX: u64 = 256;
 
@@ -88,8 +85,10 @@ pub fn run(context: &Context, args: &MemoArgs) -> Result<u8, CommandError> {
         return Ok(cannot_run(args, rustix::io::Errno::NOENT.into()));
     };
     // In place, shims of compilers are of use again.
-    let real = masquerade::find_program(&args.command[0], |_| true);
-    let real = real.unwrap_or_else(|| program.clone());
+    let real = || {
+        let found = masquerade::find_program(&args.command[0], |_| true);
+        found.unwrap_or_else(|| program.clone())
+    };
     let caller = Caller::this_process();
     if !caller.is_disabled() {
         for input in args.inputs.iter().map(Path::new) {
@@ -105,7 +104,7 @@ pub fn run(context: &Context, args: &MemoArgs) -> Result<u8, CommandError> {
                 .detail(&format!("droste: in place: {reason}")),
         }
     }
-    let Err(source) = masquerade::execute(&real, &args.command);
+    let Err(source) = masquerade::execute(&real(), &args.command);
     Ok(cannot_run(args, source))
 }
 
@@ -138,7 +137,7 @@ fn check(args: &MemoArgs) -> Result<(), MemoError> {
 fn cannot_run(args: &MemoArgs, source: std::io::Error) -> u8 {
     let command = args.command[0].clone().into();
     CommandError::from(MemoError::Start { command, source }).print();
-    NOT_FOUND
+    masquerade::NOT_FOUND
 }
 
 /// Has the call done, and places its results: the exit status, or why it is to run in place.
@@ -148,7 +147,7 @@ fn memoized(
     caller: &Caller<'_>,
     args: &MemoArgs,
     program: &Path,
-    real: &Path,
+    real: &dyn Fn() -> PathBuf,
 ) -> Result<u8, String> {
     if has_input() {
         return Err("there is something on standard input".into());
@@ -162,7 +161,7 @@ fn memoized(
         Answer::InPlace { reason } => return Err(String::from_utf8_lossy(&reason).into_owned()),
         Answer::Trial => {
             let status = caller.try_in_place(&socket, &call, |prepare| {
-                masquerade::start(real, &args.command, prepare)
+                masquerade::start(&real(), &args.command, prepare)
             });
             return status.ok_or_else(|| "it cannot be tried".into());
         }

@@ -6,10 +6,11 @@
 //! - [`scan`]: the files that a C or C++ source can make the compiler look for.
 //! - [`place`]: how a shim writes the files it was handed.
 //! - [`client`]: how a caller comes to an answer.
+//! - [`terminal`]: a terminal for a program whose output is kept.
 //! - [`kernel_error`]: why a system call failed, in words.
 //!
-//! Everything but [`protocol`]'s sending and receiving, [`place`] and
-//! [`client`] is free of I/O.
+//! Everything but [`protocol`]'s sending and receiving, [`place`], [`client`] and [`terminal`] is
+//! free of I/O.
 //!
 //! A shim has no standard library (see `droste_start`), so it uses this crate without the feature
 //! `std`, which adds [`args`], [`scan`] and [`manifest`].
@@ -28,6 +29,7 @@ pub mod place;
 pub mod protocol;
 #[cfg(feature = "std")]
 pub mod scan;
+pub mod terminal;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod trial;

@@ -7,11 +7,10 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions};
-use rustix::pty::OpenptFlags;
-use rustix::termios::{OptionalActions, Winsize};
 
 use crate::place::write_all;
 use crate::protocol::{Call, Ended, TRIED_BYTES_MAX, Tried, Window};
+use crate::terminal;
 
 /// What a call has left beside its files.
 pub(crate) struct Outcome {
@@ -71,28 +70,23 @@ pub(crate) fn run(
         return Err(Errno::CHILD);
     }
     let this = rustix::process::getpid();
-    let stdout = Stream::new(call.stdout_tty)?;
-    let stderr = match call.is_one_stream {
-        true => None,
-        false => Some(Stream::new(call.stderr_tty)?),
+    let (stdout, out) = Stream::new(call.stdout_tty)?;
+    let (stderr, err) = match call.is_one_stream {
+        true => (None, None),
+        false => Stream::new(call.stderr_tty).map(|(stderr, err)| (Some(stderr), Some(err)))?,
     };
-    let pid = {
-        let shown = |stream: &Stream| match &stream.terminal {
-            Some(terminal) => terminal.slave(),
-            None => rustix::io::fcntl_dupfd_cloexec(&stream.kept, 3),
-        };
-        let (out, err) = (shown(&stdout)?, stderr.as_ref().map(shown).transpose()?);
-        start(&|| {
-            rustix::stdio::dup2_stdout(&out)?;
-            rustix::stdio::dup2_stderr(err.as_ref().unwrap_or(&out))?;
-            // Who ends a shim means the compiler.
-            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-            match rustix::process::getppid() == Some(this) {
-                true => Ok(()),
-                false => Err(Errno::SRCH),
-            }
-        })?
-    };
+    let pid = start(&|| {
+        rustix::stdio::dup2_stdout(&out)?;
+        rustix::stdio::dup2_stderr(err.as_ref().unwrap_or(&out))?;
+        // Who ends a shim means the compiler.
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+        match rustix::process::getppid() == Some(this) {
+            true => Ok(()),
+            false => Err(Errno::SRCH),
+        }
+    })?;
+    // A terminal that is open here would have no end.
+    drop((out, err));
     let streams = [Some(&stdout), stderr.as_ref()];
     let is_whole = drain(streams.into_iter().flatten(), pid);
     let status = loop {
@@ -119,49 +113,24 @@ pub(crate) fn run(
 struct Stream {
     /// What was printed, in memory.
     kept: OwnedFd,
-    /// What the compiler writes to, if that is not the memory itself.
-    terminal: Option<Terminal>,
+    /// Where what the compiler prints is read, if it does not go to the memory itself.
+    terminal: Option<OwnedFd>,
 }
 
 impl Stream {
-    fn new(tty: Option<Window>) -> Result<Self, Errno> {
+    /// A stream, and what the compiler writes to.
+    fn new(tty: Option<Window>) -> Result<(Self, OwnedFd), Errno> {
         let kept = rustix::fs::memfd_create("printed", MemfdFlags::CLOEXEC)?;
         // Several processes write there.
         rustix::fs::fcntl_setfl(&kept, OFlags::APPEND)?;
-        let terminal = tty.map(Terminal::new).transpose()?;
-        Ok(Self { kept, terminal })
-    }
-}
-
-/// A terminal that passes every byte as it is, and is nobody's controlling terminal.
-struct Terminal {
-    master: OwnedFd,
-    window: Window,
-}
-
-impl Terminal {
-    fn new(window: Window) -> Result<Self, Errno> {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let master = rustix::pty::openpt(flags)?;
-        rustix::pty::unlockpt(&master)?;
-        Ok(Self { master, window })
-    }
-
-    fn slave(&self) -> Result<OwnedFd, Errno> {
-        let name = rustix::pty::ptsname(&self.master, Vec::new())?;
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let slave = rustix::fs::open(name, flags, Mode::empty())?;
-        let mut modes = rustix::termios::tcgetattr(&slave)?;
-        modes.make_raw();
-        rustix::termios::tcsetattr(&slave, OptionalActions::Now, &modes)?;
-        let size = Winsize {
-            ws_row: self.window.rows,
-            ws_col: self.window.columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
+        let (terminal, written) = match tty {
+            Some(window) => {
+                let (master, slave) = terminal::open(window)?;
+                (Some(master), slave)
+            }
+            None => (None, rustix::io::fcntl_dupfd_cloexec(&kept, 3)?),
         };
-        rustix::termios::tcsetwinsize(&slave, size)?;
-        Ok(slave)
+        Ok((Self { kept, terminal }, written))
     }
 }
 
@@ -190,7 +159,7 @@ fn ignores_ends_of_children() -> bool {
 fn drain<'s>(streams: impl Iterator<Item = &'s Stream>, compiler: Pid) -> bool {
     let mut is_whole = true;
     let mut open: Vec<(&OwnedFd, BorrowedFd<'_>)> = streams
-        .filter_map(|stream| Some((&stream.terminal.as_ref()?.master, stream.kept.as_fd())))
+        .filter_map(|stream| Some((stream.terminal.as_ref()?, stream.kept.as_fd())))
         .collect();
     if open.is_empty() {
         return true;

@@ -3,18 +3,15 @@
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::pty::OpenptFlags;
-use rustix::termios::{OptionalActions, Winsize};
 use shim_core::manifest::{Manifest, STDERR, STDOUT};
 use shim_core::protocol::Window;
+use shim_core::terminal;
 
 use crate::error::{Context, Error};
 
@@ -66,7 +63,7 @@ fn output(path: &Path, tty: Option<Window>) -> Result<(Stdio, Reader), Error> {
     let Some(window) = tty else {
         return Ok((file.into(), None));
     };
-    let (master, slave) = terminal(window).context(path)?;
+    let (master, slave) = terminal::open(window).context(path)?;
     let mut master = File::from(master);
     let reader = thread::spawn(move || {
         let mut buffer = [0; 8192];
@@ -86,25 +83,4 @@ fn output(path: &Path, tty: Option<Window>) -> Result<(Stdio, Reader), Error> {
         }
     });
     Ok((slave.into(), Some(reader)))
-}
-
-/// A terminal that passes every byte as it is. It is nobody's controlling terminal.
-fn terminal(window: Window) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let master = rustix::pty::openpt(flags)?;
-    rustix::pty::unlockpt(&master)?;
-    let name = rustix::pty::ptsname(&master, Vec::new())?;
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let slave = rustix::fs::open(name, flags, Mode::empty())?;
-    let mut modes = rustix::termios::tcgetattr(&slave)?;
-    modes.make_raw();
-    rustix::termios::tcsetattr(&slave, OptionalActions::Now, &modes)?;
-    let size = Winsize {
-        ws_row: window.rows,
-        ws_col: window.columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    rustix::termios::tcsetwinsize(&slave, size)?;
-    Ok((master, slave))
 }

@@ -1,9 +1,9 @@
 //! The memory of children: from a child's derivation to what it left.
 //!
-//! Only the executor writes here, and only what it has built itself, or what a derivation that it has
-//! built gives for another one as well, so an entry needs no belief in anything a build said. The key is the derivation's store
-//! path, which covers every byte of every input; the value names the output and
-//! what a reply needs of it, so that a hit reads no directory.
+//! Only the executor writes here, and only what it has built itself, or what a derivation that
+//! it has built gives for another one as well, so an entry needs no belief in anything a
+//! build said. The key is the derivation's store path, which covers every byte of every input;
+//! the value names the output and what a reply needs of it, so that a hit reads no directory.
 //!
 //! On disk: `var/droste/children.sqlite` beside Nix's own database. It can be lost
 //! at any time; then children are built again.

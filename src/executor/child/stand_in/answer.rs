@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use shim_core::args::Compile;
-use shim_core::protocol::Done;
+use shim_core::protocol::{Done, NewFile};
 use store_types::{Hash, StorePath};
 
 use super::home::Home;
@@ -304,9 +304,13 @@ impl Scanned<'_> {
         }
         // Not a part of the verdict: the same child may be that of a compile which lies there.
         if let Some(home) = &home {
-            let left = read(&done).map_err(|_| InPlace::new("child-unreadable"))?;
+            let files = match home.is_other() {
+                true => &*done.files,
+                false => &[],
+            };
+            let left = read(files, &done).map_err(|_| InPlace::new("child-unreadable"))?;
             let refusal = match left {
-                Some(left) if !home.is_told(left.split_at(done.files.len())) => None,
+                Some(left) if !home.is_told(left.split_at(files.len())) => None,
                 Some(_) => Some(Refusal::DIRECTORY),
                 None => Some(Refusal::LARGE),
             };
@@ -406,7 +410,7 @@ impl Scanned<'_> {
         home: Option<&Home>,
     ) -> Result<Result<Vec<usize>, Refusal>, InPlace> {
         let unreadable = |_| InPlace::new("child-unreadable");
-        let Some(left) = read(done).map_err(unreadable)? else {
+        let Some(left) = read(&done.files, done).map_err(unreadable)? else {
             return Ok(Err(Refusal::LARGE));
         };
         let command = &first.command;
@@ -444,7 +448,7 @@ impl Scanned<'_> {
         if done_again.status != done.status || paths(&done_again) != paths(done) {
             return Ok(Err(Refusal::DIFFERENT));
         }
-        let Some(left_again) = read(&done_again).map_err(unreadable)? else {
+        let Some(left_again) = read(&done_again.files, &done_again).map_err(unreadable)? else {
             return Ok(Err(Refusal::LARGE));
         };
         Ok(is_same_but_for_stand_ins(stand_ins, &left, &left_again).map(|()| to_restore))
@@ -457,10 +461,10 @@ fn contents(done: &mut Done) -> Vec<&mut OwnedFd> {
     files.chain([&mut done.stdout, &mut done.stderr]).collect()
 }
 
-/// All that a child left; `None` if it is too much.
-fn read(done: &Done) -> std::io::Result<Option<Left>> {
+/// These files of a child, and what it printed; `None` if it is too much.
+fn read(files: &[NewFile], done: &Done) -> std::io::Result<Option<Left>> {
     let mut left = Left::new();
-    let files = done.files.iter().map(|file| &file.content);
+    let files = files.iter().map(|file| &file.content);
     let mut allowed = LEFT_BYTES_MAX;
     for content in files.chain([&done.stdout, &done.stderr]) {
         let Some(bytes) = read_content(content, allowed)? else {

@@ -312,10 +312,15 @@ impl Home {
         entries.sort_by(|a, b| (kind(a), a.path()).cmp(&(kind(b), b.path())));
     }
 
+    /// Whether the child lies elsewhere than its caller. If not, its files may tell where it was.
+    pub(super) fn is_other(&self) -> bool {
+        self.path != FIRST_HOME
+    }
+
     /// Whether something that a moved child left tells where it was: its files, or what it printed.
     pub(super) fn is_told(&self, (files, printed): (&[Vec<u8>], &[Vec<u8>])) -> bool {
         let has = |bytes: &[u8], text: &[u8]| memmem::find(bytes, text).is_some();
-        let is_other = self.path != FIRST_HOME;
+        let is_other = self.is_other();
         let mut all = files.iter().chain(printed);
         (is_other && all.any(|bytes| has(bytes, FIRST_HOME)))
             || printed.iter().any(|bytes| has(bytes, b"/tmp/"))
