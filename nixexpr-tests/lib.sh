@@ -12,7 +12,8 @@ say() { printf '%s\n' "$*" >&2; }
 need_packages() {
     _missing=
     for _pair in nix-store:nix-bin busybox:busybox-static patchelf:patchelf \
-        clang:clang gfortran:gfortran m4:m4 bison:bison flex:flex; do
+        clang:clang gfortran:gfortran m4:m4 bison:bison flex:flex \
+        cmake:cmake meson:meson ninja:ninja-build; do
         command -v "${_pair%%:*}" > /dev/null || _missing="$_missing ${_pair##*:}"
     done
     # A part of the compiler's that is not there is printed as it was asked for.

@@ -940,3 +940,52 @@ put Makefile 'p: main.o f0.o f1.o f2.o f3.o f4.o f5.o' '	gcc $^ -o $@' '%.o: %.c
 command -v make > /dev/null || without "no make"
 touch -d '2020-01-01' ./*; call make -s -j3; seen ./p; put h.h '#define N 2'; touch -d '2020-01-02' ./*.d ./*.o; call make -s; seen ./p; rm ./*.o; call make -s -j3
 END
+
+# --- names that are made up
+
+class probes-of-cmake hit <<'END'
+try() {
+    local dir=$top/b/CMakeFiles/CMakeScratch/TryCompile-$1 object=CMakeFiles/cmTC_$2.dir/x.c.o; shift 2
+    mkdir -p "$dir/${object%/*}"; put "$dir/x.c" "${body[@]}"; cd "$dir" || exit
+    call gcc "$@" -o "$object" -c "$dir/x.c"; [ ! -e "$object" ] || { call gcc "$@" "$object" -o "cmTC_${object:16:5}"; seen ls -R; }
+    cd "$top" || exit; rm -r b
+}
+probe() { try aaaaaa 00000 "$@"; try Bc0deF fab1e "$@"; }
+body=('#include <stdio.h>' 'int main(void) { return puts("yes"); }'); probe; probe -O2 -Wall -MD; probe -MD -MT 'a target' -MF d.d; probe -Wl,-Map=x.map
+body=('#include <no/such.h>'); probe; body=('int main(void) { return strlcpy; }'); probe; body=('int f(void); int main(void) { int unused; return f(); }'); probe -Wall; probe -fno-such-flag
+END
+class probes-that-know-their-directory hit <<'END'
+try() {
+    local dir=$top/b/CMakeFiles/CMakeScratch/TryCompile-$1 object=CMakeFiles/cmTC_$2.dir/x.c.o name=$1; shift 2
+    mkdir -p "$dir/${object%/*}"; put "$dir/x.c" "${body[@]//NAME/$name}"; put "$dir/h.h" "// $name" 'static const char *header = __FILE__;'; put "$dir/flags" "-DDIR=\"$dir\""; cd "$dir" || exit
+    call gcc "$@" -o "$object" -c "$dir/x.c"; [ ! -e "$object" ] || call gcc "$@" "$object" -o "cmTC_${object:16:5}"
+    cd "$top" || exit; rm -r b
+}
+probe() { try aaaaaa 00000 "$@"; try Bc0deF fab1e "$@"; }
+body=('#include <assert.h>' 'int main(int n, char **v) { assert(n); return 0; }'); probe; probe -O2 -g; probe --coverage -frandom-seed=1; probe -flto -frandom-seed=1; probe -save-temps; probe -fdump-tree-optimized; probe -Wl,-rpath,"$top/b/CMakeFiles/CMakeScratch/TryCompile-aaaaaa"
+body=('int c = __FILE__[sizeof __FILE__ - 8] * 3;' 'int main(void) { return c; }'); probe -O2; probe -xc++
+body=('#include "h.h"' 'int main(void) { return !header; }'); probe; body=('#include "../TryCompile-NAME/h.h"' 'int main(void) { return !header; }'); probe
+body=('static __attribute__((constructor)) void f(void) { }'); probe -shared -fPIC; probe -shared -fPIC -frandom-seed=1 -fno-common -xc++; body=('char *dir = DIR;' 'int main(void) { return 0; }'); probe @flags; probe -DDIR='""' -frecord-gcc-switches
+body=('#ifdef UP' '#include "../up.h"' '#endif' '#if __has_include("../up.h")' '#error there is' '#endif' 'int main(void) { return 0; }'); probe; probe -UUP
+END
+class probes-beside-which-something-changes hit <<'END'
+try() {
+    local dir=$top/b/CMakeFiles/CMakeScratch/TryCompile-$1 object=CMakeFiles/cmTC_$2.dir/x.c.o; shift 2
+    mkdir -p "$dir/${object%/*}" i; put "$dir/x.c" '#if __has_include("../up.h")' '#include "../up.h"' '#else' 'int n;' '#endif' 'int main(void) { return n; }'
+    "$@"; cd "$dir" || exit
+    call gcc -I"$top/i" -o "$object" -c "$dir/x.c"; [ ! -e "$object" ] || call gcc "$object" -o "cmTC_${object:16:5}"
+    cd "$top" || exit; rm -r b i
+}
+try aaaaaa 00000 true; try bbbbbb 11111 put b/CMakeFiles/CMakeScratch/up.h 'int n = 2;'; try ZZZZZZ 22222 true; try dddddd 33333 put b/CMakeFiles/CMakeScratch/up.h 'int n = ;'
+try eeeeee 44444 put i/x.h ''; try 000000 55555 ln -s x.c b/CMakeFiles/CMakeScratch/TryCompile-000000/y.c; try ffffff 66666 mkdir b/CMakeFiles/CMakeScratch/TryCompile-ZZZZZZ; try gggggg 77777 put b/CMakeFiles/CMakeScratch/TryCompile-gggggg/up.h 'int n = 3;'
+END
+class probes-of-meson hit <<'END'
+try() {
+    local dir=$top/b/meson-private/tmp$1; shift
+    mkdir -p "$dir"; put "$dir/testfile.c" "${body[@]}"; cd "$dir" || exit
+    call gcc "$dir/testfile.c" -o "$dir/output.obj" -c -O0 "$@"; rm -f output.obj; call gcc "$dir/testfile.c" -o "$dir/output.exe" -O0 "$@"; call gcc "$dir/testfile.c" -E -P "$@"
+    cd "$top" || exit; rm -r b
+}
+probe() { try abc0_def "$@"; try _1234567 "$@"; }
+body=('#include <stdio.h>' 'int main(void) { return puts(""); }'); probe; body=('int main(void) { return f(); }'); probe; body=('#include <no/such.h>'); probe -Werror; body=('const char *file = __FILE__;' 'int main(void) { return 0; }'); probe
+END

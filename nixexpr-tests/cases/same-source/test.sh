@@ -13,11 +13,14 @@ copy_store "$WORK/on" "$WORK/off"
 count() { sed -n 's/^ *"'"$1"'": \([0-9]*\),\{0,1\}$/\1/p' "$2" | head -n 1; }
 # build NAME CC CFLAGS EDIT [DIRECTORY]: with memoization and without, into $WORK/NAME.json
 build() {
+    build_expression "$1" "$PWD" --argstr cc "$2" --argstr cflags "$3" --argstr edit "$4" \
+        --argstr directory "${5:-package-1.0}"
+}
+# build_expression NAME FILE ARGUMENT...
+build_expression() {
     local drv outputs output store
     for store in on off; do
-        drv=$(nix34 nix-instantiate --store "$WORK/$store" "$PWD" --argstr toolchain "$toolchain" \
-            --argstr cc "$2" --argstr cflags "$3" --argstr edit "$4" \
-            --argstr directory "${5:-package-1.0}") || {
+        drv=$(nix34 nix-instantiate --store "$WORK/$store" --argstr toolchain "$toolchain" "${@:2}") || {
             fail "$1 can be instantiated"
             return 1
         }
@@ -83,6 +86,19 @@ build "short debug, edited" gcc "-g -gno-record-gcc-switches -O2" 2 &&
     reused "short debug, edited" 6 "stand-in:debug-strings 1
 stand-in:different-result 1"
 build "lto" gcc "-O2 -flto" 1 && reused "lto" 0 "stand-in:lto 9"
+
+# Questions about the compiler, failing ones too: anew are those of which the answer has `$out` in a
+# program, those that read a file which has it, and those that have a part of it.
+new=3 answers=14
+build_expression probes probes.nix --argstr edit 1 &&
+    equal "probes: all are children" "$answers 0" "$(($(count built "$WORK/probes.json") + $(count reused "$WORK/probes.json"))) $(count inPlace "$WORK/probes.json")"
+for edit in 2 3; do
+    build_expression "probes, edited $edit" probes.nix --argstr edit $edit &&
+        equal "probes, edited $edit: new, reused, in place" "$new $((answers - new)) 0" \
+            "$(count built "$WORK/probes, edited $edit.json") $(count reused "$WORK/probes, edited $edit.json") $(count inPlace "$WORK/probes, edited $edit.json")"
+    equal "probes, edited $edit: why some are of one derivation only" "name-in-input 1
+name-in-result 1" "$(sed -n 's/^ *"\(name-[a-z-]*\|stand-in:[a-z-]*\)": \([0-9]*\),\{0,1\}$/\1 \2/p' "$WORK/probes, edited $edit.json")"
+done
 
 clean "nothing is left behind" "$WORK/on"
 verified "the store verifies" "$WORK/on"

@@ -4,7 +4,7 @@
 //! [scanned](super::scanned): that finds every input without running anything. Any other
 //! call, and any whose child failed, is [traced](super::traced).
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use super::assemble::Command;
 use super::environment::{empty_for_compiles, relevant};
 use super::inputs::{absolute, base_name};
 use super::outcome::InPlace;
+use super::renaming::Renaming;
 use super::run::{ChildRequest, IsGone, Origin};
 use super::stand_in::Refusal;
 use super::tools::{Compiler, child_path, environment_map};
@@ -58,6 +59,8 @@ pub(super) struct Asked<'a> {
     pub(super) env: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) is_gone: IsGone<'a>,
     pub(super) try_in_place: TryInPlace<'a>,
+    /// Whether the caller was asked to make the call itself.
+    pub(super) was_tried: Cell<bool>,
     /// The files that a scan has found, if its child failed.
     pub(super) scanned: OnceCell<BTreeSet<Vec<u8>>>,
 }
@@ -93,6 +96,7 @@ fn find(
         env: environment_map(&call.env),
         is_gone,
         try_in_place,
+        was_tried: Cell::new(false),
         scanned: OnceCell::new(),
     };
     if let Some(memo) = &call.memo {
@@ -104,6 +108,13 @@ fn find(
         && **name != *base_name(&call.exec_path)
     {
         return Err(InPlace::new("other-name"));
+    }
+    if let Some(names) = Renaming::made_up(call) {
+        match traced::answer_with_other_names(&asked, names) {
+            Ok(Some(answer)) => return Ok(answer),
+            Err(reason) if asked.is_settled(&reason) => return Err(reason),
+            Ok(None) | Err(_) => {}
+        }
     }
     let learned = executor
         .records
@@ -128,6 +139,11 @@ impl<'a> Asked<'a> {
             text.push(0);
         }
         sha256(&text)
+    }
+
+    /// Whether nothing else is to be tried: the caller has made the call itself, or is gone.
+    pub(super) fn is_settled(&self, reason: &InPlace) -> bool {
+        self.was_tried.get() || reason.as_str() == "caller-gone"
     }
 
     /// Counts what a scan has missed of these files, without which its child failed, and has

@@ -5,6 +5,7 @@
 //! laid out in the sandbox before the call goes on. In the end the [`View`] holds all that
 //! the tool could see and all that it missed, and the child made of that has the same result.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +25,10 @@ use super::interpreter::{interpreter, script};
 use super::memo::Declared;
 use super::outcome::InPlace;
 use super::records::Query;
+use super::renaming::Renaming;
 use super::run::ChildPlace;
+use super::stand_in::Which;
+use super::traced::NAME_IN_INPUT;
 use super::tree::{Entry, Found, join, split_last};
 use super::view::View;
 
@@ -56,6 +60,9 @@ pub(super) struct Observer<'a, 'v> {
     listed: HashSet<Vec<u8>>,
     /// What a call of any program declares, as long as it is not laid out.
     declared: Option<&'v Declared>,
+    /// Names that are others in the sandbox. What is asked of the view, and what is in it, has
+    /// those of the caller; all else here has those of the sandbox.
+    renaming: Option<&'v Renaming>,
     /// Files that are not shown.
     never_shown: &'static [&'static [u8]],
     root: Option<OwnedFd>,
@@ -94,18 +101,19 @@ impl<'a, 'v> Observer<'a, 'v> {
         place: &'v ChildPlace,
         env: &'v BTreeMap<Vec<u8>, Vec<u8>>,
         declared: Option<&'v Declared>,
+        renaming: Option<&'v Renaming>,
     ) -> Self {
         let layout = &view.walker.layout;
-        let laid = layout.dirs.iter().chain(layout.links.keys()).cloned();
+        let laid = layout.dirs.iter().chain(layout.links.keys());
+        let laid = laid.chain(view.files.keys()).chain(&view.listed);
+        let inside = |path: &Vec<u8>| inside(renaming, path).into_owned();
         Self {
             asked,
-            laid: laid
-                .chain(view.files.keys().cloned())
-                .chain(view.listed.iter().cloned())
-                .collect(),
+            laid: laid.map(inside).collect(),
             laid_of: view.extent(),
-            listed: view.listed.iter().cloned().collect(),
+            listed: view.listed.iter().map(inside).collect(),
             declared,
+            renaming,
             never_shown: match declared {
                 None => NEVER_SHOWN,
                 Some(_) => &[],
@@ -200,7 +208,12 @@ impl<'a, 'v> Observer<'a, 'v> {
             }
         }
         for lookup in found {
+            let is_known = |path: &[u8]| self.renaming.is_none_or(|names| !names.are_in(path));
             let served = match lookup {
+                // Words cannot have told it.
+                Lookup::Path { path, .. } | Lookup::List { path } if !is_known(&path) => {
+                    Err(NAME_IN_INPUT)
+                }
                 Lookup::Path { path, intent, .. } => self.once(normal(&path), intent),
                 Lookup::List { path } => self.list(normal(&path)),
                 Lookup::Unreadable | Lookup::Other => Err(InPlace::new("unseen-lookup")),
@@ -327,10 +340,13 @@ impl<'a, 'v> Observer<'a, 'v> {
     /// missing, or, if that `may_be_there`, a plain file.
     fn is_free(&mut self, path: &[u8], may_be_there: bool) -> Result<bool, InPlace> {
         let (parent, name) = split_last(path);
-        if !self.view.walker.is_local(parent) {
+        if !self.view.walker.is_local(&self.outside(parent)) {
             // A directory such as `/tmp`, of which every sandbox has one.
-            return Ok(self.view.walker.look(b"/", path)? == Found::Missing);
+            let path = self.outside(path).into_owned();
+            return Ok(self.view.walker.look(b"/", &path)? == Found::Missing);
         }
+        let parent = &self.outside(parent).into_owned();
+        let name = &*self.outside(name).into_owned();
         let Found::Dir(dir) = self.view.walker.look(b"/", parent)? else {
             return Ok(true);
         };
@@ -409,6 +425,10 @@ impl<'a, 'v> Observer<'a, 'v> {
     }
 
     fn ask(&mut self, query: Query) -> Result<(), InPlace> {
+        let query = match self.renaming {
+            Some(names) => names.query_outside(&query).ok_or(NAME_IN_INPUT)?,
+            None => query,
+        };
         if self.view.has_answered(&query) {
             return Ok(());
         }
@@ -432,51 +452,69 @@ impl<'a, 'v> Observer<'a, 'v> {
             return Ok(());
         };
         let failed = |error| InPlace::with_detail("cannot-lay-out", error);
+        let renaming = self.renaming;
         let layout = &self.view.walker.layout;
-        for dir in layout.dirs.iter().filter(|dir| !self.laid.contains(*dir)) {
-            match self.as_build(|| make_dir(root, dir)) {
+        for dir in layout.dirs.iter().map(|dir| inside(renaming, dir)) {
+            if self.laid.contains(&*dir) {
+                continue;
+            }
+            match self.as_build(|| make_dir(root, &dir)) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(failed(error)),
             }
         }
         for (path, target) in &layout.links {
-            if !self.laid.contains(path) {
-                self.as_build(|| make_link(root, path, target))
+            let path = inside(renaming, path);
+            if !self.laid.contains(&*path) {
+                self.as_build(|| make_link(root, &path, &inside(renaming, target)))
                     .map_err(failed)?;
             }
         }
-        for path in self.view.listed.iter() {
-            if !self.laid.contains(path) {
-                match self.as_build(|| write_new(root, path, &[], false, LISTED_MTIME)) {
+        for path in self.view.listed.iter().map(|path| inside(renaming, path)) {
+            if !self.laid.contains(&*path) {
+                match self.as_build(|| write_new(root, &path, &[], false, LISTED_MTIME)) {
                     // One that the call itself has replaced.
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(failed(error)),
                 }
-                self.listed.insert(path.clone());
+                self.listed.insert(path.into_owned());
                 // Of these there was nothing to be seen before.
                 self.settled.clear();
             }
         }
-        for (path, file) in &self.view.files {
-            let is_listed = self.listed.remove(path);
+        for (real, file) in &self.view.files {
+            let path = inside(renaming, real);
+            let is_listed = self.listed.remove(&*path);
             if is_listed {
-                self.as_build(|| remove(root, path)).map_err(failed)?;
+                self.as_build(|| remove(root, &path)).map_err(failed)?;
             }
-            if is_listed || !self.laid.contains(path) {
+            if is_listed || !self.laid.contains(&*path) {
                 let memory = &self.asked.executor.memory;
-                let bytes = memory.bytes(self.view.walker.tree(), path, file)?;
+                let bytes = memory.bytes(self.view.walker.tree(), real, file)?;
                 if records_times(&bytes) {
                     return Err(InPlace::new("modification-time"));
                 }
-                self.as_build(|| write_new(root, path, &bytes, file.executable, INPUT_MTIME))
+                if renaming.is_some_and(|names| names.are_in(&bytes)) {
+                    return Err(NAME_IN_INPUT);
+                }
+                self.as_build(|| write_new(root, &path, &bytes, file.executable, INPUT_MTIME))
                     .map_err(failed)?;
             }
         }
         let layout = &self.view.walker.layout;
         let new = layout.dirs.iter().chain(layout.links.keys());
         let new = new.chain(self.view.files.keys()).chain(&self.view.listed);
-        self.laid.extend(new.cloned());
+        self.laid
+            .extend(new.map(|path| inside(renaming, path).into_owned()));
         Ok(())
+    }
+
+    /// A path of the sandbox as the caller has it.
+    fn outside<'p>(&self, path: &'p [u8]) -> Cow<'p, [u8]> {
+        match self.renaming {
+            Some(names) => names.outside(path),
+            None => Cow::Borrowed(path),
+        }
     }
 
     /// Does this as the user of the build.
@@ -539,6 +577,14 @@ impl<'a, 'v> Observer<'a, 'v> {
         };
         // Nothing that the tool made has this time, and it cannot change ours unseen.
         self.laid.contains(path) || [INPUT_MTIME, LISTED_MTIME].contains(&real.st_mtime)
+    }
+}
+
+/// A path of the caller as the sandbox has it.
+fn inside<'p>(renaming: Option<&Renaming>, path: &'p [u8]) -> Cow<'p, [u8]> {
+    match renaming {
+        Some(names) => names.inside(Which::First, path),
+        None => Cow::Borrowed(path),
     }
 }
 

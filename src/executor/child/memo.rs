@@ -20,6 +20,7 @@ use super::inputs::{absolute, base_name};
 use super::outcome::InPlace;
 use super::records::Query;
 use super::run::Origin;
+use super::stand_in::Refusal;
 use super::tools::{host_path, path_without_shims};
 use super::traced::{self, Traceable};
 use super::tree::{Found, Walker, join, split_last};
@@ -89,6 +90,7 @@ fn prepare<'a>(asked: &'a Asked<'a>, memo: &Memo) -> Result<Traceable<'a>, InPla
         cwd: asked.call.cwd.clone(),
         ttys: [asked.call.stdout_tty, asked.call.stderr_tty],
     };
+    asked.count_not_shared(&command, Refusal::TRACED);
     let mut tools = asked.named_inputs(&command);
     if let Ok(Found::StoreFile(real)) = walker.look(b"/", &command.exe)
         && let Ok(real) = String::from_utf8(real)
@@ -107,6 +109,7 @@ fn prepare<'a>(asked: &'a Asked<'a>, memo: &Memo) -> Result<Traceable<'a>, InPla
         outputs: declared.outputs.iter().cloned().collect(),
         older,
         declared: Some(declared),
+        renaming: None,
         facts: Traced {
             kind: "memo",
             ..Traced::default()

@@ -21,6 +21,7 @@ mod memo;
 pub mod outcome;
 pub mod recall;
 pub mod records;
+mod renaming;
 mod reply;
 pub mod run;
 mod scanned;

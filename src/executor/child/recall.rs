@@ -35,7 +35,7 @@ use super::run::Origin;
 use super::stand_in::Which;
 use super::stand_in::home::Home;
 use super::tools::{Compiler, find_compiler};
-use super::tree::{Entry, Listing, Observed, Stamp, Walker, split_last};
+use super::tree::{DirNames, Entry, Stamp, Walker, split_last};
 
 /// All that is remembered may take about this many bytes; beyond, all is forgotten at once.
 const BYTES_MAX: usize = 64 << 20;
@@ -52,6 +52,8 @@ struct Known {
     calls: HashMap<Hash, Arc<Remembered>>,
     /// Files that several calls have, once.
     files: HashSet<Arc<KnownFile>>,
+    /// Names that several calls ask for, once.
+    names: HashSet<Name>,
     bytes: usize,
 }
 
@@ -89,45 +91,35 @@ struct SeenDir {
     inputs: Box<[Arc<KnownFile>]>,
 }
 
-/// The names that a search asked for, in whichever directory: their hashes, sorted. Another
-/// name of the same hash counts as asked for, too, which costs a search but no truth.
-struct Names(Box<[u64]>);
+/// The names that a search asked for, in whichever directory, sorted.
+struct Names(Box<[Name]>);
 
-impl Names {
-    fn has(&self, name: &[u8]) -> bool {
-        self.0.binary_search(&hash_of_name(name)).is_ok()
-    }
+/// A name, kept once for all calls.
+type Name = Arc<Box<[u8]>>;
 
-    /// What a directory has of these names.
-    fn answers(&self, listing: &Listing) -> Hash {
-        let mut found: Vec<(&[u8], &Entry)> = listing
-            .iter()
-            .map(|(name, entry)| (&**name, entry))
-            .filter(|(name, _)| self.has(name))
-            .collect();
-        found.sort_unstable_by_key(|(name, _)| *name);
-        let mut hasher = Sha256Hasher::new();
-        for (name, entry) in found {
-            update(&mut hasher, name);
-            match entry {
-                Entry::File => update(&mut hasher, b"f"),
-                Entry::Dir => update(&mut hasher, b"d"),
-                Entry::Other => update(&mut hasher, b"o"),
-                Entry::Symlink(target) => {
-                    update(&mut hasher, b"l");
-                    update(&mut hasher, target);
-                }
+/// What a directory has of these names. `entry` gives what it has of one; `None` if that cannot be
+/// known.
+fn answers<'n>(
+    names: impl Iterator<Item = &'n [u8]>,
+    entry: impl Fn(&[u8]) -> Option<Option<Entry>>,
+) -> Option<Hash> {
+    let mut hasher = Sha256Hasher::new();
+    for name in names {
+        let Some(entry) = entry(name)? else {
+            continue;
+        };
+        update(&mut hasher, name);
+        match entry {
+            Entry::File => update(&mut hasher, b"f"),
+            Entry::Dir => update(&mut hasher, b"d"),
+            Entry::Other => update(&mut hasher, b"o"),
+            Entry::Symlink(target) => {
+                update(&mut hasher, b"l");
+                update(&mut hasher, &target);
             }
         }
-        hasher.finish().0
     }
-}
-
-/// FNV-1a, of 64 bits.
-pub(super) fn hash_of_name(name: &[u8]) -> u64 {
-    name.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    Some(hasher.finish().0)
 }
 
 /// A text that ends where it ends.
@@ -181,9 +173,14 @@ impl Seen {
                 return false;
             };
             if seen.stamp != Some(dir.stamp) {
-                match &dir.listing {
-                    Some(listing) if self.names.answers(listing) == seen.answers => {}
-                    _ => return false,
+                let entry = |name: &[u8]| match &dir.names {
+                    DirNames::Listed(listing) => Some(listing.get(name).cloned()),
+                    DirNames::Many(_) => dir.lookup(name).ok(),
+                    DirNames::Unknown => None,
+                };
+                let names = self.names.0.iter().map(|name| &***name);
+                if answers(names, entry) != Some(seen.answers) {
+                    return false;
                 }
             }
             seen.inputs.iter().all(|file| is_same(&dir.fd, file))
@@ -219,7 +216,8 @@ impl Recall {
         if known.bytes > BYTES_MAX {
             *known = Known::default();
         }
-        let (seen, bytes) = search.keep(&mut known.files);
+        let known = &mut *known;
+        let (seen, bytes) = search.keep(&mut known.files, &mut known.names);
         known.bytes += ENTRY_BYTES + bytes;
         let remembered = Remembered {
             seen,
@@ -233,7 +231,8 @@ impl Recall {
 
 /// What a search has looked at.
 pub(super) struct Search<'a> {
-    names: Names,
+    /// Sorted.
+    names: Vec<&'a [u8]>,
     dirs: BTreeMap<&'a [u8], Sight>,
 }
 
@@ -251,13 +250,13 @@ impl<'a> Search<'a> {
         if !walker.tree().is_host() {
             return None;
         }
-        let Observed { asked, seen } = walker.observed()?;
-        let mut names: Vec<u64> = asked.iter().copied().collect();
+        let observed = walker.observed()?;
+        let mut names: Vec<&[u8]> = observed.asked.iter().map(|name| &**name).collect();
         names.sort_unstable();
-        let names = Names(names.into());
         let mut dirs = BTreeMap::new();
-        for (path, dir) in seen {
-            let answers = names.answers(dir.listing.as_ref()?);
+        for (path, dir) in observed.seen {
+            let entry = |name: &[u8]| observed.entry(path, dir, name);
+            let answers = answers(names.iter().copied(), entry)?;
             let stamp = dir.settled.then_some(dir.stamp);
             dirs.insert(path.as_slice(), (stamp, answers, Vec::new()));
         }
@@ -273,9 +272,21 @@ impl<'a> Search<'a> {
         Some(Self { names, dirs })
     }
 
-    /// The same to be kept, with how many bytes it takes. Files are shared by means of `files`.
-    fn keep(self, files: &mut HashSet<Arc<KnownFile>>) -> (Seen, usize) {
-        let mut bytes = size_of_val(&*self.names.0);
+    /// The same to be kept, with how many bytes it takes. Files and names are shared by means of
+    /// `files` and `names`.
+    fn keep(self, files: &mut HashSet<Arc<KnownFile>>, names: &mut HashSet<Name>) -> (Seen, usize) {
+        let mut bytes = self.names.len() * size_of::<Name>();
+        let own = self.names.iter().map(|name| {
+            let name: Box<[u8]> = (*name).into();
+            if let Some(name) = names.get(&name) {
+                return name.clone();
+            }
+            bytes += 2 * size_of::<Box<[u8]>>() + name.len();
+            let name = Arc::new(name);
+            names.insert(name.clone());
+            name
+        });
+        let own = Names(own.collect());
         let mut dirs = Vec::with_capacity(self.dirs.len());
         for (path, (stamp, answers, inputs)) in self.dirs {
             bytes += path.len() + size_of::<SeenDir>() + inputs.len() * size_of::<Arc<KnownFile>>();
@@ -298,7 +309,7 @@ impl<'a> Search<'a> {
         }
         let seen = Seen {
             dirs: dirs.into(),
-            names: self.names,
+            names: own,
         };
         (seen, bytes)
     }
@@ -418,7 +429,7 @@ mod tests {
             }
             let files = with_times(files, false).unwrap();
             let search = Search::of(&self.memory, &walker, &files)?;
-            Some(search.keep(&mut HashSet::new()).0)
+            Some(search.keep(&mut HashSet::new(), &mut HashSet::new()).0)
         }
 
         fn holds(&self, seen: &Seen) -> bool {
@@ -480,6 +491,43 @@ mod tests {
             change(&world);
             assert!(!world.holds(&seen), "{what}");
         }
+    }
+
+    #[test]
+    fn a_large_directory_that_changes_again_and_again_is_looked_into_by_name() {
+        let world = World::new();
+        for n in 0..1100 {
+            fs::write(world.path("first").join(n.to_string()), "").unwrap();
+        }
+        // Listed once, and then changed.
+        let Some(listed) = world.search() else {
+            eprintln!("skipped: the file system's times do not tell of all changes");
+            return;
+        };
+        fs::write(world.path("first/1.o"), "").unwrap();
+        assert!(world.holds(&listed));
+        let by_name = world.search().unwrap();
+        for seen in [&listed, &by_name] {
+            fs::write(world.path("first/2.o"), "").unwrap();
+            assert!(world.holds(seen));
+            fs::remove_file(world.path("first/2.o")).unwrap();
+            assert!(world.holds(seen));
+            fs::write(world.path("first/h.h"), "int k;").unwrap();
+            assert!(!world.holds(seen));
+            fs::remove_file(world.path("first/h.h")).unwrap();
+            assert!(world.holds(seen));
+        }
+        // Whoever wants all names has them.
+        let mut walker = Walker::new(&world.tree, &world.store, &|_| false);
+        let listing = walker.listing(b"/first").unwrap().unwrap();
+        assert_eq!(listing.len(), 1101);
+        // Unchanged for long, it is listed again.
+        std::thread::sleep(Duration::from_millis(50));
+        for _ in 0..100 {
+            assert!(world.holds(&by_name));
+        }
+        fs::write(world.path("first/h.h"), "int k;").unwrap();
+        assert!(!world.holds(&by_name));
     }
 
     #[test]

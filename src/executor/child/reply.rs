@@ -1,6 +1,9 @@
 //! The answer to a call out of a child's output.
 
+use std::fs::File;
+use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use shim_core::manifest;
@@ -22,14 +25,9 @@ fn to_give_away(file: OwnedFd) -> std::io::Result<OwnedFd> {
         return Ok(file);
     }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut copy = std::fs::File::from(rustix::fs::memfd_create("output", flags)?);
-    std::io::copy(&mut std::fs::File::from(file), &mut copy)?;
-    std::io::Seek::rewind(&mut copy)?;
-    rustix::fs::fcntl_add_seals(
-        &copy,
-        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-    )?;
-    Ok(copy.into())
+    let mut copy = File::from(rustix::fs::memfd_create("output", flags)?);
+    std::io::copy(&mut File::from(file), &mut copy)?;
+    seal(copy)
 }
 
 /// Why a child's output does not answer a call.
@@ -74,4 +72,40 @@ pub(super) fn reply(executor: &Executor, child: &Child) -> Result<Done, Unusable
         stderr: open(manifest::STDERR.as_bytes(), child.result.stderr_len)?,
         files,
     })
+}
+
+/// The descriptors of an answer: its files in order, then standard output and standard error.
+pub(super) fn contents(done: &mut Done) -> Vec<&mut OwnedFd> {
+    let files = done.files.iter_mut().map(|file| &mut file.content);
+    files.chain([&mut done.stdout, &mut done.stderr]).collect()
+}
+
+/// Reads a file and leaves its offset alone: who gets it reads from there.
+pub(super) fn read_content(content: &OwnedFd, max: u64) -> std::io::Result<Option<Vec<u8>>> {
+    let file = File::from(content.try_clone()?);
+    let len = file.metadata()?.len();
+    if len > max {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; len as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(Some(bytes))
+}
+
+/// A sealed file in memory.
+pub(super) fn in_memory(bytes: &[u8]) -> std::io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(rustix::fs::memfd_create("restored", flags)?);
+    file.write_all(bytes)?;
+    seal(file)
+}
+
+/// Makes of a file in memory one that never changes, to be read from its beginning.
+fn seal(mut file: File) -> std::io::Result<OwnedFd> {
+    file.rewind()?;
+    rustix::fs::fcntl_add_seals(
+        &file,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
+    Ok(file.into())
 }

@@ -139,9 +139,6 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
     };
     // Whose text would have to be edited, and has no sections that tell where that is safe.
     let stand_ins = (!compile.preprocess_only).then(|| caller.stand_ins());
-    if compile.preprocess_only {
-        asked.count_not_shared(&scanned.command, Refusal::PREPROCESSED);
-    }
     let mut home = None;
     if let Some(stand_ins) = stand_ins {
         scanned.search(stand_ins)?;
@@ -178,6 +175,9 @@ pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
             Origin::Built { took } if took > FAILURE_MAX => "failed-slowly",
             _ => "child-failed",
         }));
+    }
+    if compile.preprocess_only {
+        asked.count_not_shared(&scanned.command, Refusal::PREPROCESSED);
     }
     Ok((done, origin))
 }

@@ -156,6 +156,8 @@ pub struct CalledProgram {
     pub words: Option<HashSet<Vec<u8>>>,
     /// Whether it may read variables that it does not name.
     pub reads_anything: bool,
+    /// Whether it is one of nixpkgs' wrappers.
+    pub is_nixpkgs: bool,
     /// What it consists of, if it is the host's.
     pub host: Option<Arc<HostCompiler>>,
 }
@@ -230,15 +232,16 @@ fn identify(
         .or_else(|| tool_of(split_last(&real).1))
         .ok_or_else(unknown)?;
     let mut reads_anything = false;
+    let mut is_nixpkgs = false;
     let words = match (store.program(store_dir, &real)?, tool) {
         (Program::Script(script), _) => {
             check_shell_environment(env)?;
             // What it does is known if it is followed to its end; of nixpkgs' it is known
             // what they read.
-            let is_known = is_any_nixpkgs_wrapper(&script)
+            is_nixpkgs = is_any_nixpkgs_wrapper(&script)
                 && !has_hook(walker, store_dir, &script)
                 && leads_to_drivers(walker, store, store_dir, &script, env)?;
-            reads_anything = !is_known
+            reads_anything = !is_nixpkgs
                 && !unwrap(walker, store, store_dir, &real, call, env)
                     .is_ok_and(|behind| behind.end.is(tool));
             Some(script_words(walker, store, store_dir, &real, env)?)
@@ -253,6 +256,7 @@ fn identify(
         tool,
         words,
         reads_anything,
+        is_nixpkgs,
         host,
     })
 }
@@ -779,7 +783,12 @@ pub fn child_path(
             Err(_) => return Err(InPlace::new("programs-outside-of-build")),
         };
         let subprograms = SUBPROGRAMS.map(str::as_bytes);
-        let Some(listing) = walker.listing_for(&real, &subprograms)? else {
+        // Whether there is anything matters to wrappers.
+        let listing = match compiler.words {
+            Some(_) => walker.listing(&real)?,
+            None => walker.listing_for(&real, &subprograms)?,
+        };
+        let Some(listing) = listing else {
             continue;
         };
         let has = |name: &&&str| listing.contains_key(name.as_bytes());

@@ -6,6 +6,8 @@
 //! looked up is still as it was, and what was missing still is. That holds for calls that fail
 //! as well, such as the probes of a `configure`.
 
+use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
@@ -21,7 +23,7 @@ use super::assemble::{Command, Made};
 use super::call::{Asked, in_place, prepare_output};
 use super::crash::is_undamaged;
 use super::discover::{Observer, Started, normal};
-use super::environment::{all_for_wrapper, relevant_if_traced};
+use super::environment::{all_for_wrapper, empty_for_compiles, relevant_if_traced};
 use super::files::{input_path, nar_of_file, object_name};
 use super::host::HostCompiler;
 use super::index::Child;
@@ -29,11 +31,12 @@ use super::inputs::{InputFile, LISTED_MTIME, absolute, base_name};
 use super::memo::Declared;
 use super::outcome::InPlace;
 use super::records::{Query, Record};
-use super::reply::{Unusable, reply};
+use super::renaming::{Renaming, is_text};
+use super::reply::{Unusable, contents, in_memory, read_content, reply};
 use super::run::{ChildRequest, IsGone, Origin};
-use super::stand_in::Refusal;
+use super::stand_in::{Refusal, Which};
 use super::tools::{find_program, path_without_shims};
-use super::tree::{Found, Walker, split_last};
+use super::tree::{Found, Layout, Walker, split_last};
 use super::trial::{self, Comparison};
 use super::view::View;
 use crate::error::{BuildError, environment};
@@ -43,6 +46,13 @@ const RESPONSE_FILE_MAX: usize = 4 << 20;
 
 /// How often one who waits for its turn is asked whether it still does.
 const POLL: Duration = Duration::from_millis(100);
+
+/// A call that names more than this is no probe. Whatever succeeds with a hash in its words is run
+/// twice and more, which links do, and most of them have the hash in their result.
+const PROBE_BYTES_MAX: u64 = 64 << 10;
+
+/// More than this of one file is not searched for made-up names.
+const SEARCHED_BYTES_MAX: u64 = 64 << 20;
 
 /// Shapes that are being discovered, each by one at a time.
 #[derive(Default)]
@@ -96,14 +106,48 @@ pub(super) struct Traceable<'a> {
     pub(super) older: Option<Vec<u8>>,
     /// What a call of any program declares.
     pub(super) declared: Option<Declared>,
+    /// Names of the call that are others in its command, and in its child.
+    pub(super) renaming: Option<Renaming>,
     pub(super) shape: Hash,
 }
 
 /// Finds or builds the child of a call for which a scan gave no answer.
 pub(super) fn answer(asked: &Asked<'_>) -> Result<(Done, Origin), InPlace> {
-    answer_of(asked, || prepare(asked))
+    match answer_with_other_names(asked, Renaming::default())? {
+        Some(answer) => Ok(answer),
+        None => answer_of(asked, || prepare(asked, None)),
+    }
 }
 
+/// The same, by a child with others for these names and the hashes of the outer derivation's own
+/// outputs, if there are any. `None` if that child cannot stand for the call, which is counted.
+pub(super) fn answer_with_other_names(
+    asked: &Asked<'_>,
+    names: Renaming,
+) -> Result<Option<(Done, Origin)>, InPlace> {
+    let is_renamed = Cell::new(false);
+    let answer = answer_of(asked, || {
+        let traceable = prepare(asked, Some(names))?;
+        is_renamed.set(traceable.renaming.is_some());
+        Ok(traceable)
+    });
+    match answer {
+        Err(reason) if is_renamed.get() && !asked.is_settled(&reason) => {
+            if [NAME_IN_INPUT, NAME_IN_RESULT, NAME_MATTERS].contains(&reason) {
+                asked.caller.count_not_shared(reason.as_str());
+            }
+            Ok(None)
+        }
+        answer => answer.map(Some),
+    }
+}
+
+/// A file that it reads has the name in it, or something asks for it that cannot know it.
+pub(super) const NAME_IN_INPUT: InPlace = InPlace::new("name-in-input");
+/// Its result has the name in it, and is no text.
+const NAME_IN_RESULT: InPlace = InPlace::new("name-in-result");
+/// With another name the result is another one.
+const NAME_MATTERS: InPlace = InPlace::new("name-matters");
 /// Finds or builds the child of a call of which this is what is to be traced.
 pub(super) fn answer_of<'a>(
     asked: &'a Asked<'a>,
@@ -111,7 +155,6 @@ pub(super) fn answer_of<'a>(
 ) -> Result<(Done, Origin), InPlace> {
     let looking = take_turn_to_look(asked)?;
     let traceable = prepare()?;
-    asked.count_not_shared(&traceable.command, Refusal::TRACED);
     // A build's sandbox shows all that the build sees. Of a store that the host sees it shows what
     // belongs to the program; who finds anything else there runs in place.
     let shown = match asked.tree().is_host() {
@@ -144,10 +187,15 @@ pub(super) fn answer_of<'a>(
         .take(asked.is_gone)
         .ok_or_else(gone)?;
     let begin = Instant::now();
-    let found = traceable.discover(&is_input)?;
+    let mut found = traceable.discover(&is_input)?;
     let took = begin.elapsed();
     let child = found.child.clone();
     if child.result.status == Some(0) {
+        if found.second.is_some() {
+            // It is run by the usual way, and has to have its own.
+            drop(token);
+            found = traceable.compare_with_second(found)?;
+        }
         traceable.keep(found)?;
     } else {
         // Whoever makes a call itself takes what time it likes.
@@ -175,7 +223,7 @@ fn take_turn_to_look<'a>(asked: &Asked<'a>) -> Result<crate::tokens::Token<'a>, 
         .ok_or_else(|| InPlace::new("caller-gone"))
 }
 
-fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
+fn prepare<'a>(asked: &'a Asked<'a>, renaming: Option<Renaming>) -> Result<Traceable<'a>, InPlace> {
     let executor = asked.executor;
     let is_input = |path: &StorePath| asked.caller.is_allowed(path);
     let mut walker = Walker::new(asked.tree(), &executor.store_tree, &is_input);
@@ -196,6 +244,9 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
     let facts = args::traced(program.tool, &asked.call.argv, &mut read)
         .map_err(|reason| in_place(&reason))?;
     let mut env = relevant_if_traced(&asked.env, program.words.as_ref());
+    if program.is_nixpkgs && program.tool == Tool::Compiler && !facts.links() {
+        empty_for_compiles(&mut env);
+    }
     if program.reads_anything {
         env.extend(all_for_wrapper(&asked.env));
     }
@@ -228,15 +279,10 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
         cwd: asked.call.cwd.clone(),
         ttys: [asked.call.stdout_tty, asked.call.stderr_tty],
     };
-    let mut tools = asked.named_inputs(&command);
-    tools.insert(program.store_path);
-    let mut text = command.manifest(Vec::new()).print();
-    for tool in &tools {
-        text.extend_from_slice(tool.base_name().as_bytes());
-        text.push(b'\n');
-    }
     // What is certainly read: with it, a shape has few records, though a `configure` has
     // hundreds of programs by one name.
+    let mut named = Vec::new();
+    let mut named_size = 0;
     for word in &asked.call.argv[1..] {
         let path = normal(&absolute(&cwd, word));
         if word.starts_with(b"-") || outputs.contains(&path) {
@@ -244,15 +290,47 @@ fn prepare<'a>(asked: &'a Asked<'a>) -> Result<Traceable<'a>, InPlace> {
         }
         if let Ok(Found::LocalFile(real)) = walker.look(b"/", &path) {
             let file = executor.memory.local(asked.tree(), &real)?;
-            text.extend_from_slice(file.facts.nar_hash.bytes());
+            named.extend_from_slice(file.facts.nar_hash.bytes());
+            named_size += file.facts.nar_size;
         }
     }
+    let renaming = match renaming {
+        Some(names) if named_size <= PROBE_BYTES_MAX || !names.is_empty() => {
+            names.with_hashes(asked.caller.stand_ins(), &command)
+        }
+        Some(_) => {
+            asked.count_not_shared(&command, Refusal::TRACED);
+            None
+        }
+        None => None,
+    };
+    let command = match &renaming {
+        Some(names) => names.command_inside(&command),
+        None => command,
+    };
+    let mut tools = asked.named_inputs(&command);
+    tools.insert(program.store_path);
+    let mut text = command.manifest(Vec::new()).print();
+    if renaming.is_some() {
+        // Who really has these names need not know what others are refused for.
+        text.extend_from_slice(b"other names\n");
+    }
+    for tool in &tools {
+        text.extend_from_slice(tool.base_name().as_bytes());
+        text.push(b'\n');
+    }
+    text.extend_from_slice(&named);
     let named = facts.outputs.first().or(facts.sources.first());
     let name = named.map_or(&b"call"[..], |path| base_name(path));
+    let name = match &renaming {
+        Some(names) => object_name(&names.inside(Which::First, name)),
+        None => object_name(name),
+    };
     Ok(Traceable {
         asked,
         host: program.host,
-        name: object_name(name),
+        name,
+        renaming,
         shape: sha256(&text),
         command,
         tools,
@@ -270,8 +348,10 @@ type Known = Result<Arc<Child>, InPlace>;
 struct Discovered {
     child: Arc<Child>,
     made: Made,
-    /// What its tool has asked for.
+    /// What its tool has asked for, in the names that it has.
     queries: Vec<Query>,
+    /// The same child with second names, if it has first ones and has not failed.
+    second: Option<ChildRequest>,
 }
 
 impl Traceable<'_> {
@@ -307,19 +387,51 @@ impl Traceable<'_> {
     fn asked_again(&self, record: &Record, is_input: &dyn Fn(&StorePath) -> bool) -> Option<Made> {
         let mut view = self.new_view(is_input);
         for query in &record.queries {
-            view.ask(query.clone()).ok()?;
+            let query = match &self.renaming {
+                Some(names) => names.query_outside(query)?,
+                None => query.clone(),
+            };
+            view.ask(query).ok()?;
         }
-        let (made, _) = self.child_of(&view).ok()?;
+        let (made, _) = self.child_of(&view, Which::First).ok()?;
         Some(made)
     }
 
-    /// The child of what a view holds, and its files.
-    fn child_of(&self, view: &View<'_>) -> Result<(Made, BTreeMap<Vec<u8>, InputFile>), InPlace> {
+    /// The child of what a view holds, and the view's files. Made-up names are those of `which`.
+    fn child_of(
+        &self,
+        view: &View<'_>,
+        which: Which,
+    ) -> Result<(Made, BTreeMap<Vec<u8>, InputFile>), InPlace> {
         let files = view.input_files(self.facts.preprocesses)?;
-        let (mut entries, mut inputs) = self.asked.lay_out(&view.walker.layout, &files);
-        if !view.listed.is_empty() {
+        let made = match &self.renaming {
+            None => self.make(&self.command, &view.walker.layout, &files, &view.listed)?,
+            Some(names) => {
+                let inside = names
+                    .laid_out_inside(which, &view.walker.layout, &files, &view.listed)
+                    .ok_or(NAME_IN_INPUT)?;
+                let command = match which {
+                    Which::First => self.command.clone(),
+                    Which::Second => names.command_again(&self.command),
+                };
+                self.make(&command, &inside.layout, &inside.files, &inside.listed)?
+            }
+        };
+        Ok((made, files))
+    }
+
+    /// The child of this command, where these are laid out.
+    fn make(
+        &self,
+        command: &Command,
+        layout: &Layout,
+        files: &BTreeMap<Vec<u8>, InputFile>,
+        listed: &BTreeSet<Vec<u8>>,
+    ) -> Result<Made, InPlace> {
+        let (mut entries, mut inputs) = self.asked.lay_out(layout, files);
+        if !listed.is_empty() {
             let source = empty_file(self.asked.store_dir());
-            entries.extend(view.listed.iter().map(|path| Entry::File {
+            entries.extend(listed.iter().map(|path| Entry::File {
                 path: path.clone(),
                 mtime_seconds: LISTED_MTIME,
                 source: self.asked.store_dir().display(&source).into_bytes(),
@@ -328,8 +440,36 @@ impl Traceable<'_> {
             inputs.insert(source);
         }
         inputs.extend(self.tools.iter().cloned());
-        let manifest = self.command.manifest(entries);
-        Ok((self.asked.make_child(&self.name, manifest, inputs)?, files))
+        let manifest = command.manifest(entries);
+        self.asked.make_child(&self.name, manifest, inputs)
+    }
+
+    /// A path of the caller as the child with these names has it.
+    fn inside<'p>(&self, which: Which, path: &'p [u8]) -> Cow<'p, [u8]> {
+        match &self.renaming {
+            Some(names) => names.inside(which, path),
+            None => Cow::Borrowed(path),
+        }
+    }
+
+    /// A text of the child as its caller has it.
+    pub(super) fn outside<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
+        match &self.renaming {
+            Some(names) => names.outside(text),
+            None => Cow::Borrowed(text),
+        }
+    }
+
+    /// What a view was asked for, in the child's names.
+    fn queries_of(&self, view: View<'_>) -> Vec<Query> {
+        let queries = view.into_queries();
+        match &self.renaming {
+            Some(names) => {
+                let inside = |query| names.query_inside(query);
+                queries.into_iter().map(inside).collect()
+            }
+            None => queries,
+        }
     }
 
     /// Runs the call and lays out what it looks up.
@@ -337,14 +477,14 @@ impl Traceable<'_> {
         let executor = self.asked.executor;
         let mut view = self.new_view(is_input);
         // What has to be there before the tool starts.
-        view.ask(Query::Path(self.command.cwd.clone()))?;
+        view.ask(Query::Path(self.asked.call.cwd.clone()))?;
         for output in &self.outputs {
             view.ask(Query::Path(split_last(output).0.to_vec()))?;
         }
         if let Some(declared) = &self.declared {
             declared.begin(&mut view)?;
         }
-        let (first, _) = self.child_of(&view)?;
+        let (first, _) = self.child_of(&view, Which::First)?;
         let text = executor.store_dir().display(&first.path);
         let failed = |error: BuildError| executor.not_run(&first.path, &error, self.asked.is_gone);
         executor.check_inputs(&first.drv.input_srcs)?;
@@ -362,10 +502,14 @@ impl Traceable<'_> {
         let observer = Observer::new(
             self.asked,
             &mut view,
-            self.outputs.clone(),
+            self.outputs
+                .iter()
+                .map(|output| self.inside(Which::First, output).into_owned())
+                .collect(),
             &place,
             &self.command.env,
             self.declared.as_ref(),
+            self.renaming.as_ref(),
         );
         let (tell, told) = mpsc::channel();
         let mut root = None;
@@ -394,11 +538,11 @@ impl Traceable<'_> {
             (Err(_), Some(reason)) => return Err(reason.clone()),
             (Err(error), None) => return Err(failed(error)),
         };
-        let (made, files) = self.child_of(&view)?;
+        let (made, files) = self.child_of(&view, Which::First)?;
         if let Some(reason) = refused {
-            return self.refuse(&made, view.into_queries(), reason);
+            return self.refuse(&made, self.queries_of(view), reason);
         }
-        let request = self.request(&made, &view, &files)?;
+        let request = self.request(&made, &view, &files, Which::First)?;
         executor.add_child_inputs(&request).map_err(failed)?;
         executor.check_inputs(&made.drv.input_srcs)?;
         let output = {
@@ -426,7 +570,7 @@ impl Traceable<'_> {
             .read_result(&output)
             .ok_or_else(|| InPlace::new("child-unreadable"))?;
         if result.status.is_none() {
-            return self.refuse(&made, view.into_queries(), InPlace::new("child-odd"));
+            return self.refuse(&made, self.queries_of(view), InPlace::new("child-odd"));
         }
         if result.status == Some(0) {
             self.asked.learn(view.files.keys());
@@ -434,10 +578,79 @@ impl Traceable<'_> {
         if let Some(declared) = &self.declared {
             declared.count_others(self.asked, view.files.keys());
         }
+        let second = match result.status {
+            Some(0) if self.renaming.is_some() => {
+                let (made, files) = self.child_of(&view, Which::Second)?;
+                Some(self.request(&made, &view, &files, Which::Second)?)
+            }
+            _ => None,
+        };
         Ok(Discovered {
             child: Arc::new(Child { output, result }),
             made,
-            queries: view.into_queries(),
+            queries: self.queries_of(view),
+            second,
+        })
+    }
+
+    /// Runs a child with second names, and refuses one with first names that has left something
+    /// else, or names where they cannot be replaced.
+    fn compare_with_second(&self, mut found: Discovered) -> Result<Discovered, InPlace> {
+        let (Some(names), Some(second)) = (&self.renaming, found.second.take()) else {
+            return Ok(found);
+        };
+        let executor = self.asked.executor;
+        let path = second.made.path.clone();
+        let (again, _) = executor.child(&path, self.asked.is_gone, || Ok(second))?;
+        // Nobody else asks for it.
+        executor
+            .index
+            .set_aside(&path)
+            .map_err(|_| InPlace::new("index-failed"))?;
+        let first = self.left_by(&found.child)?;
+        let again = self.left_by(&again)?;
+        let is_same = first.status == again.status
+            && first.files.len() == again.files.len()
+            && first.files.iter().zip(&again.files).all(|(file, again)| {
+                let is_same = |text: &[u8], again: &[u8]| *names.again(text) == *again;
+                is_same(&file.0, &again.0) && file.1 == again.1 && is_same(&file.2, &again.2)
+            });
+        let is_binary = |file: &&LeftFile| {
+            !file.0.is_empty() && names.have_firsts_in(&file.2) && !is_text(&file.2)
+        };
+        let reason = if first.files.iter().find(is_binary).is_some() {
+            NAME_IN_RESULT
+        } else if !is_same {
+            NAME_MATTERS
+        } else {
+            return Ok(found);
+        };
+        self.refuse(&found.made, found.queries, reason)
+    }
+
+    /// What a child has left.
+    fn left_by(&self, child: &Child) -> Result<ChildLeft, InPlace> {
+        let unreadable = || InPlace::new("child-unreadable");
+        let mut done = match reply(self.asked.executor, child) {
+            Ok(done) => done,
+            Err(Unusable::Reason(reason)) => return Err(reason),
+            Err(Unusable::Gone) => return Err(unreadable()),
+        };
+        let paths = done.files.iter();
+        let mut paths: Vec<(Vec<u8>, bool)> = paths
+            .map(|file| (file.path.clone(), file.executable))
+            .collect();
+        // What it has printed has no path.
+        paths.resize(paths.len() + 2, (Vec::new(), false));
+        let mut files = Vec::new();
+        for ((path, executable), content) in paths.into_iter().zip(contents(&mut done)) {
+            let bytes = read_content(content, SEARCHED_BYTES_MAX).map_err(|_| unreadable())?;
+            let bytes = bytes.ok_or(NAME_IN_RESULT)?;
+            files.push((path, executable, bytes));
+        }
+        Ok(ChildLeft {
+            status: done.status,
+            files,
         })
     }
 
@@ -455,6 +668,7 @@ impl Traceable<'_> {
     /// failed in the same way.
     fn try_in_place(&self, found: Discovered) -> Result<(), InPlace> {
         let untold = || InPlace::new("failed-untold");
+        self.asked.was_tried.set(true);
         let tried = (self.asked.try_in_place)().ok_or_else(untold)?;
         let reason = match trial::compare(self, &found.child, &tried)? {
             Comparison::Same => return self.keep(found),
@@ -471,6 +685,7 @@ impl Traceable<'_> {
         made: &Made,
         view: &View<'_>,
         files: &BTreeMap<Vec<u8>, InputFile>,
+        which: Which,
     ) -> Result<ChildRequest, InPlace> {
         let mut contents = Vec::new();
         if !view.listed.is_empty() {
@@ -480,7 +695,7 @@ impl Traceable<'_> {
             let store_path = input_path(
                 self.asked.store_dir(),
                 &input.file.facts.nar_hash,
-                base_name(path),
+                base_name(&self.inside(which, path)),
             );
             if self.asked.executor.held.has(&store_path) {
                 continue;
@@ -575,7 +790,11 @@ impl Traceable<'_> {
 
     /// The answer that a child gives.
     fn conclude(&self, child: &Child) -> Result<Done, Unusable> {
-        let done = reply(self.asked.executor, child)?;
+        let mut done = reply(self.asked.executor, child)?;
+        if let Some(names) = &self.renaming {
+            put_back(names, &mut done)
+                .map_err(|_| Unusable::Reason(InPlace::new("copy-failed")))?;
+        }
         if let (Some(older), 1..) = (&self.older, done.status) {
             // A compiler that fails removes an older object, and answers hold no removals.
             return Err(Unusable::Reason(InPlace::with_detail(
@@ -585,4 +804,29 @@ impl Traceable<'_> {
         }
         Ok(done)
     }
+}
+
+/// A file that a child has left: its path, whether it is executable, its content.
+type LeftFile = (Vec<u8>, bool, Vec<u8>);
+
+/// What a child has left; what it has printed comes last, and has no path.
+struct ChildLeft {
+    status: u8,
+    files: Vec<LeftFile>,
+}
+
+/// Puts the caller's own names in place of first ones.
+fn put_back(names: &Renaming, done: &mut Done) -> std::io::Result<()> {
+    for file in &mut done.files {
+        file.path = names.outside(&file.path).into_owned();
+    }
+    for content in contents(done) {
+        // Larger ones were not compared, and are not remembered.
+        if let Some(bytes) = read_content(content, SEARCHED_BYTES_MAX)?
+            && let Cow::Owned(restored) = names.outside(&bytes)
+        {
+            *content = in_memory(&restored)?;
+        }
+    }
+    Ok(())
 }

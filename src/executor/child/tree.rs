@@ -28,7 +28,6 @@ use store_types::{StoreDir, StorePath};
 
 use super::host::HostCompiler;
 use super::outcome::InPlace;
-use super::recall::hash_of_name;
 use super::tools::Program;
 
 /// The build directory as the build sees it.
@@ -42,6 +41,13 @@ const SYMLINKS_MAX: u32 = 40;
 
 /// A directory with more entries than this is not listed: each name is looked up.
 const ENTRIES_MAX: usize = 1 << 16;
+
+/// A directory with more entries than this that has changed is not listed again, either: a build
+/// that leaves its objects beside its sources changes it with each of them.
+const RELISTED_MAX: usize = 1024;
+
+/// Until it has been found unchanged this many times.
+const UNCHANGED_MIN: u8 = 32;
 
 /// How many directories of a tree are remembered, and kept open, at most; beyond, all are
 /// forgotten at once.
@@ -109,8 +115,20 @@ pub(super) struct LocalDir {
     pub(super) stamp: Stamp,
     /// Whether the stamp tells of every change since.
     pub(super) settled: bool,
-    /// `None` if it may be searched but not read, or is too large.
-    pub(super) listing: Option<Arc<Listing>>,
+    pub(super) names: DirNames,
+}
+
+/// What is known of the names in a directory.
+#[derive(Clone)]
+pub(super) enum DirNames {
+    /// All of them.
+    Listed(Arc<Listing>),
+    /// They are many, and may change with every call: each is looked up. For so many more looks
+    /// at an unchanged directory it is not worth listing.
+    Many(u8),
+    /// It may be searched but not read, or is too large: each is looked up, and what else there
+    /// is cannot be known.
+    Unknown,
 }
 
 fn list(dir: impl AsFd) -> rustix::io::Result<Option<Listing>> {
@@ -390,7 +408,7 @@ impl CallerTree {
             let stat =
                 rustix::fs::statat(&*parent.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(gone)?;
             if known.settled && known.stamp == Stamp::of(&stat) {
-                return Ok(known.clone());
+                return self.unchanged(path, known.clone());
             }
         }
         let open = |flags: OFlags| {
@@ -411,35 +429,71 @@ impl CallerTree {
             return Err(InPlace::new("unreadable-directory"));
         }
         let stamp = Stamp::of(&stat);
-        if let Some(known) = known
+        if let Some(known) = &known
             && known.settled
             && known.stamp == stamp
         {
-            return Ok(known);
+            return self.unchanged(path, known.clone());
         }
         let settled = stamp.is_settled(now_nanos());
-        let listing = match is_readable {
-            true => list(&fd).map_err(gone)?.map(Arc::new),
-            false => None,
+        let was_large = known.is_some_and(|known| match &known.names {
+            DirNames::Listed(listing) => listing.len() > RELISTED_MAX,
+            DirNames::Many(_) => true,
+            DirNames::Unknown => false,
+        });
+        let names = match is_readable {
+            true if was_large => DirNames::Many(UNCHANGED_MIN),
+            true => list(&fd).map_err(gone)?.into(),
+            false => DirNames::Unknown,
         };
         let dir = LocalDir {
             fd: Arc::new(fd),
             stamp,
             settled,
-            listing,
+            names,
         };
+        self.remember(path, dir.clone());
+        Ok(dir)
+    }
+
+    fn remember(&self, path: &[u8], dir: LocalDir) {
         let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
         if dirs.len() >= DIRS_MAX {
             dirs.clear();
         }
-        dirs.insert(path.into(), dir.clone());
+        dirs.insert(path.into(), dir);
+    }
+
+    /// A directory that is as it was; listed, if it has been so for long.
+    fn unchanged(&self, path: &[u8], mut dir: LocalDir) -> Result<LocalDir, InPlace> {
+        let DirNames::Many(looks) = dir.names else {
+            return Ok(dir);
+        };
+        dir.names = match looks.checked_sub(1) {
+            Some(looks) => DirNames::Many(looks),
+            // Whatever is changed from now on changes its times.
+            None => dir.list()?,
+        };
+        self.remember(path, dir.clone());
         Ok(dir)
     }
 }
 
+impl From<Option<Listing>> for DirNames {
+    fn from(listing: Option<Listing>) -> Self {
+        listing.map_or(Self::Unknown, |listing| Self::Listed(Arc::new(listing)))
+    }
+}
+
 impl LocalDir {
-    /// The one entry of this name, for a directory whose names are not known.
-    fn lookup(&self, name: &[u8]) -> Result<Option<Entry>, InPlace> {
+    /// All names, read now.
+    fn list(&self) -> Result<DirNames, InPlace> {
+        let listing = list(&*self.fd).map_err(|_| InPlace::new("vanished-directory"))?;
+        Ok(listing.into())
+    }
+
+    /// The one entry of this name, looked up.
+    pub(super) fn lookup(&self, name: &[u8]) -> Result<Option<Entry>, InPlace> {
         let unreadable = |_| InPlace::new("unreadable-directory");
         let stat = match rustix::fs::statat(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
@@ -511,10 +565,26 @@ pub enum Found {
 
 /// What walks have looked at.
 pub(super) struct Observed<'a> {
-    /// [Hashes](hash_of_name) of the names that were asked for in local directories.
-    pub(super) asked: &'a HashSet<u64>,
+    /// The names that were asked for in local directories.
+    pub(super) asked: &'a HashSet<Box<[u8]>>,
     /// The directories.
     pub(super) seen: &'a HashMap<Vec<u8>, LocalDir>,
+    entries: &'a HashMap<Vec<u8>, Option<Entry>>,
+}
+
+impl Observed<'_> {
+    /// The entry of this name in a directory, as walks have seen it if one has asked for it;
+    /// `None` if that cannot be known.
+    pub(super) fn entry(&self, path: &[u8], dir: &LocalDir, name: &[u8]) -> Option<Option<Entry>> {
+        match &dir.names {
+            DirNames::Listed(listing) => Some(listing.get(name).cloned()),
+            DirNames::Many(_) => match self.entries.get(&join(path, name)) {
+                Some(entry) => Some(entry.clone()),
+                None => dir.lookup(name).ok(),
+            },
+            DirNames::Unknown => None,
+        }
+    }
 }
 
 /// One call's walks: each local directory is looked at once, so that all walks of the
@@ -525,11 +595,11 @@ pub struct Walker<'a> {
     is_input: &'a dyn Fn(&StorePath) -> bool,
     binds: Arc<[Bind]>,
     seen: HashMap<Vec<u8>, LocalDir>,
-    /// Hashes of the names that were asked for in local directories.
-    asked: HashSet<u64>,
+    /// Names that were asked for in local directories.
+    asked: HashSet<Box<[u8]>>,
     /// Whether more was asked than what is there of these names.
     asked_more: bool,
-    /// Single entries of directories that may not be read.
+    /// Single entries of directories that are not listed.
     seen_entries: HashMap<Vec<u8>, Option<Entry>>,
     /// What the walks met.
     pub layout: Layout,
@@ -607,10 +677,10 @@ impl<'a> Walker<'a> {
 
     /// What the walks have looked at; `None` if that was more.
     pub(super) fn observed(&self) -> Option<Observed<'_>> {
-        let is_all = !self.asked_more && self.seen.values().all(|dir| dir.listing.is_some());
-        is_all.then_some(Observed {
+        (!self.asked_more).then_some(Observed {
             asked: &self.asked,
             seen: &self.seen,
+            entries: &self.seen_entries,
         })
     }
 
@@ -621,9 +691,28 @@ impl<'a> Walker<'a> {
         dir: &[u8],
         names: &[&[u8]],
     ) -> Result<Option<Arc<Listing>>, InPlace> {
-        self.asked
-            .extend(names.iter().map(|name| hash_of_name(name)));
+        for name in names {
+            self.note(name);
+        }
+        if let Place::Local = self.place(dir)
+            && let DirNames::Many(_) = self.local_dir(dir)?.names
+        {
+            let mut listing = Listing::new();
+            for name in names {
+                if let Some(entry) = self.local_entry(dir, name)? {
+                    listing.insert((*name).into(), entry);
+                }
+            }
+            return Ok(Some(Arc::new(listing)));
+        }
         self.any_listing(dir)
+    }
+
+    /// Notes that this name was asked for.
+    fn note(&mut self, name: &[u8]) {
+        if !self.asked.contains(name) {
+            self.asked.insert(name.into());
+        }
     }
 
     /// The names in a directory, wherever it is; `None` if they are not known.
@@ -634,7 +723,17 @@ impl<'a> Walker<'a> {
 
     fn any_listing(&mut self, dir: &[u8]) -> Result<Option<Arc<Listing>>, InPlace> {
         match self.place(dir) {
-            Place::Local => Ok(self.local_dir(dir)?.listing),
+            Place::Local => {
+                let mut local = self.local_dir(dir)?;
+                if let DirNames::Many(_) = local.names {
+                    local.names = local.list()?;
+                    self.seen.insert(dir.to_vec(), local.clone());
+                }
+                match local.names {
+                    DirNames::Listed(listing) => Ok(Some(listing)),
+                    DirNames::Many(_) | DirNames::Unknown => Ok(None),
+                }
+            }
             Place::InStore(relative) => {
                 let listing = self.store.listing(&relative);
                 listing
@@ -646,12 +745,12 @@ impl<'a> Walker<'a> {
     }
 
     fn local_entry(&mut self, dir: &[u8], name: &[u8]) -> Result<Option<Entry>, InPlace> {
-        self.asked.insert(hash_of_name(name));
+        self.note(name);
         let local = match self.seen.get(dir) {
             Some(local) => local,
             None => &self.local_dir(dir)?,
         };
-        if let Some(listing) = &local.listing {
+        if let DirNames::Listed(listing) = &local.names {
             return Ok(listing.get(name).cloned());
         }
         let path = join(dir, name);

@@ -59,6 +59,7 @@ pub(super) fn compare(
     let asked = call.asked;
     let unreadable = || InPlace::new("child-unreadable");
     let text = |name: &str| read(asked, child, name.as_bytes()).ok_or_else(unreadable);
+    let text = |name| Ok::<_, InPlace>(call.outside(&text(name)?).into_owned());
     let (mut stdout, mut stderr) = (text(manifest::STDOUT)?, text(manifest::STDERR)?);
     let texts = [&stdout, &stderr, &tried.stdout, &tried.stderr];
     if !is_understood(asked) || texts.into_iter().any(|text| is_for_want(text)) {
@@ -134,7 +135,7 @@ fn has_left_the_same(call: &Traceable<'_>, child: &Child) -> Result<bool, InPlac
     let asked = call.asked;
     let is_input = |path: &_| asked.caller.is_allowed(path);
     let mut walker = Walker::new(asked.tree(), &asked.executor.store_tree, &is_input);
-    let path_of = |path: &[u8]| [b"/", path].concat();
+    let path_of = |path: &[u8]| [b"/", &*call.outside(path)].concat();
     for file in &child.result.files {
         let Found::LocalFile(real) = walker.look(b"/", &path_of(&file.path))? else {
             return Ok(false);
@@ -142,7 +143,8 @@ fn has_left_the_same(call: &Traceable<'_>, child: &Child) -> Result<bool, InPlac
         let memory = &asked.executor.memory;
         let theirs = memory.bytes(asked.tree(), &real, &memory.local(asked.tree(), &real)?)?;
         let inside = join(manifest::FILES.as_bytes(), &file.path);
-        if read(asked, child, &inside).is_none_or(|ours| ours != *theirs) {
+        let ours = read(asked, child, &inside);
+        if ours.is_none_or(|ours| *call.outside(&ours) != *theirs) {
             return Ok(false);
         }
     }

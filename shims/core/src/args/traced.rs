@@ -43,6 +43,13 @@ pub struct Traced {
     pub random_seed: Option<Vec<u8>>,
 }
 
+impl Traced {
+    /// Whether it makes a program, a library or an object out of objects.
+    pub fn links(&self) -> bool {
+        matches!(self.kind, "link" | "relink")
+    }
+}
+
 /// Whether a file that begins with `head`, read or made by a call, ties it to modification times:
 /// Clang's precompiled headers and modules hold those of their sources, which are compared when
 /// they are used.

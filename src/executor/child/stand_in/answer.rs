@@ -2,13 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, PoisonError};
 
-use rustix::fs::{MemfdFlags, SealFlags};
 use shim_core::args::Compile;
 use shim_core::protocol::{Done, NewFile};
 use store_types::{Hash, StorePath};
@@ -20,7 +16,7 @@ use crate::child::assemble::{Command, Made};
 use crate::child::files::{Facts, nar_of_file};
 use crate::child::inputs::{InputFile, base_name};
 use crate::child::outcome::InPlace;
-use crate::child::reply::reply;
+use crate::child::reply::{contents, in_memory, read_content, reply};
 use crate::child::run::Origin;
 use crate::child::scanned::Scanned;
 
@@ -455,12 +451,6 @@ impl Scanned<'_> {
     }
 }
 
-/// The descriptors of an answer: its files in order, then standard output and standard error.
-fn contents(done: &mut Done) -> Vec<&mut OwnedFd> {
-    let files = done.files.iter_mut().map(|file| &mut file.content);
-    files.chain([&mut done.stdout, &mut done.stderr]).collect()
-}
-
 /// These files of a child, and what it printed; `None` if it is too much.
 fn read(files: &[NewFile], done: &Done) -> std::io::Result<Option<Left>> {
     let mut left = Left::new();
@@ -476,18 +466,6 @@ fn read(files: &[NewFile], done: &Done) -> std::io::Result<Option<Left>> {
     Ok(Some(left))
 }
 
-/// Reads a file and leaves its offset alone: who gets it reads from there.
-fn read_content(content: &OwnedFd, max: u64) -> std::io::Result<Option<Vec<u8>>> {
-    let file = File::from(content.try_clone()?);
-    let len = file.metadata()?.len();
-    if len > max {
-        return Ok(None);
-    }
-    let mut bytes = vec![0; len as usize];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(Some(bytes))
-}
-
 /// Puts the hashes back where a verdict says that they are.
 fn restore(mapping: &Mapping, done: &mut Done, which: &[usize]) -> std::io::Result<()> {
     let mut contents = contents(done);
@@ -499,17 +477,4 @@ fn restore(mapping: &Mapping, done: &mut Done, which: &[usize]) -> std::io::Resu
         *content = in_memory(&restored)?;
     }
     Ok(())
-}
-
-/// A sealed file in memory.
-fn in_memory(bytes: &[u8]) -> std::io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(rustix::fs::memfd_create("restored", flags)?);
-    file.write_all(bytes)?;
-    file.rewind()?;
-    rustix::fs::fcntl_add_seals(
-        &file,
-        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-    )?;
-    Ok(file.into())
 }

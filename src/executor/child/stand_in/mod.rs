@@ -27,6 +27,7 @@ use memchr::memmem;
 use store_types::{Hash, StorePath};
 
 use self::names::{Name, STAND_INS};
+use super::renaming;
 
 /// Fewer characters of a hash than this are not taken for a part of one.
 const PART_LEN_MIN: usize = 8;
@@ -236,6 +237,31 @@ impl StandIns {
             Which::First => &self.to_first,
             Which::Second => &self.to_second,
         }
+    }
+
+    /// What of these texts has a name of its own in a traced call: hashes, and seeds with their
+    /// flag, each once.
+    pub(super) fn names_in<'t>(
+        &self,
+        texts: impl Iterator<Item = &'t Vec<u8>>,
+    ) -> Result<Vec<renaming::Name>, Refusal> {
+        let mut names: Vec<renaming::Name> = Vec::new();
+        for text in texts {
+            for hit in self.to_first.hits(text)? {
+                let (first, second) = (&self.to_first.0[hit.rule], &self.to_second.0[hit.rule]);
+                let flag: &[u8] = if hit.is_whole() { b"" } else { SEED_FLAG };
+                let own = [flag, &first.from[..hit.len]].concat();
+                if names.iter().all(|name| name.own != own) {
+                    names.push(renaming::Name {
+                        own,
+                        mark: first.from[..PART_LEN_MIN].to_vec(),
+                        first: [flag, &first.to[..hit.len]].concat(),
+                        second: [flag, &second.to[..hit.len]].concat(),
+                    });
+                }
+            }
+        }
+        Ok(names)
     }
 
     fn named(&self) -> MutexGuard<'_, home::Named> {
