@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{FileType, OFlags};
 use shim_core::scan::{Definition, HasIncludeUses, Scan, definitions, has_include_uses, scan};
@@ -60,8 +60,8 @@ pub struct Facts {
     pub nar_hash: Hash,
     /// Size of that NAR in bytes.
     pub nar_size: u64,
-    /// What the lexer found in it.
-    pub scan: Arc<Scan>,
+    /// What the lexer found in it, once somebody has asked: objects are not text.
+    pub(super) scan: OnceLock<Arc<Scan>>,
 }
 
 /// A file of the build as it was at one moment.
@@ -272,7 +272,12 @@ impl FileMemory {
             return Err(InPlace::new("large-input"));
         }
         let bytes: Arc<[u8]> = read_all(&fd, id.size)?.into();
-        let facts = Arc::new(self.facts(&bytes));
+        let (nar_hash, nar_size) = nar_of_file(&bytes);
+        let facts = Arc::new(Facts {
+            nar_hash,
+            nar_size,
+            scan: OnceLock::new(),
+        });
         let ctime = i128::from(id.ctime.0) * 1_000_000_000 + i128::from(id.ctime.1);
         let mtime = i128::from(id.mtime.0) * 1_000_000_000 + i128::from(id.mtime.1);
         let settled = now - ctime > CLOCK_GRAIN_NANOS && now - mtime > CLOCK_GRAIN_NANOS;
@@ -328,28 +333,33 @@ impl FileMemory {
         Ok(bytes.into())
     }
 
-    fn facts(&self, bytes: &[u8]) -> Facts {
-        let (nar_hash, nar_size) = nar_of_file(bytes);
-        let known = self
-            .scans
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&nar_hash)
-            .cloned();
-        let scan = known.unwrap_or_else(|| {
-            let scan = Arc::new(scan(bytes));
-            let mut scans = self.scans.lock().unwrap_or_else(PoisonError::into_inner);
-            if scans.len() >= FACTS_MAX {
-                scans.clear();
-            }
-            scans.insert(nar_hash, scan.clone());
-            scan
-        });
-        Facts {
-            nar_hash,
-            nar_size,
-            scan,
+    /// What the lexer finds in a file of the build.
+    pub fn local_scan(
+        &self,
+        tree: &CallerTree,
+        path: &[u8],
+        file: &LocalFile,
+    ) -> Result<Arc<Scan>, InPlace> {
+        if let Some(scan) = file.facts.scan.get() {
+            return Ok(scan.clone());
         }
+        let known = |scans: &Mutex<HashMap<Hash, Arc<Scan>>>| {
+            let scans = scans.lock().unwrap_or_else(PoisonError::into_inner);
+            scans.get(&file.facts.nar_hash).cloned()
+        };
+        let scan = match known(&self.scans) {
+            Some(scan) => scan,
+            None => {
+                let scan = Arc::new(scan(&self.bytes(tree, path, file)?));
+                let mut scans = self.scans.lock().unwrap_or_else(PoisonError::into_inner);
+                if scans.len() >= FACTS_MAX {
+                    scans.clear();
+                }
+                scans.insert(file.facts.nar_hash, scan.clone());
+                scan
+            }
+        };
+        Ok(file.facts.scan.get_or_init(|| scan).clone())
     }
 
     /// The values that a file of the build gives to a macro.

@@ -450,11 +450,11 @@ impl Collector<'_, '_> {
                         if self.bytes_read > BYTES_MAX {
                             return Err(InPlace::new("large-input"));
                         }
-                        self.files.insert(path, file.clone());
+                        self.files.insert(path.clone(), file.clone());
                         file
                     }
                 };
-                file.facts.scan.clone()
+                self.memory.local_scan(self.walker.tree(), &path, &file)?
             }
             Found::StoreFile(path) => {
                 let object = self.walker.object_path(&path);
@@ -479,7 +479,7 @@ impl Collector<'_, '_> {
         let once = self
             .files
             .values()
-            .map(|file| &file.facts.scan)
+            .filter_map(|file| file.facts.scan.get())
             .chain(self.store_files.values())
             .any(|scan| scan.once);
         with_times(self.files, once)

@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use shim_core::manifest::{self, Entry, Manifest};
 use store_api::BuildMode;
 use store_local::FileObject;
-use store_types::{ContentAddressMethod, DerivationKind, StorePath};
+use store_types::{ContentAddressMethod, DerivationKind, Hash, StorePath};
 
 use super::assemble::Made;
 use super::crash::is_undamaged;
@@ -50,9 +50,16 @@ pub enum Origin {
 pub(crate) struct ChildRequest {
     /// Its derivation.
     pub(super) made: Made,
-    /// Inputs that may not be in the store yet: path and contents. Those that are [`Held`] are
-    /// not among them.
-    pub files: Vec<(StorePath, Arc<[u8]>)>,
+    /// Inputs that may not be in the store yet. Those that are [`Held`] are not among them.
+    pub files: Vec<NewInput>,
+}
+
+/// A file that a child needs in the store.
+pub(crate) struct NewInput {
+    pub(super) path: StorePath,
+    /// Hash and size of its NAR.
+    pub(super) nar: (Hash, u64),
+    pub(super) bytes: Arc<[u8]>,
 }
 
 /// Inputs that this process has seen in the store and holds there: neither the store nor the
@@ -313,16 +320,18 @@ impl Executor {
         let text = self.store_dir().display(&request.made.path);
         let none = BTreeSet::new();
         let references = request.made.drv.references();
-        let sources = request.files.iter().map(|(path, bytes)| FileObject {
-            name: path.name(),
+        let sources = request.files.iter().map(|file| FileObject {
+            name: file.path.name(),
             method: ContentAddressMethod::Nar,
-            bytes,
+            bytes: &file.bytes,
+            nar: Some(file.nar),
             references: &none,
         });
         let drv = FileObject {
             name: request.made.path.name(),
             method: ContentAddressMethod::Text,
             bytes: &request.made.text,
+            nar: None,
             references: &references,
         };
         let objects: Vec<FileObject<'_>> = sources.chain([drv]).collect();
@@ -334,10 +343,10 @@ impl Executor {
             infos
                 .iter()
                 .zip(&request.files)
-                .all(|(info, (path, _))| info.path == *path)
+                .all(|(info, file)| info.path == file.path)
         );
         self.held
-            .add(request.files.iter().map(|(path, _)| path.clone()));
+            .add(request.files.iter().map(|file| file.path.clone()));
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use super::index::Child;
 use super::inputs::{InputFile, Search, absolute, base_name, collect};
 use super::outcome::InPlace;
 use super::recall;
-use super::run::{ChildRequest, Origin};
+use super::run::{ChildRequest, NewInput, Origin};
 use super::stand_in::home::{Home, Searched};
 use super::stand_in::{Refusal, Which};
 use super::tools::{Compiler, SearchPath, find_compiler, parse_search_path};
@@ -237,12 +237,16 @@ impl Scanned<'_> {
         let (mut done, origin) = self.asked.answer_by(&made.path, || {
             let mut contents = Vec::new();
             for ((path, input), edited) in self.files.iter().zip(files.values()) {
-                let nar_hash = &edited.file.facts.nar_hash;
-                let store_path = input_path(store_dir, nar_hash, base_name(path));
+                let facts = &edited.file.facts;
+                let store_path = input_path(store_dir, &facts.nar_hash, base_name(path));
                 if self.asked.executor.held.has(&store_path) {
                     continue;
                 }
-                contents.push((store_path, edit(self.bytes(path, input)?)?));
+                contents.push(NewInput {
+                    path: store_path,
+                    nar: (facts.nar_hash, facts.nar_size),
+                    bytes: edit(self.bytes(path, input)?)?,
+                });
             }
             Ok(ChildRequest {
                 made: made.clone(),

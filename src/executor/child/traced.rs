@@ -33,7 +33,7 @@ use super::outcome::InPlace;
 use super::records::{Query, Record};
 use super::renaming::{Renaming, is_text};
 use super::reply::{Unusable, contents, in_memory, read_content, reply};
-use super::run::{ChildRequest, IsGone, Origin};
+use super::run::{ChildRequest, IsGone, NewInput, Origin};
 use super::stand_in::{Refusal, Which};
 use super::tools::{find_program, path_without_shims};
 use super::tree::{Found, Layout, Walker, split_last};
@@ -689,20 +689,26 @@ impl Traceable<'_> {
     ) -> Result<ChildRequest, InPlace> {
         let mut contents = Vec::new();
         if !view.listed.is_empty() {
-            contents.push((empty_file(self.asked.store_dir()), Arc::from([])));
+            contents.push(NewInput {
+                path: empty_file(self.asked.store_dir()),
+                nar: nar_of_file(b""),
+                bytes: Arc::from([]),
+            });
         }
         for (path, input) in files {
-            let store_path = input_path(
-                self.asked.store_dir(),
-                &input.file.facts.nar_hash,
-                base_name(&self.inside(which, path)),
-            );
+            let facts = &input.file.facts;
+            let name = self.inside(which, path);
+            let store_path = input_path(self.asked.store_dir(), &facts.nar_hash, base_name(&name));
             if self.asked.executor.held.has(&store_path) {
                 continue;
             }
             let memory = &self.asked.executor.memory;
             let bytes = memory.bytes(self.asked.tree(), path, &view.files[path])?;
-            contents.push((store_path, bytes));
+            contents.push(NewInput {
+                path: store_path,
+                nar: (facts.nar_hash, facts.nar_size),
+                bytes,
+            });
         }
         Ok(ChildRequest {
             made: made.clone(),
@@ -720,12 +726,11 @@ impl Traceable<'_> {
             return Ok(());
         }
         let dates_are_fixed = self.command.env.contains_key(&b"SOURCE_DATE_EPOCH"[..]);
-        let mut scans: Vec<_> = view
-            .files
-            .values()
-            .map(|file| file.facts.scan.clone())
-            .collect();
         let executor = self.asked.executor;
+        let mut scans = Vec::new();
+        for (path, file) in &view.files {
+            scans.push(executor.memory.local_scan(self.asked.tree(), path, file)?);
+        }
         for path in store_texts {
             if let Ok(Found::StoreFile(real)) = view.walker.look(b"/", path) {
                 let object = view.walker.object_path(&real);

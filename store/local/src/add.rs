@@ -8,8 +8,8 @@ use std::sync::PoisonError;
 
 use store_nar::{Hasher, NarError, RestoreWriter, Tee, copy, dump, dump_and_hash, fs, remove_tree};
 use store_types::{
-    ContentAddress, ContentAddressMethod, Derivation, DerivationOutput, HashAlgorithm, PathInfo,
-    References, StorePath, sha256,
+    ContentAddress, ContentAddressMethod, Derivation, DerivationOutput, Hash, HashAlgorithm,
+    PathInfo, References, StorePath, sha256,
 };
 
 use crate::temp::TempDir;
@@ -32,6 +32,8 @@ pub struct FileObject<'a> {
     pub method: ContentAddressMethod,
     /// The content.
     pub bytes: &'a [u8],
+    /// Hash and size of its NAR, if they are known. They are believed.
+    pub nar: Option<(Hash, u64)>,
     /// What it refers to.
     pub references: &'a BTreeSet<StorePath>,
 }
@@ -139,6 +141,7 @@ impl LocalStore {
             name,
             method: ContentAddressMethod::Text,
             bytes,
+            nar: None,
             references,
         };
         let mut infos = self.add_files(&[object])?;
@@ -156,7 +159,7 @@ impl LocalStore {
         let mut registrations = Vec::with_capacity(objects.len());
         let mut texts = BTreeMap::new();
         for object in objects {
-            let (nar_hash, nar_size) = nar_of_file(object.bytes);
+            let (nar_hash, nar_size) = object.nar.unwrap_or_else(|| nar_of_file(object.bytes));
             let ca = ContentAddress {
                 method: object.method,
                 hash: match object.method {
@@ -565,7 +568,7 @@ fn write_text(dir: BorrowedFd<'_>, name: &OsStr, bytes: &[u8]) -> io::Result<()>
 }
 
 /// The hash and length of the NAR of a file that is not executable.
-fn nar_of_file(bytes: &[u8]) -> (store_types::Hash, u64) {
+fn nar_of_file(bytes: &[u8]) -> (Hash, u64) {
     let mut hasher = Hasher::new(HashAlgorithm::Sha256);
     let mut string = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());

@@ -80,6 +80,7 @@ fn texts_are_added_wholly_or_not_at_all() {
                 name,
                 method: ContentAddressMethod::Text,
                 bytes,
+                nar: None,
                 references: &none,
             };
             store.add_files(&[object("a", b"a"), object("b", b"b")])?;

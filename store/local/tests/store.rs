@@ -258,6 +258,7 @@ fn texts_are_added_together_and_may_refer_to_one_another() {
         name,
         method: ContentAddressMethod::Text,
         bytes,
+        nar: None,
         references,
     };
     let none = none();
@@ -676,6 +677,7 @@ fn files_are_added_as_real_trees_are_whatever_lies_in_their_place() {
         name,
         method: ContentAddressMethod::Nar,
         bytes,
+        nar: None,
         references: &none,
     };
     let objects = [
@@ -727,6 +729,7 @@ fn threads_that_add_the_same_files_do_not_disturb_each_other() {
                             name,
                             method: ContentAddressMethod::Nar,
                             bytes: name.as_bytes(),
+                            nar: None,
                             references: none,
                         })
                         .collect();
