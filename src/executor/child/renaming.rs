@@ -164,6 +164,8 @@ impl Renaming {
     pub(super) fn with_hashes(mut self, stand_ins: &StandIns, command: &Command) -> Option<Self> {
         let texts = || command.argv.iter().chain(command.env.values());
         self.0.extend(stand_ins.names_in(texts()).ok()?);
+        // One may be the beginning of another.
+        self.0.sort_by_key(|name| std::cmp::Reverse(name.own.len()));
         let texts = || texts().chain([&command.cwd, &command.exe]);
         let is_free = |name: &Name| {
             let stand_ins = [&name.first, &name.second];
