@@ -950,7 +950,7 @@ try() {
     call gcc "$@" -o "$object" -c "$dir/x.c"; [ ! -e "$object" ] || { call gcc "$@" "$object" -o "cmTC_${object:16:5}"; seen ls -R; }
     cd "$top" || exit; rm -r b
 }
-probe() { try aaaaaa 00000 "$@"; try Bc0deF fab1e "$@"; }
+probe() { try aaaaaa 12345 "$@"; try Bc0deF fab1e "$@"; }
 body=('#include <stdio.h>' 'int main(void) { return puts("yes"); }'); probe; probe -O2 -Wall -MD; probe -MD -MT 'a target' -MF d.d; probe -Wl,-Map=x.map
 body=('#include <no/such.h>'); probe; body=('int main(void) { return strlcpy; }'); probe; body=('int f(void); int main(void) { int unused; return f(); }'); probe -Wall; probe -fno-such-flag
 END
@@ -961,8 +961,10 @@ try() {
     call gcc "$@" -o "$object" -c "$dir/x.c"; [ ! -e "$object" ] || call gcc "$@" "$object" -o "cmTC_${object:16:5}"
     cd "$top" || exit; rm -r b
 }
-probe() { try aaaaaa 00000 "$@"; try Bc0deF fab1e "$@"; }
+probe() { try aaaaaa 12345 "$@"; try Bc0deF fab1e "$@"; }
 body=('#include <assert.h>' 'int main(int n, char **v) { assert(n); return 0; }'); probe; probe -O2 -g; probe --coverage -frandom-seed=1; probe -flto -frandom-seed=1; probe -save-temps; probe -fdump-tree-optimized; probe -Wl,-rpath,"$top/b/CMakeFiles/CMakeScratch/TryCompile-aaaaaa"
+body=('int main(void) { return PREFIX; }'); try aaaaaa 12345 -DPREFIX=TryCompile-aaaaaa; try 1aaaaa 1e345 -DPREFIX=TryCompile-1aaaaa; try Bc0deF fab1e -DPREFIX=cmTC_fab1e; try e00001 1fab1 -DPREFIX=cmTC_1fab1
+body=('int main(void) { return 0; }'); for name in 1aaaaa Bc0deF q1w2e3 Z_9; do try ${name/_9/99999} 12345 -g -S; try ${name/_9/99999} 12345 -g -Werror -DX=1 -UX; done
 body=('int c = __FILE__[sizeof __FILE__ - 8] * 3;' 'int main(void) { return c; }'); probe -O2; probe -xc++
 body=('#include "h.h"' 'int main(void) { return !header; }'); probe; body=('#include "../TryCompile-NAME/h.h"' 'int main(void) { return !header; }'); probe
 body=('static __attribute__((constructor)) void f(void) { }'); probe -shared -fPIC; probe -shared -fPIC -frandom-seed=1 -fno-common -xc++; body=('char *dir = DIR;' 'int main(void) { return 0; }'); probe @flags; probe -DDIR='""' -frecord-gcc-switches
@@ -976,8 +978,8 @@ try() {
     call gcc -I"$top/i" -o "$object" -c "$dir/x.c"; [ ! -e "$object" ] || call gcc "$object" -o "cmTC_${object:16:5}"
     cd "$top" || exit; rm -r b i
 }
-try aaaaaa 00000 true; try bbbbbb 11111 put b/CMakeFiles/CMakeScratch/up.h 'int n = 2;'; try ZZZZZZ 22222 true; try dddddd 33333 put b/CMakeFiles/CMakeScratch/up.h 'int n = ;'
-try eeeeee 44444 put i/x.h ''; try 000000 55555 ln -s x.c b/CMakeFiles/CMakeScratch/TryCompile-000000/y.c; try ffffff 66666 mkdir b/CMakeFiles/CMakeScratch/TryCompile-ZZZZZZ; try gggggg 77777 put b/CMakeFiles/CMakeScratch/TryCompile-gggggg/up.h 'int n = 3;'
+try aaaaaa 12345 true; try bbbbbb 11111 put b/CMakeFiles/CMakeScratch/up.h 'int n = 2;'; try zzzzzz 22222 true; try dddddd 33333 put b/CMakeFiles/CMakeScratch/up.h 'int n = ;'
+try eeeeee 44444 put i/x.h ''; try 000000 55555 ln -s x.c b/CMakeFiles/CMakeScratch/TryCompile-000000/y.c; try ffffff 66666 mkdir b/CMakeFiles/CMakeScratch/TryCompile-zzzzzz; try gggggg 77777 put b/CMakeFiles/CMakeScratch/TryCompile-gggggg/up.h 'int n = 3;'
 END
 class probes-of-meson hit <<'END'
 try() {

@@ -44,6 +44,7 @@ derivation {
       echo 'int f(void) { return PREFIX; }' > conftest.c
       ask tokens -DPREFIX=''${out:11:5} -c conftest.c
       ask name -DPREFIX=a''${out:11:32} -c conftest.c
+      ask hash -DPREFIX=''${out:11:32} -c conftest.c
       printf '#define PREFIX "%s"\n' $out > config.h
       echo '#include "config.h"' > conftest.c; echo 'int f(void) { return PREFIX PREFIX2; }' >> conftest.c
       ask config -c conftest.c

@@ -89,7 +89,7 @@ build "lto" gcc "-O2 -flto" 1 && reused "lto" 0 "stand-in:lto 9"
 
 # Questions about the compiler, failing ones too: anew are those of which the answer has `$out` in a
 # program, those that read a file which has it, and those that have a part of it.
-new=3 answers=14
+new=4 answers=15
 build_expression probes probes.nix --argstr edit 1 &&
     equal "probes: all are children" "$answers 0" "$(($(count built "$WORK/probes.json") + $(count reused "$WORK/probes.json"))) $(count inPlace "$WORK/probes.json")"
 for edit in 2 3; do
@@ -97,7 +97,8 @@ for edit in 2 3; do
         equal "probes, edited $edit: new, reused, in place" "$new $((answers - new)) 0" \
             "$(count built "$WORK/probes, edited $edit.json") $(count reused "$WORK/probes, edited $edit.json") $(count inPlace "$WORK/probes, edited $edit.json")"
     equal "probes, edited $edit: why some are of one derivation only" "name-in-input 1
-name-in-result 1" "$(sed -n 's/^ *"\(name-[a-z-]*\|stand-in:[a-z-]*\)": \([0-9]*\),\{0,1\}$/\1 \2/p' "$WORK/probes, edited $edit.json")"
+name-in-result 1
+name-matters 1" "$(sed -n 's/^ *"\(name-[a-z-]*\|stand-in:[a-z-]*\)": \([0-9]*\),\{0,1\}$/\1 \2/p' "$WORK/probes, edited $edit.json")"
 done
 
 clean "nothing is left behind" "$WORK/on"

@@ -353,10 +353,8 @@ impl<'a, 'v> Observer<'a, 'v> {
         if !self.view.walker.is_local(&dir) {
             return Ok(true);
         }
-        let listing = self.view.walker.listing(&dir)?;
-        let entry = listing.as_ref().and_then(|listing| listing.get(name));
-        Ok(match entry {
-            None => listing.is_some(),
+        Ok(match self.view.walker.local_entry(&dir, name)? {
+            None => true,
             Some(Entry::File) => may_be_there,
             Some(_) => false,
         })

@@ -24,7 +24,12 @@ impl InPlace {
         Self(Cow::Owned(name))
     }
 
-    /// The reason's name.
+    /// The name without a detail.
+    pub fn name(&self) -> &str {
+        self.0.split_once(':').map_or(&self.0, |(name, _)| name)
+    }
+
+    /// The reason's name, and its detail.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -16,7 +16,7 @@ use shim_core::protocol::Call;
 use super::assemble::Command;
 use super::inputs::InputFile;
 use super::records::Query;
-use super::stand_in::{StandIns, Which};
+use super::stand_in::{Refusal, StandIns, Which};
 use super::tree::Layout;
 
 /// What the names of one kind look like.
@@ -27,22 +27,22 @@ struct Kind {
     begin: &'static [u8],
     /// How many characters are made up, of which kind.
     len: usize,
-    is_renaming: fn(&u8) -> bool,
+    is_made_up: fn(&u8) -> bool,
     /// Of what the others consist.
     first: u8,
     second: u8,
 }
 
-/// The kinds of names. What stands for them is a part of keys, so it may never change; it is as
-/// different as can be, and no part of one is a part of another.
+/// The kinds of names. What stands for them is a part of keys, so it may never change. Of the two of
+/// a kind one is of letters, as the names may have them, and the other of digits.
 const KINDS: [Kind; 3] = [
     // CMake since 3.25: the directory of a `try_compile`, by mkdtemp(3).
     Kind {
         before: b"/",
         begin: b"TryCompile-",
         len: 6,
-        is_renaming: u8::is_ascii_alphanumeric,
-        first: b'Z',
+        is_made_up: u8::is_ascii_alphanumeric,
+        first: b'z',
         second: b'0',
     },
     // CMake: the target of a `try_compile`.
@@ -50,18 +50,18 @@ const KINDS: [Kind; 3] = [
         before: b"",
         begin: b"cmTC_",
         len: 5,
-        is_renaming: |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-        first: b'Y',
-        second: b'1',
+        is_made_up: |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        first: b'f',
+        second: b'0',
     },
     // Meson: a directory by Python's `tempfile`.
     Kind {
         before: b"meson-private/",
         begin: b"tmp",
         len: 8,
-        is_renaming: |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'_'),
-        first: b'X',
-        second: b'2',
+        is_made_up: |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'_'),
+        first: b'z',
+        second: b'0',
     },
 ];
 
@@ -93,7 +93,7 @@ impl Kind {
             let is_alone = text[..at].ends_with(self.before)
                 && !text[..at].last().is_some_and(goes_on)
                 && !text.get(at + len).is_some_and(goes_on)
-                && name[self.begin.len()..].iter().all(self.is_renaming);
+                && name[self.begin.len()..].iter().all(self.is_made_up);
             is_alone.then_some(name)
         })
     }
@@ -161,17 +161,19 @@ impl Renaming {
     /// Adds the hashes of the outer derivation's own outputs that are in a command, and their
     /// beginnings that are seeds. `None` if there is nothing to be renamed at all, or something in
     /// the command that stands for a name already.
-    pub(super) fn with_hashes(mut self, stand_ins: &StandIns, command: &Command) -> Option<Self> {
+    pub(super) fn with_hashes(
+        mut self,
+        stand_ins: &StandIns,
+        command: &Command,
+    ) -> Result<Option<Self>, Refusal> {
         let texts = || command.argv.iter().chain(command.env.values());
-        self.0.extend(stand_ins.names_in(texts()).ok()?);
-        // One may be the beginning of another.
-        self.0.sort_by_key(|name| std::cmp::Reverse(name.own.len()));
+        self.0.extend(stand_ins.names_in(texts())?);
         let texts = || texts().chain([&command.cwd, &command.exe]);
         let is_free = |name: &Name| {
             let stand_ins = [&name.first, &name.second];
             !texts().any(|text| stand_ins.iter().any(|name| has(text, name)))
         };
-        (!self.is_empty() && self.0.iter().all(is_free)).then_some(self)
+        Ok((!self.is_empty() && self.0.iter().all(is_free)).then_some(self))
     }
 
     /// A text of the caller as the child has it.
@@ -293,11 +295,6 @@ impl Renaming {
     }
 }
 
-/// Whether a content is text, in which nothing lies where it lies because of what is before it.
-pub(super) fn is_text(content: &[u8]) -> bool {
-    memchr::memchr(0, content).is_none()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -330,8 +327,8 @@ mod tests {
         let object = "CMakeFiles/cmTC_e9f64.dir/a.c.o";
         let names = of(dir, &["cc", "-o", object, "-c", &format!("{dir}/a.c")]).unwrap();
         let both = format!("{dir}/{object}");
-        let first = "/b/CMakeFiles/CMakeScratch/TryCompile-ZZZZZZ/CMakeFiles/cmTC_YYYYY.dir/a.c.o";
-        let second = "/b/CMakeFiles/CMakeScratch/TryCompile-000000/CMakeFiles/cmTC_11111.dir/a.c.o";
+        let first = "/b/CMakeFiles/CMakeScratch/TryCompile-zzzzzz/CMakeFiles/cmTC_fffff.dir/a.c.o";
+        let second = "/b/CMakeFiles/CMakeScratch/TryCompile-000000/CMakeFiles/cmTC_00000.dir/a.c.o";
         assert_eq!(text(names.inside(Which::First, both.as_bytes())), first);
         assert_eq!(text(names.inside(Which::Second, both.as_bytes())), second);
         assert_eq!(text(names.outside(first.as_bytes())), both);
@@ -373,11 +370,13 @@ mod tests {
         let names = of("/b/cmTC_e9f64", &["cc", "cmTC_e9f64.o"]).unwrap();
         let with = |word: &str| {
             let names = names.clone();
-            names.with_hashes(&StandIns::new([]), &command(&["cc", word]))
+            names
+                .with_hashes(&StandIns::new([]), &command(&["cc", word]))
+                .unwrap()
         };
         assert_eq!(with("cmTC_e9f64.o"), Some(names.clone()));
-        assert_eq!(with("cmTC_YYYYY.o"), None);
-        assert_eq!(with("cmTC_11111.o"), None);
+        assert_eq!(with("cmTC_fffff.o"), None);
+        assert_eq!(with("cmTC_00000.o"), None);
     }
 
     #[test]
@@ -385,7 +384,8 @@ mod tests {
         let hash = "1mdqa9w1p6cmli6976v4wi0sw9r4p5pr";
         let path = store_types::StorePath::from_base_name(&format!("{hash}-x")).unwrap();
         let stand_ins = StandIns::new([&path]);
-        let of = |argv: &[&str]| Renaming::default().with_hashes(&stand_ins, &command(argv));
+        let with = |argv: &[&str]| Renaming::default().with_hashes(&stand_ins, &command(argv));
+        let of = |argv: &[&str]| with(argv).unwrap();
         let (seed, rpath) = (
             format!("-frandom-seed={}", &hash[..10]),
             format!("-L/nix/store/{hash}-x/lib"),
@@ -400,15 +400,14 @@ mod tests {
         }
         assert!(names.are_in(&hash.as_bytes()[..8]));
         assert_eq!(of(&["cc", "-c"]), None);
-        assert_eq!(of(&["cc", &hash[..10]]), None, "what is it?");
+        assert_eq!(with(&["cc", &hash[..10]]), Err(Refusal::PART_OF_HASH));
     }
 
     #[test]
-    fn what_stands_for_names_has_nothing_in_common() {
-        let bytes: BTreeSet<u8> = KINDS
-            .iter()
-            .flat_map(|kind| [kind.first, kind.second])
-            .collect();
-        assert_eq!(bytes.len(), 2 * KINDS.len());
+    fn what_stands_for_a_name_could_be_one() {
+        for kind in &KINDS {
+            assert!((kind.is_made_up)(&kind.first) && (kind.is_made_up)(&kind.second));
+            assert!(kind.first.is_ascii_lowercase() && kind.second == b'0');
+        }
     }
 }

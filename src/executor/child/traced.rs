@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -24,14 +25,14 @@ use super::call::{Asked, in_place, prepare_output};
 use super::crash::is_undamaged;
 use super::discover::{Observer, Started, normal};
 use super::environment::{all_for_wrapper, empty_for_compiles, relevant_if_traced};
-use super::files::{input_path, nar_of_file, object_name};
+use super::files::{LocalFile, input_path, nar_of_file, object_name};
 use super::host::HostCompiler;
 use super::index::Child;
 use super::inputs::{InputFile, LISTED_MTIME, absolute, base_name};
 use super::memo::Declared;
 use super::outcome::InPlace;
 use super::records::{Query, Record};
-use super::renaming::{Renaming, is_text};
+use super::renaming::Renaming;
 use super::reply::{Unusable, contents, in_memory, read_content, reply};
 use super::run::{ChildRequest, IsGone, NewInput, Origin};
 use super::stand_in::{Refusal, Which};
@@ -40,6 +41,7 @@ use super::tree::{Found, Layout, Walker, split_last};
 use super::trial::{self, Comparison};
 use super::view::View;
 use crate::error::{BuildError, environment};
+use crate::log::LogTail;
 
 /// A response file is no longer than this.
 const RESPONSE_FILE_MAX: usize = 4 << 20;
@@ -132,10 +134,9 @@ pub(super) fn answer_with_other_names(
         Ok(traceable)
     });
     match answer {
+        Err(reason) if reason == NOT_RENAMED => Ok(None),
         Err(reason) if is_renamed.get() && !asked.is_settled(&reason) => {
-            if [NAME_IN_INPUT, NAME_IN_RESULT, NAME_MATTERS].contains(&reason) {
-                asked.caller.count_not_shared(reason.as_str());
-            }
+            asked.caller.count_not_shared(reason.name());
             Ok(None)
         }
         answer => answer.map(Some),
@@ -148,6 +149,17 @@ pub(super) const NAME_IN_INPUT: InPlace = InPlace::new("name-in-input");
 const NAME_IN_RESULT: InPlace = InPlace::new("name-in-result");
 /// With another name the result is another one.
 const NAME_MATTERS: InPlace = InPlace::new("name-matters");
+/// A call with made-up names has to keep them.
+const NOT_RENAMED: InPlace = InPlace::new("not-renamed");
+
+/// Reasons of the observer's that follow from what the view holds, and from the tool.
+const LASTING: &[&str] = &[
+    "changed-input",
+    "modification-time",
+    "name-in-input",
+    "script-reads",
+    "unseen-lookup",
+];
 /// Finds or builds the child of a call of which this is what is to be traced.
 pub(super) fn answer_of<'a>(
     asked: &'a Asked<'a>,
@@ -190,16 +202,15 @@ pub(super) fn answer_of<'a>(
     let mut found = traceable.discover(&is_input)?;
     let took = begin.elapsed();
     let child = found.child.clone();
+    // A second child has to have its own, and whoever makes a call itself takes what time it likes.
+    drop(token);
+    if traceable.renaming.is_some() {
+        found = traceable.compare_with_second(found)?;
+    }
     if child.result.status == Some(0) {
-        if found.second.is_some() {
-            // It is run by the usual way, and has to have its own.
-            drop(token);
-            found = traceable.compare_with_second(found)?;
-        }
         traceable.keep(found)?;
     } else {
-        // Whoever makes a call itself takes what time it likes.
-        drop((token, turn));
+        drop(turn);
         traceable.try_in_place(found)?;
     }
     match traceable.conclude(&child) {
@@ -279,29 +290,9 @@ fn prepare<'a>(asked: &'a Asked<'a>, renaming: Option<Renaming>) -> Result<Trace
         cwd: asked.call.cwd.clone(),
         ttys: [asked.call.stdout_tty, asked.call.stderr_tty],
     };
-    // What is certainly read: with it, a shape has few records, though a `configure` has
-    // hundreds of programs by one name.
-    let mut named = Vec::new();
-    let mut named_size = 0;
-    for word in &asked.call.argv[1..] {
-        let path = normal(&absolute(&cwd, word));
-        if word.starts_with(b"-") || outputs.contains(&path) {
-            continue;
-        }
-        if let Ok(Found::LocalFile(real)) = walker.look(b"/", &path) {
-            let file = executor.memory.local(asked.tree(), &real)?;
-            named.extend_from_slice(file.facts.nar_hash.bytes());
-            named_size += file.facts.nar_size;
-        }
-    }
+    let named = asked.named_files(&mut walker, &cwd, &outputs)?;
     let renaming = match renaming {
-        Some(names) if named_size <= PROBE_BYTES_MAX || !names.is_empty() => {
-            names.with_hashes(asked.caller.stand_ins(), &command)
-        }
-        Some(_) => {
-            asked.count_not_shared(&command, Refusal::TRACED);
-            None
-        }
+        Some(names) => asked.rename(names, &command, &named)?,
         None => None,
     };
     let command = match &renaming {
@@ -319,7 +310,11 @@ fn prepare<'a>(asked: &'a Asked<'a>, renaming: Option<Renaming>) -> Result<Trace
         text.extend_from_slice(tool.base_name().as_bytes());
         text.push(b'\n');
     }
-    text.extend_from_slice(&named);
+    // What is certainly read: with it, a shape has few records, though a `configure` has
+    // hundreds of programs by one name.
+    for (_, file) in &named {
+        text.extend_from_slice(file.facts.nar_hash.bytes());
+    }
     let named = facts.outputs.first().or(facts.sources.first());
     let name = named.map_or(&b"call"[..], |path| base_name(path));
     let name = match &renaming {
@@ -341,6 +336,71 @@ fn prepare<'a>(asked: &'a Asked<'a>, renaming: Option<Renaming>) -> Result<Trace
     })
 }
 
+impl Asked<'_> {
+    /// The local files that are words of the call, with their paths.
+    fn named_files(
+        &self,
+        walker: &mut Walker<'_>,
+        cwd: &[u8],
+        outputs: &HashSet<Vec<u8>>,
+    ) -> Result<Vec<(Vec<u8>, LocalFile)>, InPlace> {
+        let mut named = Vec::new();
+        for word in &self.call.argv[1..] {
+            let path = normal(&absolute(cwd, word));
+            if word.starts_with(b"-") || outputs.contains(&path) {
+                continue;
+            }
+            if let Ok(Found::LocalFile(real)) = walker.look(b"/", &path) {
+                let file = self.executor.memory.local(self.tree(), &real)?;
+                named.push((real, file));
+            }
+        }
+        Ok(named)
+    }
+
+    /// What of these names and the command's hashes is to be renamed, if anything; these are the
+    /// files that the call names. Why not, if there is something, is counted.
+    fn rename(
+        &self,
+        names: Renaming,
+        command: &Command,
+        named: &[(Vec<u8>, LocalFile)],
+    ) -> Result<Option<Renaming>, InPlace> {
+        let is_made_up = !names.is_empty();
+        let size: u64 = named.iter().map(|(_, file)| file.facts.nar_size).sum();
+        let is_small = size <= PROBE_BYTES_MAX;
+        let has_list = || self.call.argv.iter().any(|word| word.starts_with(b"@"));
+        if !is_made_up && (!is_small || has_list()) {
+            self.count_not_shared(command, Refusal::TRACED);
+            return Ok(None);
+        }
+        let mut renaming = match names.with_hashes(self.caller.stand_ins(), command) {
+            Ok(renaming) => renaming,
+            Err(refusal) => {
+                self.caller.count_not_shared(refusal.name());
+                None
+            }
+        };
+        // Before a sandbox is started for it.
+        if let Some(names) = &renaming
+            && is_small
+        {
+            for (path, file) in named {
+                let bytes = self.executor.memory.bytes(self.tree(), path, file)?;
+                if names.are_in(&bytes) {
+                    self.caller.count_not_shared(NAME_IN_INPUT.name());
+                    renaming = None;
+                    break;
+                }
+            }
+        }
+        match renaming {
+            None if is_made_up => Err(NOT_RENAMED),
+            renaming => Ok(renaming),
+        }
+    }
+}
+
 /// A child that is known, or why it is of no use.
 type Known = Result<Arc<Child>, InPlace>;
 
@@ -350,7 +410,9 @@ struct Discovered {
     made: Made,
     /// What its tool has asked for, in the names that it has.
     queries: Vec<Query>,
-    /// The same child with second names, if it has first ones and has not failed.
+    /// Files that a scan may have missed.
+    files: Vec<Vec<u8>>,
+    /// The same child with second names, if it has first ones.
     second: Option<ChildRequest>,
 }
 
@@ -530,12 +592,16 @@ impl Traceable<'_> {
         });
         let ran = ran.map_err(|_| InPlace::new("child-lost"))?;
         let refused = match observed {
-            Ok(texts) => self.check_time(&mut view, &texts).err(),
+            Ok(texts) => self.depends_on_time(&mut view, &texts)?,
             Err(reason) => Some(reason),
         };
         let log = match (ran, &refused) {
             (Ok(log), _) => log,
-            (Err(_), Some(reason)) => return Err(reason.clone()),
+            // It was killed for that.
+            (Err(_), Some(reason)) if !LASTING.contains(&reason.name()) => {
+                return Err(reason.clone());
+            }
+            (Err(_), Some(_)) => LogTail::default(),
             (Err(error), None) => return Err(failed(error)),
         };
         let (made, files) = self.child_of(&view, Which::First)?;
@@ -572,22 +638,20 @@ impl Traceable<'_> {
         if result.status.is_none() {
             return self.refuse(&made, self.queries_of(view), InPlace::new("child-odd"));
         }
-        if result.status == Some(0) {
-            self.asked.learn(view.files.keys());
-        }
         if let Some(declared) = &self.declared {
             declared.count_others(self.asked, view.files.keys());
         }
-        let second = match result.status {
-            Some(0) if self.renaming.is_some() => {
+        let second = match self.renaming {
+            Some(_) => {
                 let (made, files) = self.child_of(&view, Which::Second)?;
                 Some(self.request(&made, &view, &files, Which::Second)?)
             }
-            _ => None,
+            None => None,
         };
         Ok(Discovered {
             child: Arc::new(Child { output, result }),
             made,
+            files: view.files.keys().cloned().collect(),
             queries: self.queries_of(view),
             second,
         })
@@ -599,6 +663,16 @@ impl Traceable<'_> {
         let (Some(names), Some(second)) = (&self.renaming, found.second.take()) else {
             return Ok(found);
         };
+        let first = self.left_by(&found.child)?;
+        let is_text = |file: &LeftFile| self.facts.is_for_people(&file.path);
+        let is_in_result = |first: &ChildLeft| {
+            let mut files = first.files.iter();
+            files.any(|file| names.have_firsts_in(&file.content) && !is_text(file))
+        };
+        match &first {
+            Some(first) if !is_in_result(first) => {}
+            _ => return self.refuse(&found.made, found.queries, NAME_IN_RESULT),
+        }
         let executor = self.asked.executor;
         let path = second.made.path.clone();
         let (again, _) = executor.child(&path, self.asked.is_gone, || Ok(second))?;
@@ -607,55 +681,74 @@ impl Traceable<'_> {
             .index
             .set_aside(&path)
             .map_err(|_| InPlace::new("index-failed"))?;
-        let first = self.left_by(&found.child)?;
         let again = self.left_by(&again)?;
-        let is_same = first.status == again.status
-            && first.files.len() == again.files.len()
-            && first.files.iter().zip(&again.files).all(|(file, again)| {
-                let is_same = |text: &[u8], again: &[u8]| *names.again(text) == *again;
-                is_same(&file.0, &again.0) && file.1 == again.1 && is_same(&file.2, &again.2)
-            });
-        let is_binary = |file: &&LeftFile| {
-            !file.0.is_empty() && names.have_firsts_in(&file.2) && !is_text(&file.2)
-        };
-        let reason = if first.files.iter().find(is_binary).is_some() {
-            NAME_IN_RESULT
-        } else if !is_same {
-            NAME_MATTERS
-        } else {
-            return Ok(found);
-        };
-        self.refuse(&found.made, found.queries, reason)
+        let is_same = first
+            .zip(again)
+            .is_some_and(|(first, again)| self.is_same_but_for_names(names, &first, &again));
+        match is_same {
+            true => Ok(found),
+            false => self.refuse(&found.made, found.queries, NAME_MATTERS),
+        }
     }
 
-    /// What a child has left.
-    fn left_by(&self, child: &Child) -> Result<ChildLeft, InPlace> {
+    /// Whether a child with second names has left what one with first names has.
+    fn is_same_but_for_names(
+        &self,
+        names: &Renaming,
+        first: &ChildLeft,
+        second: &ChildLeft,
+    ) -> bool {
+        let dirs = trial::temporary_dirs(self.asked);
+        let printed = first.printed.iter().zip(&second.printed);
+        let mut printed = printed.map(|(first, second)| {
+            trial::is_same_but_for_temporaries(&names.again(first), second, &dirs)
+        });
+        first.status == second.status
+            && printed.all(|is_same| is_same)
+            && first.files.len() == second.files.len()
+            && first.files.iter().zip(&second.files).all(|(file, again)| {
+                *names.again(&file.path) == *again.path
+                    && file.executable == again.executable
+                    && *names.again(&file.content) == *again.content
+            })
+    }
+
+    /// What a child has left; `None` if it is too much to be searched.
+    fn left_by(&self, child: &Child) -> Result<Option<ChildLeft>, InPlace> {
         let unreadable = || InPlace::new("child-unreadable");
-        let mut done = match reply(self.asked.executor, child) {
+        let done = match reply(self.asked.executor, child) {
             Ok(done) => done,
             Err(Unusable::Reason(reason)) => return Err(reason),
             Err(Unusable::Gone) => return Err(unreadable()),
         };
-        let paths = done.files.iter();
-        let mut paths: Vec<(Vec<u8>, bool)> = paths
-            .map(|file| (file.path.clone(), file.executable))
-            .collect();
-        // What it has printed has no path.
-        paths.resize(paths.len() + 2, (Vec::new(), false));
+        let read =
+            |content: &OwnedFd| read_content(content, SEARCHED_BYTES_MAX).map_err(|_| unreadable());
+        let (Some(stdout), Some(stderr)) = (read(&done.stdout)?, read(&done.stderr)?) else {
+            return Ok(None);
+        };
         let mut files = Vec::new();
-        for ((path, executable), content) in paths.into_iter().zip(contents(&mut done)) {
-            let bytes = read_content(content, SEARCHED_BYTES_MAX).map_err(|_| unreadable())?;
-            let bytes = bytes.ok_or(NAME_IN_RESULT)?;
-            files.push((path, executable, bytes));
+        for file in done.files {
+            let Some(content) = read(&file.content)? else {
+                return Ok(None);
+            };
+            files.push(LeftFile {
+                path: file.path,
+                executable: file.executable,
+                content,
+            });
         }
-        Ok(ChildLeft {
+        Ok(Some(ChildLeft {
             status: done.status,
+            printed: [stdout, stderr],
             files,
-        })
+        }))
     }
 
     /// Remembers a child as the call's.
     fn keep(&self, found: Discovered) -> Result<(), InPlace> {
+        if found.child.result.status == Some(0) {
+            self.asked.learn(found.files.iter());
+        }
         self.asked
             .executor
             .index
@@ -716,14 +809,14 @@ impl Traceable<'_> {
         })
     }
 
-    /// Refuses what depends on the time.
-    fn check_time(
+    /// Why the result depends on the time, if it does.
+    fn depends_on_time(
         &self,
         view: &mut View<'_>,
         store_texts: &BTreeSet<Vec<u8>>,
-    ) -> Result<(), InPlace> {
+    ) -> Result<Option<InPlace>, InPlace> {
         if !self.facts.preprocesses {
-            return Ok(());
+            return Ok(None);
         }
         let dates_are_fixed = self.command.env.contains_key(&b"SOURCE_DATE_EPOCH"[..]);
         let executor = self.asked.executor;
@@ -743,13 +836,13 @@ impl Traceable<'_> {
         }
         for scan in scans {
             if scan.date_time && !dates_are_fixed {
-                return Err(InPlace::new("time-macro"));
+                return Ok(Some(InPlace::new("time-macro")));
             }
             if scan.timestamp || scan.dependency_pragma {
-                return Err(InPlace::new("modification-time"));
+                return Ok(Some(InPlace::new("modification-time")));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Remembers that calls like this run in place as long as nothing changes.
@@ -811,12 +904,18 @@ impl Traceable<'_> {
     }
 }
 
-/// A file that a child has left: its path, whether it is executable, its content.
-type LeftFile = (Vec<u8>, bool, Vec<u8>);
+/// A file that a child has left.
+struct LeftFile {
+    path: Vec<u8>,
+    executable: bool,
+    content: Vec<u8>,
+}
 
-/// What a child has left; what it has printed comes last, and has no path.
+/// What a child has left.
 struct ChildLeft {
     status: u8,
+    /// On standard output and standard error.
+    printed: [Vec<u8>; 2],
     files: Vec<LeftFile>,
 }
 

@@ -717,7 +717,8 @@ impl<'a> Walker<'a> {
 
     /// The names in a directory, wherever it is; `None` if they are not known.
     pub fn listing(&mut self, dir: &[u8]) -> Result<Option<Arc<Listing>>, InPlace> {
-        self.asked_more = true;
+        // What is in the store never changes.
+        self.asked_more |= self.is_local(dir);
         self.any_listing(dir)
     }
 
@@ -744,7 +745,12 @@ impl<'a> Walker<'a> {
         }
     }
 
-    fn local_entry(&mut self, dir: &[u8], name: &[u8]) -> Result<Option<Entry>, InPlace> {
+    /// What a local directory, free of symlinks, has of this name.
+    pub(super) fn local_entry(
+        &mut self,
+        dir: &[u8],
+        name: &[u8],
+    ) -> Result<Option<Entry>, InPlace> {
         self.note(name);
         let local = match self.seen.get(dir) {
             Some(local) => local,

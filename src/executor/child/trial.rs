@@ -163,7 +163,7 @@ fn has_left_the_same(call: &Traceable<'_>, child: &Child) -> Result<bool, InPlac
 }
 
 /// Where a compiler makes its temporary files.
-fn temporary_dirs(asked: &Asked<'_>) -> Vec<Vec<u8>> {
+pub(super) fn temporary_dirs(asked: &Asked<'_>) -> Vec<Vec<u8>> {
     let named = [&b"TMPDIR"[..], b"TMP", b"TEMP"];
     let named = named
         .into_iter()
@@ -183,7 +183,7 @@ const MADE_UP_MAX: usize = 8;
 
 /// Whether two texts differ only in the names of temporary files, of which each in the one has
 /// its own in the other.
-fn is_same_but_for_temporaries(one: &[u8], other: &[u8], dirs: &[Vec<u8>]) -> bool {
+pub(super) fn is_same_but_for_temporaries(one: &[u8], other: &[u8], dirs: &[Vec<u8>]) -> bool {
     if one.len() != other.len() {
         return false;
     }

@@ -48,6 +48,12 @@ impl Traced {
     pub fn links(&self) -> bool {
         matches!(self.kind, "link" | "relink")
     }
+
+    /// Whether a file of this name that it leaves is a list of files, or text out of sources: where
+    /// something stands in it does not depend on hashes of what else does. In assembly it may.
+    pub fn is_for_people(&self, path: &[u8]) -> bool {
+        path.ends_with(b".d") || matches!(self.kind, "preprocess" | "dependencies")
+    }
 }
 
 /// Whether a file that begins with `head`, read or made by a call, ties it to modification times:

@@ -20,6 +20,7 @@ pub(super) mod home;
 mod names;
 pub mod verdict;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -261,6 +262,8 @@ impl StandIns {
                 }
             }
         }
+        // A seed may be the beginning of another, or of a whole hash behind the same flag.
+        names.sort_by_key(|name| (name.own.starts_with(SEED_FLAG), Reverse(name.own.len())));
         Ok(names)
     }
 
