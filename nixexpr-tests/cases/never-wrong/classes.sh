@@ -991,3 +991,38 @@ try() {
 probe() { try abc0_def "$@"; try _1234567 "$@"; }
 body=('#include <stdio.h>' 'int main(void) { return puts(""); }'); probe; body=('int main(void) { return f(); }'); probe; body=('#include <no/such.h>'); probe -Werror; body=('const char *file = __FILE__;' 'int main(void) { return 0; }'); probe
 END
+
+# --- what is neither the caller's own nor the system's
+
+class files-below-dev hit,in-place:file-of-the-kernel,in-place:outside-of-build <<'END'
+shm=/dev/shm/droste-files-below-dev; mkdir "$shm" 2> /dev/null || without "there is no /dev/shm, or something in it"
+trap 'rm -rf "$shm"' EXIT
+mkdir i; put i/config.h '#define N 2'; put t.c '#include <config.h>' '#if __has_include("/dev/shm/no/such")' '#error yes' '#endif' 'int main(void) { return N; }'
+ln -s "$shm" there
+for flags in -Ithere/none "-I$shm" -Ithere "-I$shm/../${shm##*/}"; do call gcc "$flags" -Ii t.c -o t; seen ./t; call gcc "$flags" -Ii -c t.c; done 2> /dev/null
+put "$shm/config.h" '#define N 1'
+for flags in -Ithere/none "-I$shm" -Ithere "-I$shm/../${shm##*/}"; do call gcc "$flags" -Ii t.c -o t; seen ./t; call gcc "$flags" -Ii -c t.c; done
+put a.c 'int f(void) { return 1; }'; gcc -c a.c -o a.o; ar rc "$shm/libf.a" a.o; mkdir l; put b.c 'int f(void) { return 2; }'; gcc -c b.c -o b.o; ar rc l/libf.a b.o; put m.c 'int f(void); int main(void) { return f(); }'
+call gcc m.c -L"$shm" -Ll -lf -o m; seen ./m; rm "$shm/libf.a"; again; seen ./m; CPATH=$shm call gcc -Ii -c t.c
+END
+class files-through-proc in-place:file-of-the-kernel,in-place:outside-of-build <<'END'
+mkdir inc i; put inc/config.h '#define N 1'; put i/config.h '#define N 2'; put t.c '#include <config.h>' 'int main(void) { return N; }'
+for dir in /proc/self/cwd/inc /proc/thread-self/cwd/inc "/proc/self/root/$PWD/inc" /dev/fd/../cwd/inc; do call gcc "-I$dir" -Ii t.c -o t; seen ./t; call gcc "-I$dir" -Ii -c t.c; CPATH=$dir call gcc -Ii -c t.c; done
+END
+class tools-by-relative-path hit,in-place:programs-in-build,in-place:programs-outside-of-build <<'END'
+mkdir tools; put t.c 'int main(void) { return 0; }'; PATH=tools:$PATH call gcc -c t.c; PATH=$PATH: call gcc t.c -o t
+for name in as ld; do printf '#!%s\necho mine %s >&2; exit 3\n' "$(type -P bash)" "$name" > tools/$name; chmod +x tools/$name; cp tools/$name .; done
+for path in tools ./tools . ""; do PATH=$path:$PATH call gcc -c t.c; PATH=$path:$PATH call gcc t.c -o t; PATH=$PATH:$path call gcc t.c -o t; done
+rm -r tools as ld; PATH=tools:$PATH call gcc -c t.c
+END
+class compilers-by-links hit,in-place:child-not-run,in-place:other-name/in-place:unknown-compiler <<'END'
+put t.c 'int n = 1;'; put bad.c 'int n = ;'; bin=$top/bin; case $(type -P gcc) in /nix/*) mkdir bin ;; *) bin=$(mktemp -d) ;; esac; ln -s "$(type -P gcc)" "$bin/host-gcc"; ln -s host-gcc "$bin/arm-none-eabi-gcc"; trap 'rm -r "$bin"' EXIT
+call "$bin/host-gcc" -c t.c; call "$bin/host-gcc" -c bad.c; PATH=$bin:$PATH call arm-none-eabi-gcc -c t.c -o u.o; call "$bin/arm-none-eabi-gcc" t.c -c -o v.o; cd "$bin"; call ./host-gcc -c "$top/t.c" -o "$top/w.o"; cd "$top"
+END
+class has-include-pasted hit <<'END'
+put p.h '#define P(x, y) P2(x, y)' '#define P2(x, y) x##y'; put t.c '#include "p.h"' '#if P(__has_, include)("o.h")' 'int yes;' '#endif' '#if P(__, has_include)(<o.h>)' 'int yes_too;' '#endif' '#if P(__has, _include)("o.h")' 'int and_so;' '#endif'
+call gcc -c t.c; put o.h ''; again; again; rm o.h; again; call gcc '-DQ(x,y)=x##y' '-DH=Q(__has_inc,lude)' -c t.c
+END
+class dependencies-by-an-empty-variable in-place:environment <<'END'
+put t.c 'int n = 1;'; for name in DEPENDENCIES_OUTPUT SUNPRO_DEPENDENCIES; do call env $name= gcc -c t.c -o $name.o; call env $name= gcc t.c -o t; done
+END

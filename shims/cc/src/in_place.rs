@@ -50,6 +50,9 @@ pub fn run(start: &Start) -> String {
     }
 }
 
+/// The kernel follows no more (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+
 /// A file's device and inode.
 #[derive(PartialEq, Eq)]
 struct Identity(u64, u64);
@@ -136,10 +139,10 @@ fn by_path(start: &Start, own: &Identity, file: &CStr) -> String {
         .split(|&byte| byte == b':')
         .filter(|dir| !is_own_dir(dir))
         .collect();
-    let real = dirs
-        .iter()
-        .map(|dir| c_string(join(dir, name)))
-        .find(|path| is_program(path, own));
+    let real = links(executed).iter().find_map(|link| {
+        let mut files = dirs.iter().map(|dir| c_string(join(dir, file_name(link))));
+        files.find(|path| is_program(path, own))
+    });
     let Some(real) = real else {
         let name = String::from_utf8_lossy(name);
         return format!("there is no `{name}` but itself in PATH");
@@ -147,7 +150,12 @@ fn by_path(start: &Start, own: &Identity, file: &CStr) -> String {
     // A name without a slash is what a search in PATH leaves; a compiler repeats that search.
     let is_path = |argument: &CStr| argument.to_bytes().contains(&b'/');
     let first = start.arguments().next();
-    let first = first.map(|first| if is_path(first) { &*real } else { first });
+    // Under the name of a link it would find the shim, or nothing.
+    let is_link = file_name(real.to_bytes()) != name;
+    let first = first.map(|first| match is_link || is_path(first) {
+        true => &*real,
+        false => first,
+    });
     let arguments: StringList = first.into_iter().chain(start.arguments().skip(1)).collect();
     let search = c_string([PATH, &dirs.join(&b':')].concat());
     let environment: StringList = start
@@ -158,6 +166,25 @@ fn by_path(start: &Start, own: &Identity, file: &CStr) -> String {
         })
         .collect();
     execute(&real, arguments.as_strings(), environment.as_strings())
+}
+
+/// A path and, if it is a symlink, those that it leads to one after the other: a link of another
+/// name to a shim means what that shim stands for.
+fn links(path: &[u8]) -> Vec<Vec<u8>> {
+    let mut links = Vec::from([path.to_vec()]);
+    while links.len() <= LINKS_MAX {
+        let here = &links[links.len() - 1];
+        let Ok(target) = rustix::fs::readlink(c_string(here.clone()), Vec::new()) else {
+            break;
+        };
+        let target = target.as_bytes();
+        let next = match target.starts_with(b"/") {
+            true => target.to_vec(),
+            false => join(parent(here), target),
+        };
+        links.push(next);
+    }
+    links
 }
 
 fn is_program(path: &CStr, own: &Identity) -> bool {

@@ -35,6 +35,15 @@ use super::view::View;
 /// The kernel's own files: a sandbox has its own.
 const SAME_EVERYWHERE: &[&[u8]] = &[b"/dev", b"/proc", b"/sys"];
 
+/// Among them, where files can be anybody's.
+const DEVICES: &[u8] = b"/dev";
+
+/// What is below these names in `/proc` is not the kernel's, but what a process has.
+const OF_PROCESSES: &[&[u8]] = &[b"cwd", b"root", b"exe", b"map_files"];
+
+/// Something else than a child has would be found.
+const OF_THE_KERNEL: InPlace = InPlace::new("file-of-the-kernel");
+
 /// Files of the host that a compiler of it finds by itself and does without: with them it
 /// would depend on what else is installed.
 const NEVER_SHOWN: &[&[u8]] = &[b"/etc/ld.so.cache", b"/etc/ld.so.preload"];
@@ -252,6 +261,9 @@ impl<'a, 'v> Observer<'a, 'v> {
         if self.never_shown.contains(&path) {
             return Ok(());
         }
+        if SAME_EVERYWHERE.iter().find(is_below).is_some() && leads_elsewhere(path) {
+            return Err(OF_THE_KERNEL);
+        }
         if intent == Intent::Read && may_be_text(path) {
             self.store_texts.insert(path.to_vec());
         }
@@ -294,7 +306,11 @@ impl<'a, 'v> Observer<'a, 'v> {
             };
         }
         if SAME_EVERYWHERE.iter().find(is_below).is_some() {
-            return Ok(());
+            // Whatever lies in `/dev/shm`, for one, is its caller's.
+            return match is_below(&&DEVICES) {
+                true => self.ask(Query::Path(path.to_vec())),
+                false => Ok(()),
+            };
         }
         match intent {
             Intent::Look | Intent::Remove if self.outputs.contains(path) => self.ask_parent(path),
@@ -599,6 +615,22 @@ fn display(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
+/// Whether a path of the kernel's leads to files of somebody else's: through the directories and
+/// descriptors of a process, or out of it.
+fn leads_elsewhere(path: &[u8]) -> bool {
+    let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+    let through = |at: usize| {
+        let is_last = at + 1 == parts.len();
+        match parts[at] {
+            b".." => true,
+            // A descriptor itself may be anything that is open.
+            b"fd" => at + 2 < parts.len(),
+            part => OF_PROCESSES.contains(&part) && !is_last,
+        }
+    };
+    (0..parts.len()).any(through)
+}
+
 fn is_below(path: &[u8], dir: &[u8]) -> bool {
     path.strip_prefix(dir)
         .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
@@ -698,4 +730,35 @@ fn write_new(
             last_modification: time,
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_the_kernel_that_lead_out_of_it_are_told() {
+        for path in [
+            "/proc/self/cwd/inc",
+            "/proc/thread-self/root/usr",
+            "/proc/self/task/7/cwd/x.h",
+            "/proc/self/fd/3/x.h",
+            "/dev/fd/3/x.h",
+            "/dev/fd/../cwd/inc",
+            "/proc/../home",
+        ] {
+            assert!(leads_elsewhere(path.as_bytes()), "{path}");
+        }
+        for path in [
+            "/dev/null",
+            "/dev/fd/3",
+            "/proc/self/exe",
+            "/proc/self/fd",
+            "/proc/self/cwd",
+            "/proc/cpuinfo",
+            "/sys/devices/system/cpu/online",
+        ] {
+            assert!(!leads_elsewhere(path.as_bytes()), "{path}");
+        }
+    }
 }

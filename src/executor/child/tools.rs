@@ -333,6 +333,7 @@ fn locate_on_host(
     if let Found::StoreFile(_) = walker.look(b"/", &exec_path)? {
         return locate_in_store(executor, walker, exec_path);
     }
+    refuse_relative_programs(walker, &call.cwd, env)?;
     let path = host_path(walker.tree(), env).unwrap_or_default();
     let into = Destination {
         store: &executor.store,
@@ -351,6 +352,24 @@ fn locate_on_host(
         real: walker.object_path(&place),
         host: Some(compiler),
     })
+}
+
+/// Refuses calls with parts of a compiler in directories of `PATH` that are another for each
+/// directory of a caller.
+fn refuse_relative_programs(
+    walker: &mut Walker<'_>,
+    cwd: &[u8],
+    env: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Result<(), InPlace> {
+    for entry in path_entries(env).filter(|entry| !entry.starts_with(b"/")) {
+        for name in SUBPROGRAMS {
+            let file = join(&absolute(cwd, entry), name.as_bytes());
+            if walker.look(b"/", &file)? != Found::Missing {
+                return Err(InPlace::new("programs-in-build"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The first program of this name in `PATH` that is not one of our shims.

@@ -349,10 +349,11 @@ impl CallerTree {
                     }
                 } else if *has_our_store && path != b"/" && below(store, path).is_some() {
                     Place::Above
+                } else if hidden.iter().any(|dir| is_below(dir)) {
+                    // These may lie in `/dev/shm`.
+                    Place::Hidden
                 } else if KERNEL_DIRS.iter().any(|dir| is_below(dir)) {
                     Place::Kernel
-                } else if hidden.iter().any(|dir| is_below(dir)) {
-                    Place::Hidden
                 } else {
                     Place::Local
                 }

@@ -78,10 +78,16 @@ pub fn environment<E: AsRef<[u8]>>(
             b"CPLUS_INCLUDE_PATH" if cxx => found.system_dirs.extend(directories(value)),
             _ if is(IN_STORE) => {
                 // The dynamic linker separates by spaces as well.
-                let outside = value
-                    .split(|byte| b": ;".contains(byte))
-                    .filter(|place| !place.is_empty())
-                    .any(|place| !is_in_store(place, store_dir));
+                // An empty place in a list is the current directory.
+                let is_empty = !value.is_empty()
+                    && value
+                        .split(|byte| b":;".contains(byte))
+                        .any(<[u8]>::is_empty);
+                let outside = is_empty
+                    || value
+                        .split(|byte| b": ;".contains(byte))
+                        .filter(|place| !place.is_empty())
+                        .any(|place| !is_in_store(place, store_dir));
                 if outside {
                     return Err(Reason::Environment(name.to_vec()));
                 }
@@ -143,7 +149,8 @@ pub fn traced_environment<E: AsRef<[u8]>>(entries: &[E]) -> Result<(), Reason> {
         let refused = REFUSED_IF_TRACED
             .iter()
             .any(|known| known.as_bytes() == name);
-        if refused && !value.is_empty() {
+        // The dynamic linker takes an empty value for none; a compiler does not.
+        if refused && !(value.is_empty() && name.starts_with(b"LD_")) {
             return Err(Reason::Environment(name.to_vec()));
         }
         // Flags for nixpkgs' wrappers. Names and numbers among them do no harm.
@@ -235,6 +242,7 @@ mod tests {
     }
 
     #[rstest]
+    #[case::appends_to_nothing("DEPENDENCIES_OUTPUT=", Reason::Environment(b"DEPENDENCIES_OUTPUT".into()))]
     #[case::appends("DEPENDENCIES_OUTPUT=x", Reason::Environment(b"DEPENDENCIES_OUTPUT".into()))]
     #[case::preloads("LD_PRELOAD=libfakeroot.so", Reason::Environment(b"LD_PRELOAD".into()))]
     #[case::part_of_a_call("COLLECT_GCC=gcc", Reason::CalledByCompiler)]

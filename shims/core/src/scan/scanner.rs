@@ -39,6 +39,18 @@ struct Scanner<'a> {
 /// is read like one. Any other macro of the kind makes the names computed.
 const HAS_INCLUDE_ALIAS: &[u8] = b"__glibc_has_include";
 
+/// The operators that ask whether a file is there.
+const OPERATORS: [&[u8]; 5] = [
+    b"__has_include",
+    b"__has_include_next",
+    b"__has_embed",
+    b"__has_include__",
+    b"__has_include_next__",
+];
+
+/// What they begin with.
+const HAS: &[u8] = b"__has";
+
 impl<'a> Scanner<'a> {
     fn new(text: &'a [u8], found: &'a mut Scan, tell_comments: bool) -> Self {
         let comments = (!tell_comments).then(Comments::default);
@@ -83,6 +95,11 @@ impl<'a> Scanner<'a> {
         }
         for at in Finder::new("has_").find_iter(text) {
             self.has(at);
+        }
+        for end in ["_include", "_embed"] {
+            for at in Finder::new(end).find_iter(text) {
+                self.piece(at);
+            }
         }
         let times = times(text, has_glue, |at| self.is_code(at));
         self.found.date_time |= times.date_time;
@@ -228,16 +245,35 @@ impl<'a> Scanner<'a> {
         }
         let end = word_end(text, at);
         let word = &text[start..end];
-        let operator = matches!(
-            word,
-            b"__has_include"
-                | b"__has_include_next"
-                | b"__has_embed"
-                | b"__has_include__"
-                | b"__has_include_next__"
-        );
-        if operator || word == HAS_INCLUDE_ALIAS {
+        if OPERATORS.contains(&word) || word == HAS_INCLUDE_ALIAS {
             self.asks(start, end);
+        } else {
+            self.piece(at);
+        }
+    }
+
+    /// Looks at a word, at `at`, that may be one of two out of which an operator is pasted: its
+    /// beginning, with `__has` and more, or the end of one that is split before that.
+    fn piece(&mut self, at: usize) {
+        let text = self.text;
+        let mut start = at;
+        while start > 0 && is_word(text[start - 1]) {
+            start -= 1;
+        }
+        let end = word_end(text, at);
+        // One that goes on in the next line is seen when lines are joined.
+        if text.get(end) == Some(&b'\\') {
+            return;
+        }
+        let word = &text[start..end];
+        let is_piece = |operator: &&[u8]| {
+            let begin = operator.len() - word.len().min(operator.len());
+            word != *operator
+                && ((word.len() > HAS.len() && operator.starts_with(word))
+                    || ((1..=HAS.len()).contains(&begin) && operator.ends_with(word)))
+        };
+        if !OPERATORS.contains(&word) && OPERATORS.iter().any(is_piece) {
+            self.found.computed_has_include |= self.is_code(start);
         }
     }
 
@@ -671,6 +707,11 @@ mod tests {
     #[case::name_beyond_ascii(COMPUTED, "#include HEADER\u{e9}\n")]
     #[case::embedded(MACRO, "#embed HEADER\n")]
     #[case::aliased(COMPUTED, "#pragma include_alias(\"a\", \"b\")\n")]
+    #[case::has_pasted(COMPUTED_HAS, "#if PASTE(__has_, include)(\"a.h\")\n")]
+    #[case::has_pasted_early(COMPUTED_HAS, "#if PASTE(__, has_include)(\"a.h\")\n")]
+    #[case::has_pasted_between(COMPUTED_HAS, "#if PASTE(__has, _include)(\"a.h\")\n")]
+    #[case::has_pasted_next(COMPUTED_HAS, "#if PASTE(__has_inc, lude_next)(\"a.h\")\n")]
+    #[case::has_pasted_late(COMPUTED_HAS, "#if PASTE(__ha, s_embed)(\"a.h\")\n")]
     #[case::has_macro(COMPUTED_HAS, "#if __has_include(HEADER)\n")]
     #[case::has_alias(ALIAS, "#define HAS(x) __has_include(x)\n")]
     #[case::has_renamed(ALIAS, "#define HAS __has_include\n")]
