@@ -49,7 +49,7 @@ const OPERATORS: [&[u8]; 5] = [
 ];
 
 /// What they begin with.
-const HAS: &[u8] = b"__has";
+const HAS: &[u8] = b"__has_";
 
 impl<'a> Scanner<'a> {
     fn new(text: &'a [u8], found: &'a mut Scan, tell_comments: bool) -> Self {
@@ -96,7 +96,7 @@ impl<'a> Scanner<'a> {
         for at in Finder::new("has_").find_iter(text) {
             self.has(at);
         }
-        for end in ["_include", "_embed"] {
+        for end in ["include", "embed"] {
             for at in Finder::new(end).find_iter(text) {
                 self.piece(at);
             }
@@ -252,8 +252,9 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Looks at a word, at `at`, that may be one of two out of which an operator is pasted: its
-    /// beginning, with `__has` and more, or the end of one that is split before that.
+    /// Looks at a word, at `at`, that may be one of two out of which an operator is pasted. One of
+    /// the two is unusual, or it is `include` and the like as a macro's argument; `__has_` alone is
+    /// in the C++ library.
     fn piece(&mut self, at: usize) {
         let text = self.text;
         let mut start = at;
@@ -261,18 +262,21 @@ impl<'a> Scanner<'a> {
             start -= 1;
         }
         let end = word_end(text, at);
-        // One that goes on in the next line is seen when lines are joined.
-        if text.get(end) == Some(&b'\\') {
-            return;
-        }
         let word = &text[start..end];
-        let is_piece = |operator: &&[u8]| {
-            let begin = operator.len() - word.len().min(operator.len());
-            word != *operator
-                && ((word.len() > HAS.len() && operator.starts_with(word))
-                    || ((1..=HAS.len()).contains(&begin) && operator.ends_with(word)))
+        let is_argument = || {
+            matches!(text[..start].trim_ascii_end().last(), Some(b'(' | b','))
+                && matches!(text.get(skip_space(text, end)), Some(b')' | b','))
+                && !is_parameter(&text[..start])
         };
-        if !OPERATORS.contains(&word) && OPERATORS.iter().any(is_piece) {
+        let is_piece = |operator: &&[u8]| {
+            let is_begin = word.len() > HAS.len() && operator.starts_with(word);
+            let is_end = operator.len() > word.len() && operator.ends_with(word);
+            let split = operator.len() - word.len().min(operator.len());
+            is_begin || (is_end && (split < HAS.len() || (split == HAS.len() && is_argument())))
+        };
+        // One that goes on in the next line is seen when lines are joined.
+        let goes_on = text.get(end) == Some(&b'\\');
+        if !goes_on && !OPERATORS.contains(&word) && OPERATORS.iter().any(is_piece) {
             self.found.computed_has_include |= self.is_code(start);
         }
     }
@@ -315,6 +319,16 @@ impl<'a> Scanner<'a> {
             name: name.to_vec(),
         });
     }
+}
+
+/// Whether a word behind this text is a parameter of a macro that is just being defined.
+fn is_parameter(before: &[u8]) -> bool {
+    let line = memchr::memrchr(b'\n', before).map_or(0, |end| end + 1);
+    let line = before[line..].trim_ascii_start();
+    let define = line
+        .strip_prefix(b"#")
+        .and_then(|rest| rest.trim_ascii_start().strip_prefix(b"define"));
+    define.is_some_and(|rest| !rest.contains(&b')'))
 }
 
 /// What a macro that stands for `__has_include` is used for in one file.
@@ -749,6 +763,9 @@ mod tests {
     #[case::glibc(
         "#ifdef __has_include\n# define __glibc_has_include(header)\t__has_include (header)\n\
          #else\n# define __glibc_has_include(header)\t0\n#endif\n"
+    )]
+    #[case::pieces_of_names(
+        "struct __has_##_NTYPE; void include_next(int include); f(included, _include_dir);\n"
     )]
     #[case::words("int include, import_x, modules, xincbi; a.inc = b.in; x__has_includes(A);\n")]
     #[case::in_comments(
