@@ -125,17 +125,11 @@ impl Executor {
         let records = Records::open(&index_file).map_err(state_error(&index_file))?;
         let crashes =
             Crashes::open(&droste_state, &index_file).map_err(state_error(&droste_state))?;
-        let physical = store.physical_dir().to_owned();
-        let store_fd = rustix::fs::open(
-            &physical,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(state_error(&physical))?;
         Ok(Arc::new(Self {
             child_tokens: Tokens::new(settings.child_jobs),
             call_tokens: Tokens::new(2 * settings.child_jobs),
             modulo: Mutex::new(HashModulo::new(store.store_dir().clone())),
+            store_tree: StoreTree::new(store.clone()),
             store,
             settings,
             spawner,
@@ -146,7 +140,6 @@ impl Executor {
             index,
             records,
             turns: Turns::default(),
-            store_tree: StoreTree::new(store_fd),
             memory: FileMemory::default(),
             recall: Recall::default(),
             host_compilers: HostCompilers::new(droste_state.join("host-compilers")),

@@ -1,6 +1,6 @@
 //! Which files of a store object a shim can stand in for: compilers and linkers.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use shim_core::args::{Tool, tool_of};
@@ -30,7 +30,7 @@ pub fn find_drivers(store: &StoreTree, path: &StorePath) -> Arc<[Vec<u8>]> {
                 Entry::Dir if depth < DEPTH_MAX => dirs.push((file, depth + 1)),
                 Entry::File
                     if tool_of(&name).is_some_and(Tool::has_shim)
-                        && is_executable(store.store_fd(), &file) =>
+                        && is_executable(store.dir_of(&file), &file) =>
                 {
                     found.push(file);
                 }
@@ -42,7 +42,7 @@ pub fn find_drivers(store: &StoreTree, path: &StorePath) -> Arc<[Vec<u8>]> {
     found.into()
 }
 
-fn is_executable(store: &OwnedFd, relative: &[u8]) -> bool {
+fn is_executable(store: BorrowedFd<'_>, relative: &[u8]) -> bool {
     rustix::fs::statat(store, relative, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
         .is_ok_and(|stat| stat.st_mode & 0o111 != 0)
 }

@@ -188,7 +188,7 @@ impl Drop for Crashes {
 /// Whether a valid object has the content that the store says.
 pub fn is_undamaged(store: &LocalStore, path: &StorePath) -> bool {
     let name = OsStr::new(path.base_name());
-    let hash = store_nar::dump_and_hash(store.store_fd(), name);
+    let hash = store_nar::dump_and_hash(store.dir_of(name), name);
     match (store.path_info(path), hash) {
         (Ok(Some(info)), Ok((hash, _))) => info.nar_hash == hash,
         _ => false,

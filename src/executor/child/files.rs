@@ -219,9 +219,10 @@ fn read_store_file(
     path: &[u8],
 ) -> Result<Vec<u8>, InPlace> {
     let unreadable = |_| InPlace::new("unreadable-input");
+    let relative = &path[store_dir.as_str().len() + 1..];
     let fd = rustix::fs::openat2(
-        store.store_fd(),
-        &path[store_dir.as_str().len() + 1..],
+        store.dir_of(relative),
+        relative,
         OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
         rustix::fs::Mode::empty(),
         rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS,

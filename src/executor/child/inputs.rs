@@ -587,7 +587,7 @@ mod tests {
             std::fs::create_dir_all(dir.path().join("build")).unwrap();
             let root = Self {
                 tree: CallerTree::build(open(dir.path()), StoreDir::default()),
-                store: StoreTree::new(open(&store)),
+                store: StoreTree::of(dir.path()),
                 memory: FileMemory::default(),
                 store_dir: StoreDir::default(),
                 dir,

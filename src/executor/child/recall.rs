@@ -399,7 +399,7 @@ mod tests {
             let store_dir = StoreDir::new("/nix/store").unwrap();
             let world = Self {
                 tree: CallerTree::host(open(), store_dir, Vec::new(), false),
-                store: StoreTree::new(open()),
+                store: StoreTree::of(&root.path().join("store")),
                 memory: FileMemory::default(),
                 root,
             };

@@ -595,7 +595,7 @@ impl Executor {
     ) -> rustix::io::Result<OwnedFd> {
         let path = super::tree::join(output.base_name().as_bytes(), relative);
         rustix::fs::openat2(
-            self.store_tree.store_fd(),
+            self.store_tree.dir_of(&path),
             &*path,
             OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
             Mode::empty(),

@@ -194,7 +194,7 @@ impl Executor {
         )?;
         let store_dir = self.store_dir();
         let has_our_store = rustix::fs::stat(store_dir.as_str()).is_ok_and(|theirs| {
-            let ours = rustix::fs::fstat(self.store_tree.store_fd());
+            let ours = rustix::fs::fstat(self.store.store_fd());
             ours.is_ok_and(|ours| (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino))
         });
         let tree = CallerTree::host(root, store_dir.clone(), hidden, has_our_store);

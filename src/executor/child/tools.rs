@@ -681,9 +681,10 @@ impl StoreTree {
 
     fn inspect(&self, store_dir: &StoreDir, path: &[u8]) -> std::io::Result<Program> {
         use std::io::Read;
+        let relative = &path[store_dir.as_str().len() + 1..];
         let fd = rustix::fs::openat2(
-            self.store_fd(),
-            &path[store_dir.as_str().len() + 1..],
+            self.dir_of(relative),
+            relative,
             OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
             Mode::empty(),
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
@@ -917,7 +918,7 @@ mod tests {
         }
         let store_dir = StoreDir::default();
         let tree = CallerTree::build(open(dir.path()), store_dir.clone());
-        let store = StoreTree::new(open(&store));
+        let store = StoreTree::of(dir.path());
         let is_input = |_: &StorePath| true;
         let mut walker = Walker::new(&tree, &store, &is_input);
         let path = format!("/nix/store/{TOOLS}/bin/{name}");

@@ -19,11 +19,14 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use store_local::LocalStore;
 use store_types::{StoreDir, StorePath};
 
 use super::host::HostCompiler;
@@ -163,15 +166,14 @@ fn list(dir: impl AsFd) -> rustix::io::Result<Option<Listing>> {
 
 /// Store objects, listed once and for ever.
 pub struct StoreTree {
-    /// The directory that holds the store objects on this machine.
-    store: OwnedFd,
+    store: Arc<LocalStore>,
     listings: Mutex<HashMap<Box<[u8]>, Arc<Listing>>>,
     programs: Mutex<HashMap<Box<[u8]>, Program>>,
 }
 
 impl StoreTree {
-    /// Over the directory that is `/nix/store` to builds.
-    pub fn new(store: OwnedFd) -> Self {
+    /// Over what is `/nix/store` to builds.
+    pub fn new(store: Arc<LocalStore>) -> Self {
         Self {
             store,
             listings: Mutex::default(),
@@ -179,9 +181,19 @@ impl StoreTree {
         }
     }
 
-    /// The directory that holds the store objects on this machine.
-    pub fn store_fd(&self) -> &OwnedFd {
-        &self.store
+    /// Over the store in this directory.
+    #[cfg(test)]
+    pub fn of(root: &std::path::Path) -> Self {
+        Self::new(Arc::new(
+            LocalStore::open(root, StoreDir::default()).unwrap(),
+        ))
+    }
+
+    /// The directory on this machine to which a path below the store directory is relative.
+    pub fn dir_of(&self, relative: &[u8]) -> BorrowedFd<'_> {
+        let base_name = relative.split(|byte| *byte == b'/').next();
+        self.store
+            .dir_of(OsStr::from_bytes(base_name.unwrap_or_default()))
     }
 
     /// What [`remember_program`](Self::remember_program) was told of a file.
@@ -198,12 +210,13 @@ impl StoreTree {
 
     /// What the store object of this base name is; `None` if there is none.
     fn root_entry(&self, base_name: &[u8]) -> Option<Entry> {
-        let stat = rustix::fs::statat(&self.store, base_name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let store = self.dir_of(base_name);
+        let stat = rustix::fs::statat(store, base_name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         Some(match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Entry::File,
             FileType::Directory => Entry::Dir,
             FileType::Symlink => {
-                let target = rustix::fs::readlinkat(&self.store, base_name, Vec::new()).ok()?;
+                let target = rustix::fs::readlinkat(store, base_name, Vec::new()).ok()?;
                 Entry::Symlink(target.into_bytes().into())
             }
             _ => Entry::Other,
@@ -225,7 +238,7 @@ impl StoreTree {
     /// The same, for a directory that will hardly be asked for again.
     pub fn listing_unremembered(&self, relative: &[u8]) -> rustix::io::Result<Listing> {
         let dir = rustix::fs::openat2(
-            &self.store,
+            self.dir_of(relative),
             relative,
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),

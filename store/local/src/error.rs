@@ -67,6 +67,12 @@ pub enum LocalError {
         /// The path.
         path: StorePath,
     },
+    /// A path that was to be borrowed is not where it is borrowed from.
+    #[error("path `{path}` is not in the store that it is to be borrowed from")]
+    NotLent {
+        /// The path.
+        path: StorePath,
+    },
     /// A path that must not be valid yet is.
     #[error("path `{path}` is valid already")]
     AlreadyValid {

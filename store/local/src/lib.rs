@@ -21,7 +21,8 @@
 //!    process is killed at, no valid path is incomplete. (This is about killed
 //!    processes. After a power failure the file system decides what is left of
 //!    an object, as with Nix by default.)
-//! 2. All that a valid path refers to is valid.
+//! 2. All that a valid path refers to is valid (of what is [borrowed](LocalStore::borrow): as
+//!    long as the lender has it).
 //! 3. Who makes a path valid holds its lock, and has it as a temporary root.
 //! 4. A temporary directory that nobody has locked belongs to nobody, and the
 //!    next who opens the store removes it.
@@ -32,6 +33,7 @@
 //! `pathlocks.cc`, and what those versions write.
 
 mod add;
+mod borrowed;
 mod canonicalise;
 mod db;
 mod error;

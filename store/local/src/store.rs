@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,6 +14,7 @@ use store_types::{
     DrvOutput, HashAlgorithm, HashModulo, PathInfo, Realisation, StoreDir, StorePath,
 };
 
+use crate::borrowed::Borrowing;
 use crate::db::{Db, DbError};
 use crate::layout::Layout;
 use crate::roots::TempRoots;
@@ -49,6 +50,7 @@ pub struct LocalStore {
     pub(crate) layout: Arc<Layout>,
     db: Db,
     temp_roots: Arc<TempRoots>,
+    pub(crate) borrowing: Borrowing,
     /// For the output paths of derivations that are added.
     pub(crate) modulo: Mutex<HashModulo>,
     /// Held by who adds files without locking their paths.
@@ -80,6 +82,9 @@ impl LocalStore {
             temp_roots: TempRoots::of_process(&layout)?,
             modulo: Mutex::new(HashModulo::new(dir.clone())),
             adding: Mutex::default(),
+            borrowing: db.read_one("look for borrowed paths", |connection| {
+                Ok(Borrowing::of(connection)?)
+            })?,
             dir,
             layout,
             db,
@@ -117,16 +122,15 @@ impl LocalStore {
         self.layout.store_fd.as_fd()
     }
 
-    /// Where the object of a path is, or would be.
-    pub fn physical_path(&self, path: &StorePath) -> PathBuf {
-        self.layout.store.join(path.base_name())
+    pub(crate) fn db(&self) -> &Db {
+        &self.db
     }
 
     /// Whether the path is valid.
     pub fn is_valid(&self, path: &StorePath) -> Result<bool, LocalError> {
         let text = self.dir.display(path);
         self.db.read_one("look for a path", |connection| {
-            Ok(path_id(connection, &text)?.is_some())
+            self.is_valid_row(connection, path, &text)
         })
     }
 
@@ -138,7 +142,7 @@ impl LocalStore {
         self.db.read("look for paths", |connection| {
             let mut valid = BTreeSet::new();
             for path in paths {
-                if path_id(connection, &self.dir.display(path))?.is_some() {
+                if self.is_valid_row(connection, path, &self.dir.display(path))? {
                     valid.insert(path.clone());
                 }
             }
@@ -187,6 +191,11 @@ impl LocalStore {
                     return Err(LocalError::NotValid { path: path.clone() }.into());
                 };
                 self.collect(&mut statement, [id], &mut closure)?;
+            }
+            for path in &closure {
+                if !self.is_valid_row(connection, path, &self.dir.display(path))? {
+                    return Err(LocalError::NotValid { path: path.clone() }.into());
+                }
             }
             Ok(closure)
         })
@@ -285,6 +294,15 @@ impl LocalStore {
     /// themselves; all else they refer to must be valid. One that is valid
     /// already must have the same NAR hash, and gains signatures.
     pub fn register(&self, registrations: &[Registration]) -> Result<(), LocalError> {
+        self.register_with(registrations, |_| Ok(()))
+    }
+
+    /// [`register`](Self::register), and something more in the same transaction.
+    pub(crate) fn register_with(
+        &self,
+        registrations: &[Registration],
+        also: impl Fn(&Transaction<'_>) -> Result<(), DbError>,
+    ) -> Result<(), LocalError> {
         check_acyclic(registrations)?;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -318,7 +336,7 @@ impl LocalStore {
                     insert_output.execute(params![id, name, self.dir.display(path)])?;
                 }
             }
-            Ok(())
+            also(tx)
         })
     }
 
@@ -554,15 +572,15 @@ impl LocalStore {
         if !self.is_valid(path)? {
             return Err(LocalError::NotValid { path: path.clone() });
         }
-        store_nar::dump(self.store_fd(), OsStr::new(path.base_name()), sink)
-            .map_err(LocalError::tree("dump", path))
+        let name = OsStr::new(path.base_name());
+        store_nar::dump(self.dir_of(name), name, sink).map_err(LocalError::tree("dump", path))
     }
 
     /// Opens the regular file that a path is, for reading.
     pub(crate) fn open_object(&self, path: &StorePath) -> Result<std::fs::File, LocalError> {
         let name = OsStr::new(path.base_name());
         let open = || -> io::Result<OwnedFd> {
-            let fd = fs::open_file(self.store_fd(), name)?;
+            let fd = fs::open_file(self.dir_of(name), name)?;
             match fs::Kind::of(&fs::stat_fd(&fd)?) {
                 fs::Kind::Regular => Ok(fd),
                 _ => Err(io::ErrorKind::InvalidInput.into()),
@@ -571,6 +589,19 @@ impl LocalStore {
         open()
             .map(std::fs::File::from)
             .map_err(LocalError::io("open", self.physical_path(path)))
+    }
+
+    /// Whether a path has a row, and is not lost.
+    fn is_valid_row(
+        &self,
+        connection: &Connection,
+        path: &StorePath,
+        text: &str,
+    ) -> Result<bool, DbError> {
+        Ok(match path_id(connection, text)? {
+            Some(id) => !self.is_lost(connection, id, path)?,
+            None => false,
+        })
     }
 
     fn parse(&self, text: &str) -> Result<StorePath, LocalError> {
@@ -622,6 +653,9 @@ impl LocalStore {
         let Some((id, row)) = row else {
             return Ok(None);
         };
+        if self.is_lost(connection, id, path)? {
+            return Ok(None);
+        }
         let mut references = BTreeSet::new();
         let mut statement = connection.prepare_cached(
             "select path from Refs join ValidPaths on reference = id where referrer = ?1",
@@ -632,6 +666,17 @@ impl LocalStore {
 
     fn insert_path(&self, tx: &Transaction<'_>, info: &PathInfo, now: i64) -> Result<(), DbError> {
         let text = self.dir.display(&info.path);
+        if let Some(id) = path_id(tx, &text)?
+            && self.is_borrowed(tx, id)?
+        {
+            self.give_back(tx, id)?;
+            tx.prepare_cached(
+                "update ValidPaths set hash = ?2, registrationTime = ?3, deriver = ?4,
+                 narSize = ?5, ultimate = ?6, sigs = ?7, ca = ?8 where path = ?1",
+            )?
+            .execute(path_columns(&self.dir, &text, info, now))?;
+            return Ok(());
+        }
         if let Some(present) = self.info(tx, &info.path)? {
             if present.nar_hash != info.nar_hash {
                 return Err(LocalError::OtherContent {
@@ -659,20 +704,7 @@ impl LocalStore {
              (path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca)
              values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?
-        .execute(params![
-            text,
-            info.nar_hash.to_prefixed_hex(),
-            if info.registration_time == 0 {
-                now
-            } else {
-                info.registration_time
-            },
-            info.deriver.as_ref().map(|path| self.dir.display(path)),
-            info.nar_size as i64,
-            info.ultimate.then_some(1),
-            joined(&[], &info.signatures),
-            info.ca.map(|ca| ca.to_string()),
-        ])?;
+        .execute(path_columns(&self.dir, &text, info, now))?;
         Ok(())
     }
 
@@ -778,7 +810,30 @@ impl PathRow {
     }
 }
 
-fn path_id(connection: &Connection, path: &str) -> Result<Option<i64>, rusqlite::Error> {
+/// The values of `ValidPaths`, from the path on.
+fn path_columns(
+    dir: &StoreDir,
+    text: &str,
+    info: &PathInfo,
+    now: i64,
+) -> impl rusqlite::Params + use<> {
+    let time = match info.registration_time {
+        0 => now,
+        time => time,
+    };
+    (
+        text.to_owned(),
+        info.nar_hash.to_prefixed_hex(),
+        time,
+        info.deriver.as_ref().map(|path| dir.display(path)),
+        info.nar_size as i64,
+        info.ultimate.then_some(1),
+        joined(&[], &info.signatures),
+        info.ca.map(|ca| ca.to_string()),
+    )
+}
+
+pub(crate) fn path_id(connection: &Connection, path: &str) -> Result<Option<i64>, rusqlite::Error> {
     connection
         .prepare_cached("select id from ValidPaths where path = ?1")?
         .query_row([path], |row| row.get(0))

@@ -49,13 +49,13 @@ impl LocalStore {
             };
             report.checked += 1;
             let name = OsStr::new(path.base_name());
-            let problem = match fs::stat_if_exists(self.store_fd(), name) {
+            let problem = match fs::stat_if_exists(self.dir_of(name), name) {
                 Ok(None) => {
                     let mut referrers = self.referrers(&path)?;
                     referrers.remove(&path);
                     Some(Problem::Missing { referrers })
                 }
-                Ok(Some(_)) if check_contents => match dump_and_hash(self.store_fd(), name) {
+                Ok(Some(_)) if check_contents => match dump_and_hash(self.dir_of(name), name) {
                     Ok((found, _)) if found == info.nar_hash => None,
                     Ok((found, _)) => Some(Problem::Modified {
                         wanted: info.nar_hash,
