@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use store_api::Store;
 use super::build::SettingsArgs;
 use super::error::CommandError;
 use super::instance::{self, InstanceError};
-use super::{Context, exit_code, interrupt, print_line};
+use super::stdio::Streams;
+use super::{Context, exit_code, interrupt, print_line, serving};
 use crate::open_store::OpenStore;
 use crate::wiring;
 
@@ -47,6 +48,10 @@ pub struct DaemonArgs {
     /// End when there has been nothing to do for so long
     #[arg(long, value_name = "SECONDS")]
     idle_seconds: Option<u64>,
+    /// Serve one client on standard input and output, as `nix-daemon --stdio` does: through
+    /// the daemon that serves the store, if one does, else until the client leaves
+    #[arg(long, conflicts_with_all = ["socket", "idle_seconds", "detach"])]
+    stdio: bool,
     /// Leave the terminal and everything else of whoever started it
     #[arg(long, hide = true)]
     detach: bool,
@@ -90,6 +95,7 @@ enum DaemonError {
 pub fn run(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
     match &args.command {
         None if args.detach => detach(context, args),
+        None if args.stdio => serve_stdio(context, args),
         None => serve(context, args),
         Some(DaemonCommand::Stop(_)) => stop(context),
         Some(DaemonCommand::Status(_)) => status(context),
@@ -167,6 +173,40 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
     server.stop();
     let _ = executor.statistics().flush();
     Ok(exit_code::SUCCESS)
+}
+
+/// Serves one client on standard input and output. Who is there cannot be seen, so it is
+/// trusted: to let only those in who are is the business of whoever made the connection.
+fn serve_stdio(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
+    let mut settings = args.settings.to_settings(context)?;
+    settings.diagnose = |text| eprintln!("droste: {text}");
+    let streams = Streams::take()?;
+    let is_ended = interrupt::watch()?;
+    if let Some((daemon, socket)) = connect_to_running(context) {
+        streams.hand_on(&daemon, &socket, &is_ended)?;
+        return Ok(exit_code::SUCCESS);
+    }
+    let spawner = wiring::start_spawner()?;
+    let store = wiring::open_store(&context.store_root)?;
+    let executor = wiring::open_executor(store, settings, spawner)?;
+    let open = OpenStore::new(executor.clone());
+    let options = wiring::connection_options(Trust::Trusted);
+    let served = streams.serve(&open, &options, &is_ended);
+    let _ = executor.statistics().flush();
+    served?;
+    Ok(exit_code::SUCCESS)
+}
+
+/// A connection to the daemon of this store that is running, if one is and listens at its
+/// usual place.
+fn connect_to_running(context: &Context) -> Option<(UnixStream, PathBuf)> {
+    let running = instance::running(&context.pid_file()).ok()??;
+    if !serving::is_same_dir(&running.store_root, &context.store_root) {
+        return None;
+    }
+    let socket = context.droste_dir.join("daemon.socket");
+    let connected = SocketServer::of_host(socket.clone()).connect().ok()?;
+    Some((connected.into(), socket))
 }
 
 /// Serves the store by Nix's protocol.

@@ -19,6 +19,7 @@ mod run;
 mod serving;
 mod shims;
 mod stats;
+mod stdio;
 mod store;
 mod store_arg;
 mod toolchain;

@@ -104,7 +104,7 @@ pub fn connect(context: &Context) -> Result<OwnedFd, ServingError> {
 }
 
 /// Whether two paths lead to one directory.
-fn is_same_dir(one: &Path, other: &Path) -> bool {
+pub fn is_same_dir(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().ok();
     one == other || real(one).is_some_and(|one| real(other) == Some(one))
 }

@@ -52,10 +52,54 @@ for version in 34 28; do
     check "$nix lists the paths" $nix nix path-info --store "$url" --all
     check "$nix copies from the daemon" $nix nix copy --no-check-sigs --from "$url" --to "$WORK/copy-$version" "$added"
 done
+
+# By standard input and output, as ssh-ng has it: through the running daemon, and without.
+printf '#!/bin/sh\nexec "%s" daemon "$@" 2>> "%s"\n' "$DROSTE" "$WORK/stdio.err" > "$WORK/remote"
+chmod +x "$WORK/remote"
+by_stdio() {
+    local how=${1// /-} nix added drv want
+    shift
+    for nix; do
+        echo "thing by $nix $how" > "$WORK/thing"
+        # `nix` and not `nix-store`, whose `--add` reads what it has added from its own store.
+        added=$($nix nix store add-file --store "$remote" "$WORK/thing" 2> "$WORK/err") || cat "$WORK/err"
+        equal "$nix adds a file $how" "thing by $nix $how" "$($nix nix store cat --store "$remote" "$added")"
+        drv=$(nix34 nix-instantiate --store "$seed" --expr --argstr name "$nix-$how" '
+          { name }: derivation {
+            inherit name;
+            system = "x86_64-linux";
+            builder = "${builtins.storePath '"$busybox"'}/bin/sh";
+            args = [ "-c" "echo $name > $out" ];
+          }' 2> /dev/null)
+        want=$(nix34 nix-store -q --outputs --store "$seed" "$drv")
+        check "$nix copies a derivation $how" $nix nix copy --derivation --no-check-sigs --from "$seed" --to "$remote" "$drv"
+        case $nix in
+        nix34) check "$nix has it built $how" $nix nix build --no-link --store "$remote" "$drv^*" ;;
+        *) check "$nix has it built $how" $nix nix build --no-link --store "$remote" "$drv" ;;
+        esac
+        check "$nix gets the output $how" $nix nix copy --no-check-sigs --from "$remote" --to "$WORK/by-stdio-$nix" "$want"
+    done
+}
+nixes=nix34
+[ -z "$NIX28" ] || nixes="nix34 nix28"
+remote="ssh-ng://localhost?remote-program=$WORK/remote"
+by_stdio "through the daemon" $nixes
+# The pid file's lock is the daemon's: no other process may have opened the store.
+equal "those are the daemon's builds" 1 "$(ls -d "$store"/nix/var/nix/builds/droste-* | wc -l)"
 check "the daemon is stopped" timeout 30 "$DROSTE" daemon stop
 wait "$daemon"
 equal "a stopped daemon ends with success" 0 $?
 [ ! -e "$socket" ] && pass "the socket is gone" || fail "the socket is gone"
+by_stdio "without a daemon" $nixes
+sleep 60 | "$WORK/remote" --stdio > /dev/null &
+waiting=$!
+for _ in $(seq 100); do
+    [ -z "$(ls "$store/nix/var/nix/builds")" ] || break
+    sleep 0.1
+done
+kill -TERM "$waiting"
+wait "$waiting"
+equal "a signal ends the process" 0 $?
 clean "nothing is left behind" "$store"
 verified "the store verifies" "$store"
 
