@@ -1,4 +1,4 @@
-//! Builds the shims and the runner, which the `droste` program carries in itself.
+//! Builds the shims, the runner and the builtin builders, which the `droste` program carries in itself.
 //!
 //! They are static, since a build's root has no libraries for them, and the same bytes for the
 //! same source and compiler wherever the checkout is: the runner's store path is part of every
@@ -47,7 +47,20 @@ const INPUTS: &[&str] = &[
     "shims/core/src",
     "shims/runner/Cargo.toml",
     "shims/runner/src",
+    "shims/builtins/Cargo.toml",
+    "shims/builtins/src",
     "src/sys",
+    "store/nar/Cargo.toml",
+    "store/nar/src",
+    "store/types/Cargo.toml",
+    "store/types/src",
+];
+
+/// The programs: package, profile, and the variable that tells the crate where it is.
+const PROGRAMS: &[(&str, &str, &str)] = &[
+    ("shim-cc", "shim", "DROSTE_SHIM_CC"),
+    ("shim-runner", "shim", "DROSTE_RUNNER"),
+    ("shim-builtins", "builtins", "DROSTE_BUILTINS"),
 ];
 
 fn main() {
@@ -58,7 +71,7 @@ fn main() {
         println!("cargo::rerun-if-changed={input}");
     }
     // One by one, or the runner's libraries would bring the standard library into the shim.
-    for package in ["shim-cc", "shim-runner"] {
+    for (package, profile, _) in PROGRAMS {
         let status = Command::new(variable("CARGO"))
             .current_dir(&root)
             .env_clear()
@@ -67,7 +80,7 @@ fn main() {
             // Set, so that a user's configuration does not name one.
             .env("RUSTC_WRAPPER", "")
             .env("RUSTC_WORKSPACE_WRAPPER", "")
-            .args(["build", "--quiet", "--locked", "--profile", "shim"])
+            .args(["build", "--quiet", "--locked", "--profile", profile])
             .args(["--package", package])
             .arg("--target")
             .arg(&target)
@@ -77,12 +90,10 @@ fn main() {
             .expect("Cargo can be run again");
         assert!(status.success(), "`{package}` does not build");
     }
-    let built = target_dir.join(target).join("shim");
-    for (name, program) in [
-        ("DROSTE_SHIM_CC", "shim-cc"),
-        ("DROSTE_RUNNER", "shim-runner"),
-    ] {
-        println!("cargo::rustc-env={name}={}", built.join(program).display());
+    let built = target_dir.join(target);
+    for (package, profile, name) in PROGRAMS {
+        let program = built.join(profile).join(package);
+        println!("cargo::rustc-env={name}={}", program.display());
     }
 }
 

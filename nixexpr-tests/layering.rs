@@ -36,6 +36,11 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     ("shims/core", "shim-core", &[]),
     ("shims/cc", "shim-cc", &["shim-core", "droste-start"]),
     ("shims/runner", "shim-runner", &["shim-core", "droste-sys"]),
+    (
+        "shims/builtins",
+        "shim-builtins",
+        &["store-types", "store-nar"],
+    ),
 ];
 
 /// The crates below `src/sys`.

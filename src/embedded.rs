@@ -6,3 +6,6 @@ pub const SHIM_CC: &[u8] = include_bytes!(env!("DROSTE_SHIM_CC"));
 
 /// The builder of child derivations.
 pub const RUNNER: &[u8] = include_bytes!(env!("DROSTE_RUNNER"));
+
+/// The builders that derivations name as `builtin:…`.
+pub const BUILTINS: &[u8] = include_bytes!(env!("DROSTE_BUILTINS"));

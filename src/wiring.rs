@@ -45,6 +45,7 @@ pub fn open_executor(
     let embedded = Embedded {
         shim_cc: embedded::SHIM_CC,
         runner: embedded::RUNNER,
+        builtins: embedded::BUILTINS,
     };
     Executor::open(store, settings, spawner, embedded, serve_store())
 }

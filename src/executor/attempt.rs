@@ -28,6 +28,7 @@ use crate::build_dir::BuildDir;
 use crate::builder_env::{
     BUILD_DIR, BuilderStart, Surroundings, builder_start, structured_builder_start,
 };
+use crate::builtin::builtin_name;
 use crate::child::service::Shims;
 use crate::child::stand_in::StandIns;
 use crate::context::BuildContext;
@@ -157,7 +158,9 @@ impl<'a> Attempt<'a> {
                 continue;
             }
             let made = ran.and_then(|ran| run.take_outputs(&ran, tally));
-            if made.is_err() && self.executor.settings.keep_failed {
+            // A builtin builder's has what the executor put there for it alone.
+            let may_keep = builtin_name(self.drv).is_none();
+            if made.is_err() && self.executor.settings.keep_failed && may_keep {
                 let kept = dir.keep().display();
                 self.monitor
                     .note(&format!("keeping build directory `{kept}`"));
@@ -178,15 +181,10 @@ impl<'a> Attempt<'a> {
                 attribute,
             });
         }
-        if drv.system == "builtin" || drv.builder.starts_with(b"builtin:") {
-            return Err(BuildError::Unsupported {
-                drv: self.text.clone(),
-                what: format!("builder `{}`", drv.builder),
-            });
-        }
         let required = &options.required_system_features;
         let available = &settings.system_features;
-        if !settings.runs(&drv.system) || !required.is_subset(available) {
+        let runs = builtin_name(drv).is_some() || settings.runs(&drv.system);
+        if !runs || !required.is_subset(available) {
             let list = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(", ");
             return Err(BuildError::WrongSystem {
                 drv: self.text.clone(),
@@ -317,6 +315,7 @@ impl Run<'_> {
     fn request(&self) -> Result<Request, BuildError> {
         let Attempt {
             executor,
+            text,
             drv,
             kind,
             ..
@@ -356,6 +355,10 @@ impl Run<'_> {
             });
         }
         executor.add_inputs(&mut request, &self.setting.inputs);
+        if let Some(name) = builtin_name(drv) {
+            let outputs = &self.setting.scratch;
+            executor.add_builtin(&mut request, text, (name, drv), outputs, self.dir)?;
+        }
         request.allow_new_mounts = self.attempt.is_recursive();
         Ok(request)
     }
@@ -408,7 +411,9 @@ impl Run<'_> {
     fn open_services(&self, request: &mut Request) -> Result<Services, BuildError> {
         let Attempt { executor, text, .. } = self.attempt;
         // A fixed output's builder has the network: its calls are nobody's children.
-        let has_shims = executor.settings.memo && self.attempt.kind.is_sandboxed();
+        // Nor does a builtin one call a compiler.
+        let is_program = builtin_name(self.attempt.drv).is_none();
+        let has_shims = executor.settings.memo && self.attempt.kind.is_sandboxed() && is_program;
         let shims = if has_shims {
             executor.open_shims(text, request, self.dir, self.context, self.interpose)?
         } else {

@@ -34,6 +34,8 @@ pub struct Embedded {
     pub shim_cc: &'static [u8],
     /// The builder of children, a static executable.
     pub runner: &'static [u8],
+    /// The builders that derivations name as `builtin:…`, a static executable.
+    pub builtins: &'static [u8],
 }
 
 /// Serves a store to the clients of a socket until the returned handle is dropped.

@@ -16,6 +16,7 @@
 mod attempt;
 mod build_dir;
 mod builder_env;
+mod builtin;
 pub mod child;
 mod context;
 mod dispatcher;
