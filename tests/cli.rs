@@ -434,7 +434,7 @@ fn a_failed_build_is_told_with_its_log_and_nixs_exit_code() {
     run.fails(
         100,
         &format!(
-            "error: builder for `{bad}` failed with exit code 3;\n       \
+            "error: cannot build `{bad}`; reason: builder failed with exit code 3;\n       \
              last 1 log lines:\n       > two\n\
              hint: `--print-build-logs` shows the whole log, `--keep-failed` keeps the build directory\n"
         ),

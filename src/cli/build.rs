@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use droste_executor::{BuildError, ChildCounts, Settings, UnitOutcome};
+use droste_executor::{BuildError, ChildCounts, SandboxPath, Settings, UnitOutcome};
 use serde::Serialize;
 use store_api::{BuildMode, BuildStatus};
 use store_local::LocalStore;
@@ -38,8 +38,8 @@ pub struct BuildArgs {
     #[arg(short, long)]
     keep_going: bool,
     /// How many of the log's last lines the error of a failed build repeats
-    #[arg(long, value_name = "N", default_value_t = 25)]
-    log_lines: usize,
+    #[arg(long, value_name = "N")]
+    log_lines: Option<usize>,
     /// Show the builders' logs
     #[arg(short = 'L', long)]
     print_build_logs: bool,
@@ -89,6 +89,9 @@ pub struct SettingsArgs {
     /// Show builds a file or directory of this machine
     #[arg(long, value_name = "INSIDE=OUTSIDE")]
     sandbox_path: Vec<String>,
+    /// Set what nix.conf calls NAME, such as sandbox, post-build-hook or diff-hook
+    #[arg(long, value_names = ["NAME", "VALUE"], num_args = 2)]
+    option: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -125,9 +128,16 @@ impl SettingsArgs {
         if self.cores > 0 {
             settings.cores = self.cores.into();
         }
-        settings.keep_failed = self.keep_failed;
-        settings.timeout = self.timeout.map(Duration::from_secs);
-        settings.max_silent_time = self.max_silent_time.map(Duration::from_secs);
+        for pair in self.option.chunks_exact(2) {
+            settings.set(&pair[0], &pair[1])?;
+        }
+        settings.keep_failed |= self.keep_failed;
+        if let Some(seconds) = self.timeout {
+            settings.timeout = Some(Duration::from_secs(seconds));
+        }
+        if let Some(seconds) = self.max_silent_time {
+            settings.max_silent_time = Some(Duration::from_secs(seconds));
+        }
         for text in &self.sandbox_path {
             let (inside, outside) = text.split_once('=').unwrap_or((text, text));
             let (inside, outside) = (PathBuf::from(inside), PathBuf::from(outside));
@@ -141,7 +151,12 @@ impl SettingsArgs {
             if inside == std::path::Path::new("/bin/sh") {
                 settings.sandbox_shell = Some(outside);
             } else {
-                settings.sandbox_paths.push((inside, outside));
+                settings.sandbox_paths.push(SandboxPath {
+                    inside,
+                    outside,
+                    optional: false,
+                    read_only: true,
+                });
             }
         }
         Ok(settings)
@@ -151,8 +166,10 @@ impl SettingsArgs {
 pub fn run(context: &Context, args: &BuildArgs) -> Result<u8, CommandError> {
     let status = context.status();
     let mut settings = args.settings.to_settings(context)?;
-    settings.keep_going = args.keep_going;
-    settings.log_lines = args.log_lines;
+    settings.keep_going |= args.keep_going;
+    if let Some(lines) = args.log_lines {
+        settings.log_lines = lines;
+    }
     // Before the store is opened: Nix may want it alone, to bring it up to date.
     let evaluated = evaluate(context, args, &status)?;
     // Only an expression can be built in a store that is not there yet.

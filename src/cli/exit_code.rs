@@ -50,6 +50,8 @@ mod tests {
 
     fn failed() -> BuildError {
         BuildError::BuilderFailed {
+            note: "",
+            is_transient: false,
             drv: drv(),
             how: "failed with exit code 1".into(),
             log: String::new(),

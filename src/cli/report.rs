@@ -204,6 +204,15 @@ impl Monitor for Reporter<'_> {
         }
     }
 
+    fn post_build_line(&self, drv: &StorePath, line: &[u8]) {
+        let mut text = format!("{} (post)> ", name(drv)).into_bytes();
+        match self.status.is_terminal {
+            true => text.extend(without_controls(line)),
+            false => text.extend_from_slice(line),
+        }
+        self.status.always(&text);
+    }
+
     fn finished(&self, outcome: &UnitOutcome) {
         let mut builds = self.builds();
         let was_running = builds.running.remove(&outcome.drv).is_some();

@@ -14,6 +14,7 @@ const ACTIVITY_BUILD: u64 = 105;
 
 /// Nix's number of the result "a line of the log".
 const RESULT_LOG_LINE: u64 = 101;
+const RESULT_POST_BUILD_LOG_LINE: u64 = 107;
 
 /// Nix's verbosity "info", from which on the start of a build is shown.
 const LEVEL_INFO: u64 = 3;
@@ -81,6 +82,15 @@ impl<W: Write + Send> BuildObserver for Forwarder<'_, W> {
         self.send(&StderrFrame::Result {
             id,
             kind: RESULT_LOG_LINE,
+            fields: vec![ActivityField::Text(line.to_vec())],
+        });
+    }
+
+    fn post_build_line(&mut self, drv: &StorePath, line: &[u8]) {
+        let id = self.activities.get(drv).copied().unwrap_or(0);
+        self.send(&StderrFrame::Result {
+            id,
+            kind: RESULT_POST_BUILD_LOG_LINE,
             fields: vec![ActivityField::Text(line.to_vec())],
         });
     }

@@ -37,12 +37,16 @@ use crate::graphs::Graphs;
 use crate::log::{self, LogTail};
 use crate::outputs::{Produced, open_dir};
 use crate::restricted::Recursive;
+use crate::settings::{SandboxMode, SandboxPath};
 use crate::unit::Tally;
 use crate::users::BuildUser;
 use crate::{Executor, Monitor};
 
 /// How long to wait before asking again for a lock that somebody else holds.
 const LOCK_POLL: Duration = Duration::from_millis(100);
+
+/// A disk with less space than this counts as full. As in Nix.
+const DISK_FULL_BYTES: u64 = 8 << 20;
 
 /// A derivation without input derivations that is to be built.
 pub(crate) struct Attempt<'a> {
@@ -139,7 +143,7 @@ impl<'a> Attempt<'a> {
         loop {
             let stand_ins = StandIns::new(setting.scratch.values());
             let context = Arc::new(BuildContext::new(setting.inputs.clone(), stand_ins));
-            let mut dir = self.executor.make_build_dir(&self.text, &setting.user)?;
+            let dir = self.executor.make_build_dir(&self.text, &setting.user)?;
             let run = Run {
                 attempt: self,
                 setting: &setting,
@@ -161,26 +165,24 @@ impl<'a> Attempt<'a> {
             // A builtin builder's has what the executor put there for it alone.
             let may_keep = builtin_name(self.drv).is_none();
             if made.is_err() && self.executor.settings.keep_failed && may_keep {
-                let kept = dir.keep().display();
+                let kept = dir.keep_failed(&self.text)?;
                 self.monitor
-                    .note(&format!("keeping build directory `{kept}`"));
+                    .note(&format!("keeping build directory `{}`", kept.display()));
             }
-            return made;
+            drop(dir);
+            let made = made?;
+            // While the outputs are locked: nobody builds them again before it has ended.
+            self.executor.run_post_build_hook(
+                self.drv_path,
+                &made.values().cloned().collect(),
+                self.monitor,
+            )?;
+            return Ok(made);
         }
     }
 
     fn check_buildable(&self) -> Result<(), BuildError> {
         let (drv, options, settings) = (self.drv, &self.options, &self.executor.settings);
-        let outside = [
-            ("__noChroot", options.no_chroot),
-            ("__impureHostDeps", !options.impure_host_deps.is_empty()),
-        ];
-        if let Some((attribute, _)) = outside.into_iter().find(|(_, is_set)| *is_set) {
-            return Err(BuildError::WantsOutside {
-                drv: self.text.clone(),
-                attribute,
-            });
-        }
         let required = &options.required_system_features;
         let available = &settings.system_features;
         let runs = builtin_name(drv).is_some() || settings.runs(&drv.system);
@@ -192,6 +194,11 @@ impl<'a> Attempt<'a> {
                 required: list(required),
                 ours: settings.system.clone(),
                 available: list(available),
+            });
+        }
+        if options.no_chroot && settings.sandbox == SandboxMode::Enabled {
+            return Err(BuildError::WantsOutside {
+                drv: self.text.clone(),
             });
         }
         Ok(())
@@ -342,18 +349,7 @@ impl Run<'_> {
                 contents,
             });
         }
-        if let Some(shell) = &executor.settings.sandbox_shell {
-            request.mounts.push(Mount::input(shell, "/bin/sh"));
-        }
-        for (inside, outside) in &executor.settings.sandbox_paths {
-            request.mounts.push(Mount::Bind {
-                source: droste_sandbox::Source::Path(outside.clone()),
-                target: inside.clone(),
-                read_only: true,
-                recursive: true,
-                devices: false,
-            });
-        }
+        self.add_host_paths(&mut request)?;
         executor.add_inputs(&mut request, &self.setting.inputs);
         if let Some(name) = builtin_name(drv) {
             let outputs = &self.setting.scratch;
@@ -361,6 +357,128 @@ impl Run<'_> {
         }
         request.allow_new_mounts = self.attempt.is_recursive();
         Ok(request)
+    }
+
+    /// What the settings, the derivation and the `pre-build-hook` have of this machine.
+    fn add_host_paths(&self, request: &mut Request) -> Result<(), BuildError> {
+        let Attempt { executor, text, .. } = self.attempt;
+        let settings = &executor.settings;
+        let mut paths: BTreeMap<PathBuf, SandboxPath> = BTreeMap::new();
+        let shell = settings.sandbox_shell.iter().map(|shell| SandboxPath {
+            inside: "/bin/sh".into(),
+            outside: shell.clone(),
+            optional: false,
+            read_only: true,
+        });
+        let configured = shell.chain(settings.sandbox_paths.iter().cloned());
+        let all = configured
+            .chain(self.impure_host_deps()?)
+            .chain(executor.run_pre_build_hook(text, Some(self.dir.root()))?);
+        paths.extend(all.map(|path| (path.inside.clone(), path)));
+        if paths.contains_key(Path::new("/dev")) {
+            request
+                .nodes
+                .retain(|node| !node.path().starts_with("/dev"));
+            request
+                .mounts
+                .retain(|mount| !mount.target().starts_with("/dev"));
+        }
+        let mut objects = BTreeSet::new();
+        for path in paths.into_values() {
+            let mut source = path.outside;
+            if let Some(object) = self.store_object(&source)? {
+                source = match source.strip_prefix(executor.store_dir().display(&object)) {
+                    Ok(rest) if !rest.as_os_str().is_empty() => {
+                        executor.store.physical_path(&object).join(rest)
+                    }
+                    _ => executor.store.physical_path(&object),
+                };
+                objects.insert(object);
+            }
+            match std::fs::symlink_metadata(&source) {
+                Ok(_) => {}
+                Err(error) if path.optional && error.kind() == std::io::ErrorKind::NotFound => {
+                    continue;
+                }
+                Err(error) => {
+                    return Err(BuildError::NoSandboxPath {
+                        drv: text.clone(),
+                        path: source,
+                        source: error.into(),
+                    });
+                }
+            }
+            request.mounts.push(Mount::Bind {
+                source: droste_sandbox::Source::Path(source),
+                target: path.inside,
+                read_only: path.read_only,
+                recursive: true,
+                devices: true,
+            });
+        }
+        let closure = executor
+            .closure(&objects)
+            .map_err(environment(text, "query the closure of a sandbox path"))?;
+        // The build may be one of a path that its own shell needs.
+        let outputs: BTreeSet<&StorePath> = self.setting.scratch.values().collect();
+        let more = closure
+            .iter()
+            .filter(|path| !outputs.contains(path) && !self.setting.inputs.contains(*path));
+        executor.add_inputs(request, more);
+        Ok(())
+    }
+
+    /// The valid store object that a path of this machine is, or lies in.
+    fn store_object(&self, path: &Path) -> Result<Option<StorePath>, BuildError> {
+        let Attempt { executor, text, .. } = self.attempt;
+        let Ok(rest) = path.strip_prefix(executor.store_dir().as_str()) else {
+            return Ok(None);
+        };
+        let Some(name) = rest.components().next() else {
+            return Ok(None);
+        };
+        let Some(object) = name
+            .as_os_str()
+            .to_str()
+            .and_then(|name| StorePath::from_base_name(name).ok())
+        else {
+            return Ok(None);
+        };
+        let is_valid = executor
+            .store
+            .is_valid(&object)
+            .map_err(environment(text, "query the store"))?;
+        Ok(Some(object).filter(|_| is_valid))
+    }
+
+    /// The paths that the derivation asks for, if the settings allow all of them. Symbolic links
+    /// are not followed: nobody is told of what they may not see.
+    fn impure_host_deps(&self) -> Result<Vec<SandboxPath>, BuildError> {
+        let Attempt {
+            executor,
+            text,
+            options,
+            ..
+        } = self.attempt;
+        let allowed = &executor.settings.allowed_impure_host_deps;
+        let wanted = options.impure_host_deps.iter().map(|path| {
+            let inside = clean(Path::new(path));
+            let is_allowed =
+                inside.is_absolute() && allowed.iter().any(|dir| inside.starts_with(clean(dir)));
+            if !is_allowed {
+                return Err(BuildError::HostPathRefused {
+                    drv: text.clone(),
+                    path: path.clone(),
+                });
+            }
+            Ok(SandboxPath {
+                outside: inside.clone(),
+                inside,
+                optional: true,
+                read_only: false,
+            })
+        });
+        wanted.collect()
     }
 
     /// What the builder is started with.
@@ -383,7 +501,12 @@ impl Run<'_> {
             socket: self.attempt.is_recursive().then_some(&*socket),
         };
         let impure = |name: &[u8]| {
-            std::env::var_os(&*name.to_os_str_lossy()).map(|value| BString::from(os_bytes(value)))
+            let set = std::str::from_utf8(name).ok();
+            match set.and_then(|name| executor.settings.impure_env.get(name)) {
+                Some(value) => Some(value.as_str().into()),
+                None => std::env::var_os(&*name.to_os_str_lossy())
+                    .map(|value| BString::from(os_bytes(value))),
+            }
         };
         let graphs = Graphs::new(executor, text, options, &self.setting.inputs);
         let Some(attributes) = &options.structured_attrs else {
@@ -462,7 +585,10 @@ impl Run<'_> {
         let log = log::follow(
             master,
             file.as_mut(),
-            executor.settings.log_lines,
+            log::Limits {
+                tail_lines: settings.log_lines,
+                bytes_max: settings.max_build_log_size,
+            },
             |line| {
                 heard.set(Instant::now());
                 monitor.log_line(drv_path, line);
@@ -480,7 +606,19 @@ impl Run<'_> {
                 }
             },
         );
+        if log.is_too_long {
+            let _ = running.kill();
+        }
         (log, timed_out.into_inner())
+    }
+
+    /// Whether there is next to no space left, now that the builder has failed.
+    fn is_disk_full(&self) -> bool {
+        let executor = self.attempt.executor;
+        [executor.store.physical_dir(), &self.dir.build()]
+            .into_iter()
+            .filter_map(|dir| rustix::fs::statvfs(dir).ok())
+            .any(|fs| fs.f_bavail.saturating_mul(fs.f_frsize) < DISK_FULL_BYTES)
     }
 
     /// Takes the outputs into the store, if the builder succeeded.
@@ -507,8 +645,22 @@ impl Run<'_> {
                 log: ran.log.for_error(),
             });
         }
+        if ran.log.is_too_long {
+            return Err(BuildError::LogTooLong {
+                drv: attempt.text.clone(),
+                bytes_max: attempt.executor.settings.max_build_log_size,
+                log: ran.log.for_error(),
+            });
+        }
         if !ran.status.success() {
+            let is_full = self.is_disk_full();
             return Err(BuildError::BuilderFailed {
+                // Of the network nobody knows what it does the next time.
+                is_transient: is_full || !attempt.kind.is_sandboxed(),
+                note: match is_full {
+                    true => "\nnote: build failure may have been caused by lack of free disk space",
+                    false => "",
+                },
                 drv: attempt.text.clone(),
                 how: describe_exit(ran.status.exit),
                 log: ran.log.for_error(),
@@ -526,6 +678,7 @@ impl Run<'_> {
             made: open_dir(&self.dir.store(attempt.executor.store_dir().as_str()))
                 .map_err(environment(&attempt.text, "open the outputs"))?,
             own: &self.dir.own(),
+            checked_by: Some((self.dir.build(), attempt.monitor)),
             is_elsewhere: false,
             user: &self.setting.user,
             log: &ran.log,
@@ -635,6 +788,19 @@ pub(crate) fn options(text: &str, drv: &Derivation) -> Result<DerivationOptions,
         drv: text.to_owned(),
         source: source.into(),
     })
+}
+
+/// A path without `.` and `..`, not looked at.
+fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            std::path::Component::ParentDir => _ = clean.pop(),
+            std::path::Component::CurDir => {}
+            other => clean.push(other),
+        }
+    }
+    clean
 }
 
 fn os_bytes(text: std::ffi::OsString) -> Vec<u8> {

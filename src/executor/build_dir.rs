@@ -17,13 +17,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::Executor;
 use crate::builder_env::BUILD_DIR;
 use crate::error::{BuildError, environment};
+use crate::outputs::open_dir;
 use crate::users::BuildUser;
 
 /// A directory for temporary files, which no build can see, removed with it.
 pub(crate) struct ScratchDir {
     executor: Arc<Executor>,
     path: PathBuf,
-    keep: bool,
 }
 
 impl ScratchDir {
@@ -56,18 +56,36 @@ impl BuildDir {
         self.0.path.join("own")
     }
 
-    /// Keeps the directory.
-    pub(crate) fn keep(&mut self) -> &Path {
-        self.0.keep = true;
-        &self.0.path
+    /// Moves the build directory to where it stays, and where everybody may look at it.
+    pub(crate) fn keep_failed(&self, text: &str) -> Result<PathBuf, BuildError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let keep = || -> std::io::Result<PathBuf> {
+            let builds = self.0.executor.store.state_dir().join("builds");
+            let dir = loop {
+                let number = NEXT.fetch_add(1, Ordering::Relaxed);
+                let dir = builds.join(format!("nix-{}-{number}", std::process::id()));
+                match std::fs::DirBuilder::new().mode(0o755).create(&dir) {
+                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                    made => {
+                        made?;
+                        break dir;
+                    }
+                }
+            };
+            let kept = dir.join(BUILD_DIR.trim_start_matches('/'));
+            std::fs::rename(self.build(), &kept)?;
+            // An ordinary user's builder could have put a link in its place.
+            let made = open_dir(&kept)?;
+            rustix::fs::fchmod(&made, rustix::fs::Mode::from_raw_mode(0o755))?;
+            Ok(kept)
+        };
+        keep().map_err(environment(text, "keep the build directory"))
     }
 }
 
 impl Drop for ScratchDir {
     fn drop(&mut self) {
-        if !self.keep {
-            self.executor.remove_build_dir(&self.path);
-        }
+        self.executor.remove_build_dir(&self.path);
         let _ = self.executor.spawner.forget_scratch(&self.path);
     }
 }
@@ -97,7 +115,6 @@ impl Executor {
             let dir = ScratchDir {
                 executor: self.clone(),
                 path,
-                keep: false,
             };
             self.spawner
                 .watch_scratch(&dir.path)

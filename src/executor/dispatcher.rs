@@ -11,7 +11,7 @@ use store_types::{DerivedPath, OutputsSpec, StorePath};
 use crate::context::ChildCounts;
 use crate::error::BuildError;
 use crate::state::{Effect, Event, Plan};
-use crate::unit::UnitOutcome;
+use crate::unit::{Made, UnitOutcome};
 use crate::{Executor, Monitor};
 
 impl Executor {
@@ -50,6 +50,7 @@ impl Executor {
             mode,
             monitor,
             wanted: Mutex::new(targets.clone()),
+            made: Made::default(),
             targets: &targets,
         };
         Ok(run.to_end())
@@ -80,6 +81,8 @@ struct Run<'a> {
     /// Which outputs of each derivation are needed.
     wanted: Mutex<BTreeMap<StorePath, OutputsSpec>>,
     targets: &'a BTreeMap<StorePath, OutputsSpec>,
+    /// What came of derivations that give something else each time.
+    made: Made,
 }
 
 /// What the threads report.
@@ -122,8 +125,9 @@ impl Run<'_> {
                                 } else {
                                     BuildMode::Normal
                                 };
+                                let executor = self.executor;
                                 let outcome =
-                                    self.executor.realise(&drv, &wanted, mode, self.monitor);
+                                    executor.realise(&drv, &wanted, mode, &self.made, self.monitor);
                                 self.monitor.finished(&outcome);
                                 // The receiver lives as long as the scope.
                                 let _ = sender.send(Report::Ended(Box::new(outcome)));
@@ -188,11 +192,12 @@ impl Run<'_> {
                 .filter(needed)
                 .all(|name| known.contains_key(name))
         {
-            let outcome = self
-                .executor
-                .realise(drv, &wanted, BuildMode::Normal, self.monitor);
+            let executor = self.executor;
+            let mode = BuildMode::Normal;
+            let outcome = executor.realise(drv, &wanted, mode, &self.made, self.monitor);
             return Err(Box::new(outcome));
         }
+        self.executor.check_purity(drv, &loaded).map_err(fail)?;
         let mut all = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         for (input, outputs) in &loaded.input_drvs {
             add_wanted(&mut all, input, &OutputsSpec::Names(outputs.clone()));

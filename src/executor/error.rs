@@ -46,8 +46,9 @@ pub enum BuildError {
     },
     /// Another system or feature is required.
     #[error(
-        "a `{system}` with features {{{required}}} is required to build `{drv}`, \
-         but this is a `{ours}` with features {{{available}}}"
+        "cannot build `{drv}`; reason: required system or feature not available; \
+         required system: `{system}` with features {{{required}}}; \
+         current system: `{ours}` with features {{{available}}}"
     )]
     WrongSystem {
         /// The derivation.
@@ -78,12 +79,65 @@ pub enum BuildError {
         why: String,
     },
     /// It wants more of the machine than a sandbox shows.
-    #[error("derivation `{drv}` has `{attribute}` set, but builds run in the sandbox")]
+    #[error(
+        "derivation `{drv}` has `__noChroot` set, but that's not allowed when `sandbox` is `true`"
+    )]
     WantsOutside {
         /// The derivation.
         drv: String,
-        /// The attribute that asks for it.
-        attribute: &'static str,
+    },
+    /// It wants a path of the machine that is not allowed.
+    #[error(
+        "derivation `{drv}` requested impure path `{path}`, \
+         but it was not in allowed-impure-host-deps"
+    )]
+    HostPathRefused {
+        /// The derivation.
+        drv: String,
+        /// The path.
+        path: String,
+    },
+    /// A path that the settings have for the sandbox is not there.
+    #[error("`{}`, which `sandbox-paths` has, cannot be shown to derivation `{drv}`", path.display())]
+    NoSandboxPath {
+        /// The derivation.
+        drv: String,
+        /// The path on this machine.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: BoxError,
+    },
+    /// A program that the settings have around builds failed.
+    #[error("the {hook} for derivation `{drv}` failed")]
+    HookFailed {
+        /// The derivation.
+        drv: String,
+        /// The setting that names it.
+        hook: &'static str,
+        /// How.
+        #[source]
+        source: BoxError,
+    },
+    /// It would not be the same again, but what needs it is to be.
+    #[error("pure derivation `{drv}` depends on impure derivation `{input}`")]
+    DependsOnImpure {
+        /// The derivation.
+        drv: String,
+        /// Its input.
+        input: String,
+    },
+    /// The builder wrote too much.
+    #[error(
+        "building of `{drv}` killed after writing more than {bytes_max} bytes of log output{log}"
+    )]
+    LogTooLong {
+        /// The derivation.
+        drv: String,
+        /// What is allowed.
+        bytes_max: u64,
+        /// The last lines of its log.
+        log: String,
     },
     /// The builder is no program that runs here.
     #[error("builder `{builder}` of derivation `{drv}` cannot be executed")]
@@ -97,7 +151,7 @@ pub enum BuildError {
         source: BoxError,
     },
     /// The builder ended in any way but success.
-    #[error("builder for `{drv}` {how}{log}")]
+    #[error("cannot build `{drv}`; reason: builder {how}{log}{note}")]
     BuilderFailed {
         /// The derivation.
         drv: String,
@@ -105,6 +159,10 @@ pub enum BuildError {
         how: String,
         /// The last lines of its log, set off for reading; may be empty.
         log: String,
+        /// What may have been at fault but the builder; may be empty.
+        note: &'static str,
+        /// It may succeed the next time.
+        is_transient: bool,
     },
     /// The builder ran, or was silent, for too long.
     #[error("building of `{drv}` timed out after {after}{log}")]
@@ -220,7 +278,7 @@ pub enum BuildError {
         drv: String,
     },
     /// An input failed.
-    #[error("derivation `{drv}` is not built because its input `{input}` has failed")]
+    #[error("cannot build `{drv}`; reason: dependency failed: `{input}`")]
     InputFailed {
         /// The derivation.
         drv: String,
@@ -253,6 +311,10 @@ impl BuildError {
     pub fn status(&self) -> BuildStatus {
         match self {
             Self::TimedOut { .. } => BuildStatus::TimedOut,
+            Self::LogTooLong { .. } => BuildStatus::LogLimitExceeded,
+            Self::BuilderFailed {
+                is_transient: true, ..
+            } => BuildStatus::TransientFailure,
             Self::BuilderFailed { .. } | Self::BuilderNotExecuted { .. } => {
                 BuildStatus::PermanentFailure
             }
@@ -263,6 +325,10 @@ impl BuildError {
             | Self::NothingToCheck { .. }
             | Self::Malformed { .. }
             | Self::WantsOutside { .. }
+            | Self::HostPathRefused { .. }
+            | Self::NoSandboxPath { .. }
+            | Self::HookFailed { .. }
+            | Self::DependsOnImpure { .. }
             | Self::MissingInput { .. } => BuildStatus::MiscFailure,
             Self::WrongSystem { .. } | Self::Unsupported { .. } | Self::Rejected { .. } => {
                 BuildStatus::InputRejected
@@ -281,15 +347,20 @@ impl BuildError {
 
     /// The message with all its causes.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        chain(self)
     }
+}
+
+/// An error's message with all its causes.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// Wraps what the machine could not do into a [`BuildError`].

@@ -23,6 +23,7 @@ mod dispatcher;
 mod error;
 mod executor;
 mod graphs;
+mod hooks;
 mod interpose;
 mod log;
 mod output_checks;
@@ -40,7 +41,7 @@ pub use child::service::Shims;
 pub use context::ChildCounts;
 pub use error::BuildError;
 pub use executor::{Embedded, Executor, OpenError, ServeStore};
-pub use settings::{Settings, THIS_SYSTEM};
+pub use settings::{SandboxMode, SandboxPath, SettingError, Settings, THIS_SYSTEM};
 pub use unit::UnitOutcome;
 
 use store_types::StorePath;
@@ -52,6 +53,9 @@ pub trait Monitor: Sync {
 
     /// A builder wrote a line to its log; the line's end is not part of it.
     fn log_line(&self, drv: &StorePath, line: &[u8]);
+
+    /// The `post-build-hook` wrote a line; the line's end is not part of it.
+    fn post_build_line(&self, drv: &StorePath, line: &[u8]);
 
     /// A derivation that was to be realised is, or has failed.
     fn finished(&self, outcome: &UnitOutcome);

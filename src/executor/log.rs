@@ -17,6 +17,8 @@ const LINE_LEN_MAX: usize = 64 << 10;
 #[derive(Debug, Default)]
 pub struct LogTail {
     lines: VecDeque<Vec<u8>>,
+    /// It was longer than allowed, and was not read to its end.
+    pub is_too_long: bool,
 }
 
 impl LogTail {
@@ -46,12 +48,21 @@ const POLL: Timespec = Timespec {
     tv_nsec: 200_000_000,
 };
 
+/// How much of a log there may be, and how much of it is kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// How many of the last lines are kept.
+    pub tail_lines: usize,
+    /// After more bytes than this, the rest is not read; 0 for no limit.
+    pub bytes_max: u64,
+}
+
 /// Reads a terminal (or pipe) to its end, line by line; `on_pause` is called now and
 /// then, whether there is output or not.
 pub fn follow(
     terminal: OwnedFd,
     file: Option<&mut File>,
-    lines_max: usize,
+    limits: Limits,
     mut on_line: impl FnMut(&[u8]),
     mut on_pause: impl FnMut(),
 ) -> LogTail {
@@ -64,15 +75,17 @@ pub fn follow(
             let _ = file.write_all(line).and_then(|()| file.write_all(b"\n"));
         }
         on_line(line);
-        if tail.lines.len() == lines_max {
+        if tail.lines.len() == limits.tail_lines {
             tail.lines.pop_front();
         }
-        if lines_max > 0 {
+        if limits.tail_lines > 0 {
             tail.lines.push_back(line.to_vec());
         }
     };
     let mut buffer = [0; 8192];
     let mut returned = false;
+    let mut bytes: u64 = 0;
+    let mut is_too_long = false;
     loop {
         let mut polled = [PollFd::new(&terminal, PollFlags::IN)];
         if matches!(rustix::event::poll(&mut polled, Some(&POLL)), Ok(0)) {
@@ -89,6 +102,11 @@ pub fn follow(
             Err(rustix::io::Errno::INTR) => continue,
             Err(_) => break,
         };
+        bytes = bytes.saturating_add(read as u64);
+        if limits.bytes_max > 0 && bytes > limits.bytes_max {
+            is_too_long = true;
+            break;
+        }
         for byte in &buffer[..read] {
             if std::mem::take(&mut returned) && *byte != b'\n' {
                 pending.clear();
@@ -108,6 +126,7 @@ pub fn follow(
     if !pending.is_empty() {
         take(&pending);
     }
+    tail.is_too_long = is_too_long;
     tail
 }
 
@@ -123,7 +142,10 @@ mod tests {
         let tail = follow(
             read,
             None,
-            lines_max,
+            Limits {
+                tail_lines: lines_max,
+                bytes_max: 0,
+            },
             |line| lines.push(line.to_vec()),
             || {},
         );
@@ -138,6 +160,22 @@ mod tests {
             tail.for_error(),
             ";\n       last 2 log lines:\n       > 20%\n       > last"
         );
+    }
+
+    #[test]
+    fn a_log_is_not_read_beyond_its_limit() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&write, &[b'x'; 101]).unwrap();
+        // The other end stays open: only the limit ends it.
+        let limits = Limits {
+            tail_lines: 5,
+            bytes_max: 100,
+        };
+        assert!(follow(read, None, limits, |_| {}, || {}).is_too_long);
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&write, &[b'x'; 100]).unwrap();
+        drop(write);
+        assert!(!follow(read, None, limits, |_| {}, || {}).is_too_long);
     }
 
     #[test]

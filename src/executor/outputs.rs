@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use store_api::{BoxError, BuildMode};
@@ -18,12 +18,12 @@ use store_types::{
     HashAlgorithm, PathInfo, References, StorePath, output_path_name,
 };
 
-use crate::Executor;
 use crate::attempt::options;
 use crate::error::{BuildError, environment, lines};
 use crate::log::LogTail;
 use crate::output_checks::NewOutputs;
 use crate::users::BuildUser;
+use crate::{Executor, Monitor};
 
 /// A build that has ended well.
 pub(crate) struct Produced<'a> {
@@ -40,6 +40,8 @@ pub(crate) struct Produced<'a> {
     pub(crate) made: OwnedFd,
     /// An empty directory for our own files, beside the store's.
     pub(crate) own: &'a Path,
+    /// The build directory, on this machine, and who is told of differences to earlier outputs.
+    pub(crate) checked_by: Option<(PathBuf, &'a dyn Monitor)>,
     /// Whether the outputs are not on the store's file system.
     pub(crate) is_elsewhere: bool,
     pub(crate) user: &'a BuildUser,
@@ -421,7 +423,7 @@ impl Executor {
                 .is_none_or(|info| info.nar_hash != output.info.nar_hash)
             {
                 let path = known.get(name).unwrap_or(&output.info.path);
-                let kept = if self.settings.keep_failed {
+                let kept = if self.settings.keep_failed || self.settings.diff_hook().is_some() {
                     let target = format!("{}.check", path.base_name());
                     let target = OsStr::new(&target);
                     store_nar::remove_tree(self.store.store_fd(), target)
@@ -430,6 +432,12 @@ impl Executor {
                             store_nar::rewrite_tree(dir, name, self.store.store_fd(), target, [])
                         })
                         .map_err(environment(build.text, "keep the differing output"))?;
+                    let kept = self.store.physical_dir().join(target);
+                    let old = self.store.physical_path(path);
+                    if let Some((build_dir, monitor)) = &build.checked_by {
+                        let of = (build.text, &**build_dir);
+                        self.run_diff_hook(build.user, (&old, &kept), of, *monitor);
+                    }
                     format!(" from `{}.check`", self.store_dir().display(path))
                 } else {
                     String::new()

@@ -189,6 +189,13 @@ impl Monitor for ForwardTo<'_> {
             .log_line(drv, line);
     }
 
+    fn post_build_line(&self, drv: &StorePath, line: &[u8]) {
+        self.observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .post_build_line(drv, line);
+    }
+
     fn finished(&self, outcome: &UnitOutcome) {
         if outcome.result.times_built > 0 {
             let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,53 @@
 //! What an executor is told: limits, features, and which of its powers to use.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Whether builders run in a sandbox: Nix's setting `sandbox`.
+///
+/// In a store that is not where its name says (`--store DIR`), a sandbox is the only way to show
+/// builders their inputs, and so they run in one, whatever this says; as in Nix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// `true`: always; what asks for none (`__noChroot`) is refused.
+    #[default]
+    Enabled,
+    /// `relaxed`: but for fixed and impure outputs, and for derivations that ask for none.
+    Relaxed,
+    /// `false`.
+    Disabled,
+}
+
+/// A file or directory of this machine that builds see: one element of Nix's `sandbox-paths`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxPath {
+    /// Where builds see it.
+    pub inside: PathBuf,
+    /// What it is. A symbolic link is shown as a link; what lies in the store brings its closure.
+    pub outside: PathBuf,
+    /// No failure if it does not exist.
+    pub optional: bool,
+    /// Nobody writes through it, whatever its permissions are.
+    pub read_only: bool,
+}
+
+impl SandboxPath {
+    /// Reads `INSIDE=OUTSIDE?`, of which `=OUTSIDE` and `?` may be missing, as Nix does.
+    pub fn parse(text: &str) -> Self {
+        let (text, optional) = match text.strip_suffix('?') {
+            Some(text) => (text, true),
+            None => (text, false),
+        };
+        let (inside, outside) = text.split_once('=').unwrap_or((text, text));
+        Self {
+            inside: inside.into(),
+            outside: outside.into(),
+            optional,
+            read_only: false,
+        }
+    }
+}
 
 /// How an executor builds.
 #[derive(Clone, Debug)]
@@ -31,8 +76,27 @@ pub struct Settings {
     pub keep_failed: bool,
     /// The statically linked shell that builds see as `/bin/sh`, if there is one.
     pub sandbox_shell: Option<PathBuf>,
-    /// Further host paths that builds see: path inside, path on this machine.
-    pub sandbox_paths: Vec<(PathBuf, PathBuf)>,
+    /// `sandbox`.
+    pub sandbox: SandboxMode,
+    /// `sandbox-paths`. One for `/bin/sh` takes the place of the shell, one for `/dev` of all
+    /// devices.
+    pub sandbox_paths: Vec<SandboxPath>,
+    /// `allowed-impure-host-deps`: what derivations may have of this machine by
+    /// `__impureHostDeps`, with all that lies below.
+    pub allowed_impure_host_deps: BTreeSet<PathBuf>,
+    /// `impure-env`: values for `impureEnvVars` instead of this process's own.
+    pub impure_env: BTreeMap<String, String>,
+    /// `pre-build-hook`: a program that tells further paths for a sandbox.
+    pub pre_build_hook: Option<PathBuf>,
+    /// `post-build-hook`: a program that is run after each build that succeeded.
+    pub post_build_hook: Option<PathBuf>,
+    /// `diff-hook`: a program that shows how two outputs differ, run with
+    /// [`run_diff_hook`](Self::run_diff_hook).
+    pub diff_hook: Option<PathBuf>,
+    /// `run-diff-hook`.
+    pub run_diff_hook: bool,
+    /// `max-build-log-size`: a builder that writes more bytes is killed; 0 for no limit.
+    pub max_build_log_size: u64,
     /// Is told what is nobody's failure, such as why a child could not run.
     pub diagnose: fn(&str),
     /// A builder that runs longer is killed.
@@ -89,12 +153,174 @@ impl Settings {
             keep_going: false,
             keep_failed: false,
             sandbox_shell: find_static_shell(),
+            sandbox: SandboxMode::default(),
             sandbox_paths: Vec::new(),
+            allowed_impure_host_deps: BTreeSet::new(),
+            impure_env: BTreeMap::new(),
+            pre_build_hook: None,
+            post_build_hook: None,
+            diff_hook: None,
+            run_diff_hook: false,
+            max_build_log_size: 0,
             diagnose: |_| {},
             timeout: None,
             max_silent_time: None,
             log_lines: 25,
         }
+    }
+
+    /// The program that shows differences, if one is to be run.
+    pub fn diff_hook(&self) -> Option<&PathBuf> {
+        self.diff_hook.as_ref().filter(|_| self.run_diff_hook)
+    }
+
+    /// Sets what Nix calls `name` to what `value` means in `nix.conf`; `extra-NAME` adds to what
+    /// is a list.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), SettingError> {
+        let text = value.trim();
+        let words = || text.split_ascii_whitespace();
+        let bad = |wanted| SettingError::Value {
+            name: name.to_owned(),
+            value: text.to_owned(),
+            wanted,
+        };
+        let flag = || match text {
+            "true" | "yes" | "1" => Ok(true),
+            "false" | "no" | "0" => Ok(false),
+            _ => Err(bad("`true` or `false`")),
+        };
+        let number = || text.parse::<u64>().map_err(|_| bad("a number"));
+        let seconds = || Ok(Some(number()?).filter(|n| *n > 0).map(Duration::from_secs));
+        let program = || Some(PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
+        let (name, is_extra) = match name.strip_prefix("extra-") {
+            Some("platforms") | None => (name, false),
+            Some(name) => (name, true),
+        };
+        match name {
+            "sandbox" | "build-use-sandbox" | "build-use-chroot" => {
+                self.sandbox = match text {
+                    "relaxed" => SandboxMode::Relaxed,
+                    _ if flag().map_err(|_| bad("`true`, `false` or `relaxed`"))? => {
+                        SandboxMode::Enabled
+                    }
+                    _ => SandboxMode::Disabled,
+                };
+            }
+            "sandbox-paths" | "build-sandbox-paths" | "build-chroot-dirs" => {
+                if !is_extra {
+                    self.sandbox_paths.clear();
+                    self.sandbox_shell = None;
+                }
+                for word in words() {
+                    let path = SandboxPath::parse(word);
+                    if !path.inside.is_absolute() {
+                        return Err(bad("paths that are absolute inside"));
+                    }
+                    self.sandbox_paths
+                        .retain(|known| known.inside != path.inside);
+                    self.sandbox_paths.push(path);
+                }
+            }
+            "allowed-impure-host-deps" => {
+                let paths = words().map(PathBuf::from);
+                set_or_add(&mut self.allowed_impure_host_deps, paths, is_extra);
+            }
+            "system-features" => {
+                set_or_add(
+                    &mut self.system_features,
+                    words().map(String::from),
+                    is_extra,
+                );
+            }
+            "extra-platforms" | "extra-extra-platforms" => {
+                set_or_add(&mut self.extra_systems, words().map(String::from), is_extra);
+            }
+            "impure-env" => {
+                if !is_extra {
+                    self.impure_env.clear();
+                }
+                for word in words() {
+                    let (name, value) = word.split_once('=').ok_or(bad("`NAME=VALUE`"))?;
+                    self.impure_env.insert(name.to_owned(), value.to_owned());
+                }
+            }
+            "pre-build-hook" => self.pre_build_hook = program(),
+            "post-build-hook" => self.post_build_hook = program(),
+            "diff-hook" => self.diff_hook = program(),
+            "run-diff-hook" => self.run_diff_hook = flag()?,
+            "max-build-log-size" => self.max_build_log_size = number()?,
+            "timeout" | "build-timeout" => self.timeout = seconds()?,
+            "max-silent-time" => self.max_silent_time = seconds()?,
+            "keep-failed" => self.keep_failed = flag()?,
+            "keep-going" => self.keep_going = flag()?,
+            "log-lines" => self.log_lines = number()? as usize,
+            "cores" => {
+                self.cores = match number()? {
+                    0 => std::thread::available_parallelism().map_or(1, usize::from),
+                    cores => cores as usize,
+                };
+            }
+            "max-jobs" if text == "auto" => {
+                self.max_jobs = std::thread::available_parallelism().map_or(1, usize::from);
+            }
+            "max-jobs" => self.max_jobs = number()? as usize,
+            _ => return Err(SettingError::Unknown(name.to_owned())),
+        }
+        Ok(())
+    }
+
+    /// What a hook gets as `NIX_CONFIG`: the settings of a Nix that it may call, as `nix.conf`
+    /// has them.
+    pub fn to_nix_config(&self) -> String {
+        let paths = self.sandbox_paths.iter().map(|path| {
+            let optional = if path.optional { "?" } else { "" };
+            format!(
+                "{}={}{optional}",
+                path.inside.display(),
+                path.outside.display()
+            )
+        });
+        let shell = self.sandbox_shell.iter();
+        let shell = shell.map(|shell| format!("/bin/sh={}", shell.display()));
+        let program = |path: &Option<PathBuf>| {
+            path.as_ref()
+                .map_or(String::new(), |path| path.display().to_string())
+        };
+        let seconds = |limit: Option<Duration>| limit.map_or(0, |limit| limit.as_secs());
+        let join = |words: &mut dyn Iterator<Item = String>| words.collect::<Vec<_>>().join(" ");
+        let values = [
+            ("cores", self.cores.to_string()),
+            (
+                "extra-platforms",
+                join(&mut self.extra_systems.iter().cloned()),
+            ),
+            ("keep-failed", self.keep_failed.to_string()),
+            ("keep-going", self.keep_going.to_string()),
+            ("max-build-log-size", self.max_build_log_size.to_string()),
+            ("max-jobs", self.max_jobs.to_string()),
+            ("max-silent-time", seconds(self.max_silent_time).to_string()),
+            ("post-build-hook", program(&self.post_build_hook)),
+            ("pre-build-hook", program(&self.pre_build_hook)),
+            (
+                "sandbox",
+                match self.sandbox {
+                    SandboxMode::Enabled => "true",
+                    SandboxMode::Relaxed => "relaxed",
+                    SandboxMode::Disabled => "false",
+                }
+                .to_owned(),
+            ),
+            ("sandbox-paths", join(&mut shell.chain(paths))),
+            ("system", self.system.clone()),
+            (
+                "system-features",
+                join(&mut self.system_features.iter().cloned()),
+            ),
+            ("timeout", seconds(self.timeout).to_string()),
+        ];
+        values
+            .map(|(name, value)| format!("{name} = {value}\n"))
+            .concat()
     }
 
     /// Whether builders for this system run here.
@@ -105,6 +331,31 @@ impl Settings {
                 .iter()
                 .any(|extra| extra.as_bytes() == system)
     }
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingError {
+    /// It has no such value.
+    #[error("setting `{name}` cannot be `{value}`: it must be {wanted}")]
+    Value {
+        /// Its name.
+        name: String,
+        /// The value.
+        value: String,
+        /// What it must be.
+        wanted: &'static str,
+    },
+    /// There is none of that name.
+    #[error("there is no setting `{0}` that builds here depend on")]
+    Unknown(String),
+}
+
+fn set_or_add<T: Ord>(set: &mut BTreeSet<T>, items: impl Iterator<Item = T>, is_extra: bool) {
+    if !is_extra {
+        set.clear();
+    }
+    set.extend(items);
 }
 
 /// Where Debian and others install a shell that needs no library.
@@ -118,4 +369,78 @@ fn find_static_shell() -> Option<PathBuf> {
     .into_iter()
     .map(PathBuf::from)
     .find(|path| rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_have_the_names_and_values_that_nix_gives_them() {
+        let mut settings = Settings::new("/droste".into());
+        settings.set("sandbox", "relaxed").unwrap();
+        settings.set("sandbox-paths", "/bin/sh=/x /a?").unwrap();
+        settings.set("extra-sandbox-paths", "/b=/c? /a=/d").unwrap();
+        settings.set("extra-system-features", "gccarch-x").unwrap();
+        settings.set("impure-env", "http_proxy=p no=").unwrap();
+        settings.set("timeout", "0").unwrap();
+        assert_eq!(settings.sandbox, SandboxMode::Relaxed);
+        assert_eq!(settings.sandbox_shell, None);
+        let paths: Vec<_> = settings
+            .sandbox_paths
+            .iter()
+            .map(|p| {
+                (
+                    p.inside.to_str().unwrap(),
+                    p.outside.to_str().unwrap(),
+                    p.optional,
+                )
+            })
+            .collect();
+        assert_eq!(
+            paths,
+            [
+                ("/bin/sh", "/x", false),
+                ("/b", "/c", true),
+                ("/a", "/d", false)
+            ]
+        );
+        assert!(settings.system_features.contains("gccarch-x"));
+        assert!(settings.system_features.contains("benchmark"));
+        assert_eq!(settings.impure_env["http_proxy"], "p");
+        assert_eq!(settings.impure_env["no"], "");
+        assert_eq!(settings.timeout, None);
+    }
+
+    #[test]
+    fn a_value_that_a_setting_cannot_have_is_refused_with_both_named() {
+        let mut settings = Settings::new("/droste".into());
+        let error = settings.set("sandbox", "maybe").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "setting `sandbox` cannot be `maybe`: it must be `true`, `false` or `relaxed`"
+        );
+        assert!(settings.set("sandbox-paths", "bin=/bin").is_err());
+        assert!(matches!(
+            settings.set("no-such-setting", ""),
+            Err(SettingError::Unknown(_))
+        ));
+    }
+
+    #[test]
+    fn hooks_get_settings_that_can_be_read_back() {
+        let mut settings = Settings::new("/droste".into());
+        settings.set("sandbox-paths", "/bin/sh=/x /a?").unwrap();
+        settings.set("timeout", "7").unwrap();
+        let mut again = Settings::new("/droste".into());
+        for line in settings.to_nix_config().lines() {
+            let (name, value) = line.split_once(" = ").unwrap();
+            if name != "system" {
+                again.set(name, value).unwrap();
+            }
+        }
+        assert_eq!(again.sandbox_paths, settings.sandbox_paths);
+        assert_eq!(again.timeout, settings.timeout);
+        assert_eq!(again.system_features, settings.system_features);
+    }
 }

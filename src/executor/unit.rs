@@ -4,7 +4,7 @@
 //! look again, and only then build ([`attempt`](crate::attempt)).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use store_api::{BuildMode, BuildResult, BuildStatus};
@@ -43,6 +43,10 @@ pub(crate) struct Tally {
     pub(crate) children: ChildCounts,
 }
 
+/// What a request has made of its impure derivations: nobody else knows, and they are not built
+/// twice for one request.
+pub(crate) type Made = Mutex<BTreeMap<StorePath, BTreeMap<String, StorePath>>>;
+
 /// One derivation that is to be realised.
 struct Unit<'a> {
     executor: &'a Arc<Executor>,
@@ -51,6 +55,7 @@ struct Unit<'a> {
     text: String,
     wanted: &'a OutputsSpec,
     mode: BuildMode,
+    made: &'a Made,
     monitor: &'a dyn Monitor,
 }
 
@@ -59,7 +64,8 @@ impl Unit<'_> {
         let drv = &self.executor.load(self.drv_path)?;
         self.check_wanted(drv)?;
         let known = self.executor.known_outputs(self.drv_path, drv)?;
-        let is_rebuild = self.mode != BuildMode::Normal;
+        let is_impure = self.kind(drv)? == DerivationKind::Impure;
+        let is_rebuild = self.mode != BuildMode::Normal && !is_impure;
         let outputs = if !is_rebuild && self.has_wanted(drv, &known) {
             tally.result.status = BuildStatus::AlreadyValid;
             known
@@ -70,6 +76,10 @@ impl Unit<'_> {
         } else {
             self.build(drv, tally)?
         };
+        if is_impure {
+            let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+            made.insert(self.drv_path.clone(), outputs.clone());
+        }
         for (name, path) in &outputs {
             let realisation = self.executor.realisation(self.drv_path, drv, name, path)?;
             tally.result.built_outputs.insert(name.clone(), realisation);
@@ -113,7 +123,7 @@ impl Unit<'_> {
         // What the builder gets: a derivation without input derivations.
         let resolved = self
             .executor
-            .resolve(self.drv_path, name, drv, self.monitor)?;
+            .resolve(self.drv_path, name, drv, self.made, self.monitor)?;
         let attempt = |path, kind| {
             Attempt::new(
                 self.executor,
@@ -121,7 +131,11 @@ impl Unit<'_> {
                 name,
                 &resolved,
                 kind,
-                self.mode,
+                // There is nothing to compare an impure derivation's outputs with.
+                match kind {
+                    DerivationKind::Impure => BuildMode::Normal,
+                    _ => self.mode,
+                },
                 self.monitor,
             )
         };
@@ -170,6 +184,7 @@ impl Executor {
         drv_path: &StorePath,
         wanted: &OutputsSpec,
         mode: BuildMode,
+        made_here: &Made,
         monitor: &dyn Monitor,
     ) -> UnitOutcome {
         let begun = Instant::now();
@@ -179,6 +194,7 @@ impl Executor {
             text: self.store_dir().display(drv_path),
             wanted,
             mode,
+            made: made_here,
             monitor,
         };
         let mut tally = Tally {
@@ -320,12 +336,45 @@ impl Executor {
         Ok(())
     }
 
+    /// Checks that nothing that is to be the same again depends on what is not.
+    pub(crate) fn check_purity(
+        &self,
+        drv_path: &StorePath,
+        drv: &Derivation,
+    ) -> Result<(), BuildError> {
+        let mut outputs = drv.outputs.values();
+        // The paths of others follow from their inputs, which so cannot be impure.
+        let may_depend = outputs.all(|output| {
+            matches!(
+                output,
+                DerivationOutput::Deferred | DerivationOutput::Floating { .. }
+            )
+        });
+        if !may_depend {
+            return Ok(());
+        }
+        for input in drv.input_drvs.keys() {
+            let loaded = self.load(input)?;
+            if loaded
+                .kind()
+                .is_ok_and(|kind| kind == DerivationKind::Impure)
+            {
+                return Err(BuildError::DependsOnImpure {
+                    drv: self.store_dir().display(drv_path),
+                    input: self.store_dir().display(input),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// The derivation with its inputs' outputs in place of its input derivations.
     fn resolve(
         self: &Arc<Self>,
         drv_path: &StorePath,
         name: &str,
         drv: &Derivation,
+        made: &Made,
         monitor: &dyn Monitor,
     ) -> Result<Derivation, BuildError> {
         let text = self.store_dir().display(drv_path);
@@ -333,11 +382,16 @@ impl Executor {
         for (input, outputs) in &drv.input_drvs {
             let loaded = self.load(input)?;
             let mut known = self.known_outputs(input, &loaded)?;
+            let here = made.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(outputs) = here.get(input) {
+                known.extend(outputs.clone());
+            }
+            drop(here);
             if outputs.iter().any(|output| !known.contains_key(output)) {
                 // The plan took it for valid before this output was wanted, or it was
                 // collected since.
                 let wanted = OutputsSpec::Names(outputs.clone());
-                let outcome = self.realise(input, &wanted, BuildMode::Normal, monitor);
+                let outcome = self.realise(input, &wanted, BuildMode::Normal, made, monitor);
                 if outcome.error.is_some() {
                     return Err(BuildError::InputFailed {
                         drv: text,

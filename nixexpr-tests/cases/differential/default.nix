@@ -295,7 +295,7 @@ in
           wget -T 1 -O /dev/null http://198.51.100.1/ > /dev/null 2>&1 && echo reached || echo unreachable; } > $out
       ''
       { };
-  probe-processes = drv "probe-processes" "{ echo $$; ls /proc | grep -c '^[0-9]'; } > $out" { };
+  probe-processes = drv "probe-processes" "set -- /proc/[0-9]*; echo $$ $# > $out" { };
   probe-stdin = drv "probe-stdin" "{ readlink /proc/self/fd/0; wc -c < /dev/stdin; [ -t 1 ] && echo tty || echo no; } < /proc/self/fd/0 > $out" { };
   probe-streams =
     drv "probe-streams"

@@ -483,7 +483,10 @@ impl Executor {
         let log = log::follow(
             read,
             None,
-            self.settings.log_lines,
+            log::Limits {
+                tail_lines: self.settings.log_lines,
+                bytes_max: 0,
+            },
             |_| {},
             kill_if_unwanted,
         );
@@ -492,6 +495,8 @@ impl Executor {
             .map_err(environment(text, "wait for the child"))?;
         if !status.success() {
             return Err(BuildError::BuilderFailed {
+                note: "",
+                is_transient: false,
                 drv: text.to_owned(),
                 how: crate::unit::describe_exit(status.exit),
                 log: log.for_error(),
@@ -575,6 +580,7 @@ impl Executor {
             candidates,
             made: outputs,
             own: place.dir.path(),
+            checked_by: None,
             is_elsewhere: true,
             user: &place.user,
             log,

@@ -183,6 +183,9 @@ pub trait BuildObserver: Send {
     /// A builder wrote a line to its log; the line's end is not part of it.
     fn log_line(&mut self, drv: &StorePath, line: &[u8]);
 
+    /// The program that is run after builds wrote a line; the line's end is not part of it.
+    fn post_build_line(&mut self, _drv: &StorePath, _line: &[u8]) {}
+
     /// A builder that had started has ended.
     fn finished(&mut self, drv: &StorePath, result: &BuildResult);
 
