@@ -268,27 +268,22 @@ fn derivation_json(dir: &StoreDir, drv: &Derivation) -> Value {
 }
 
 fn output_json(dir: &StoreDir, output: &DerivationOutput) -> Value {
-    let method = |method: &ContentAddressMethod| match method {
-        ContentAddressMethod::Nar => "r:",
-        ContentAddressMethod::Text => "text:",
-        ContentAddressMethod::Flat => "",
-    };
     match output {
         DerivationOutput::InputAddressed(path) => json!({ "path": dir.display(path) }),
         DerivationOutput::Fixed { ca, path } => json!({
             "path": dir.display(path),
-            "hashAlgo": format!("{}{}", method(&ca.method), ca.hash.algorithm().name()),
+            "hashAlgo": ca.method.with_algorithm(ca.hash.algorithm()),
             "hash": ca.hash.to_hex(),
         }),
         DerivationOutput::Floating {
             method: how,
             algorithm,
-        } => json!({ "hashAlgo": format!("{}{}", method(how), algorithm.name()) }),
+        } => json!({ "hashAlgo": how.with_algorithm(*algorithm) }),
         DerivationOutput::Deferred => json!({}),
         DerivationOutput::Impure {
             method: how,
             algorithm,
-        } => json!({ "hashAlgo": format!("{}{}", method(how), algorithm.name()), "impure": true }),
+        } => json!({ "hashAlgo": how.with_algorithm(*algorithm), "impure": true }),
     }
 }
 

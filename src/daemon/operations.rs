@@ -398,7 +398,7 @@ fn answer_nar<R: Read, W: Write + Send>(
         store.add_content_addressed(&name, method, algorithm, &references, false, dump)
     };
     let result = match method {
-        ContentAddressMethod::Nar => add(&mut nar),
+        ContentAddressMethod::Nar | ContentAddressMethod::Git => add(&mut nar),
         ContentAddressMethod::Flat | ContentAddressMethod::Text => only_file(&mut nar)
             .map_err(StoreError::io(format!("read the content of `{name}`")))
             .and_then(|mut file| add(&mut file)),

@@ -414,7 +414,7 @@ impl Store for RestrictedStore {
         }
         // The content address is recomputed from the content, whatever was said of it.
         match ca.method {
-            ContentAddressMethod::Nar => {
+            ContentAddressMethod::Nar | ContentAddressMethod::Git => {
                 let references = info.references.clone();
                 let added = self
                     .executor

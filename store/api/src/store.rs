@@ -85,8 +85,8 @@ pub trait Store: Send + Sync {
     fn nar_from_path(&self, path: &StorePath, out: &mut dyn Write) -> Result<(), StoreError>;
 
     /// Adds an object whose path follows from its content. `dump` is a NAR for
-    /// [`ContentAddressMethod::Nar`], else the bytes of one regular file; it is
-    /// read to its end, which is where the client's data ends. With `repair`, an
+    /// [`ContentAddressMethod::Nar`] and [`ContentAddressMethod::Git`], else the bytes of
+    /// one regular file; it is read to its end, which is where the client's data ends. With `repair`, an
     /// object that is valid already is written anew.
     fn add_content_addressed(
         &self,

@@ -6,7 +6,10 @@ use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::sync::PoisonError;
 
-use store_nar::{Hasher, NarError, RestoreWriter, Tee, copy, dump, dump_and_hash, fs, remove_tree};
+use store_nar::{
+    GitHasher, Hasher, NarError, RestoreWriter, Tee, copy, dump, dump_and_hash, fs, git_hash_tree,
+    remove_tree,
+};
 use store_types::{
     ContentAddress, ContentAddressMethod, Derivation, DerivationOutput, Hash, HashAlgorithm,
     PathInfo, References, StorePath, sha256,
@@ -41,7 +44,8 @@ pub struct FileObject<'a> {
 impl LocalStore {
     /// Adds an object whose path follows from its content.
     ///
-    /// `source` is a NAR for [`ContentAddressMethod::Nar`] (exactly one is read,
+    /// `source` is a NAR for [`ContentAddressMethod::Nar`] and
+    /// [`ContentAddressMethod::Git`] (exactly one is read,
     /// in small reads: give it a buffer), else the bytes of one regular file, read
     /// to the end. The object may not refer to itself.
     pub fn add_content_addressed(
@@ -71,6 +75,19 @@ impl LocalStore {
                     HashAlgorithm::Sha256 => nar_hash,
                     _ => hasher.finish().0,
                 };
+                (hash, nar_hash, nar_size)
+            }
+            ContentAddressMethod::Git => {
+                let mut hasher =
+                    GitHasher::new(algorithm).map_err(LocalError::tree("add", name))?;
+                let mut nar_hasher = Hasher::new(HashAlgorithm::Sha256);
+                let mut restored = RestoreWriter::new(temp.fd(), OsStr::new(OBJECT));
+                let sinks: Vec<&mut dyn Write> = vec![&mut nar_hasher, &mut hasher, &mut restored];
+                let hash = copy(source, &mut Tee::new(sinks))
+                    .and_then(|_| restored.finish())
+                    .and_then(|()| hasher.finish())
+                    .map_err(tree)?;
+                let (nar_hash, nar_size) = nar_hasher.finish();
                 (hash, nar_hash, nar_size)
             }
             ContentAddressMethod::Flat | ContentAddressMethod::Text => {
@@ -165,6 +182,7 @@ impl LocalStore {
                 hash: match object.method {
                     ContentAddressMethod::Nar => nar_hash,
                     ContentAddressMethod::Flat | ContentAddressMethod::Text => sha256(object.bytes),
+                    ContentAddressMethod::Git => git_blob(object.bytes),
                 },
             };
             let references = References::to_others(object.references.clone());
@@ -354,10 +372,15 @@ impl LocalStore {
         if references.has_self {
             return Ok(());
         }
-        let mut hasher = Hasher::new(ca.hash.algorithm());
-        let object = OsStr::new(OBJECT);
-        feed_content(info.path.name(), ca.method, dir, object, &mut hasher)?;
-        let (found, _) = hasher.finish();
+        let (name, object) = (info.path.name(), OsStr::new(OBJECT));
+        let found = match ca.method {
+            ContentAddressMethod::Git => git_hash(name, dir, object, ca.hash.algorithm())?,
+            ContentAddressMethod::Flat | ContentAddressMethod::Text | ContentAddressMethod::Nar => {
+                let mut hasher = Hasher::new(ca.hash.algorithm());
+                feed_content(name, ca.method, dir, object, &mut hasher)?;
+                hasher.finish().0
+            }
+        };
         if found != ca.hash {
             return Err(LocalError::HashMismatch {
                 path: info.path.clone(),
@@ -502,7 +525,17 @@ impl LocalStore {
     }
 }
 
-/// Writes what a method hashes to a sink.
+/// The hash of an object as git has it.
+pub(crate) fn git_hash(
+    name: &str,
+    dir: BorrowedFd<'_>,
+    node: &OsStr,
+    algorithm: HashAlgorithm,
+) -> Result<Hash, LocalError> {
+    git_hash_tree(dir, node, algorithm).map_err(LocalError::tree("hash", name))
+}
+
+/// Writes what a method hashes to a sink; what git hashes is no stream.
 pub(crate) fn feed_content(
     name: &str,
     method: ContentAddressMethod,
@@ -565,6 +598,14 @@ fn write_text(dir: BorrowedFd<'_>, name: &OsStr, bytes: &[u8]) -> io::Result<()>
     fs::write_all(&file, bytes)?;
     fs::set_mode(&file, 0o444)?;
     fs::set_store_mtime_fd(&file)
+}
+
+/// The SHA-256 that git has for a file of this content.
+fn git_blob(bytes: &[u8]) -> Hash {
+    let mut hasher = Hasher::new(HashAlgorithm::Sha256);
+    hasher.update(format!("blob {}\0", bytes.len()).as_bytes());
+    hasher.update(bytes);
+    hasher.finish().0
 }
 
 /// The hash and length of the NAR of a file that is not executable.

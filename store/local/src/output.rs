@@ -13,7 +13,7 @@ use store_types::{
     ContentAddress, ContentAddressMethod, HashAlgorithm, PathInfo, References, StorePath,
 };
 
-use crate::add::{OBJECT, feed_content};
+use crate::add::{OBJECT, feed_content, git_hash};
 use crate::temp::TempDir;
 use crate::{LocalError, LocalStore, canonicalise};
 
@@ -80,18 +80,28 @@ impl LocalStore {
         let mut modulo = HashModuloSink::new(tree.algorithm, &own, tree.variant);
         let mut scanner = RefScanner::new(tree.candidates.iter().chain([tree.scratch]));
         let mut nar_hasher = Hasher::new(HashAlgorithm::Sha256);
-        if tree.method == ContentAddressMethod::Nar {
-            let sinks = Tee::new(vec![&mut modulo, &mut scanner, &mut nar_hasher]);
-            self.feed(tree, sinks)?;
-        } else {
-            feed_content(name, tree.method, tree.dir, tree.node, &mut modulo)?;
-            self.feed(tree, Tee::new(vec![&mut scanner, &mut nar_hasher]))?;
-        }
+        let hash = match tree.method {
+            ContentAddressMethod::Nar => {
+                let sinks = Tee::new(vec![&mut modulo, &mut scanner, &mut nar_hasher]);
+                self.feed(tree, sinks)?;
+                modulo.finish().0
+            }
+            ContentAddressMethod::Flat | ContentAddressMethod::Text => {
+                feed_content(name, tree.method, tree.dir, tree.node, &mut modulo)?;
+                self.feed(tree, Tee::new(vec![&mut scanner, &mut nar_hasher]))?;
+                modulo.finish().0
+            }
+            // One that refers to itself has no path.
+            ContentAddressMethod::Git => {
+                self.feed(tree, Tee::new(vec![&mut scanner, &mut nar_hasher]))?;
+                git_hash(name, tree.dir, tree.node, tree.algorithm)?
+            }
+        };
         let mut others = scanner.into_found();
         let has_self = others.remove(tree.scratch);
         let ca = ContentAddress {
             method: tree.method,
-            hash: modulo.finish().0,
+            hash,
         };
         let mut info = self.addressed(name, ca, References { others, has_self })?;
         info.deriver = tree.deriver.cloned();

@@ -52,6 +52,18 @@ pub enum NarError {
         /// How many bytes there were.
         offset: u64,
     },
+    /// Git hashes by SHA-1 and SHA-256 only.
+    #[error("git objects are not hashed by `{algorithm}`")]
+    GitAlgorithm {
+        /// The algorithm's name.
+        algorithm: &'static str,
+    },
+    /// Directories whose tree objects would take too much memory.
+    #[error("the directories that hold `{name}` are more than {max} bytes as git objects", max = crate::GIT_TREES_LEN_MAX)]
+    GitTreesTooLong {
+        /// The entry that is one too many.
+        name: String,
+    },
     /// The stream that the archive comes from failed.
     #[error("cannot read the NAR")]
     Read(#[source] io::Error),

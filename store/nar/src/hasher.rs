@@ -10,6 +10,7 @@ enum State {
     Sha1(sha1::Sha1),
     Sha256(sha2::Sha256),
     Sha512(sha2::Sha512),
+    Blake3(Box<blake3::Hasher>),
 }
 
 /// The hash of what is written to it, with the count of bytes.
@@ -26,6 +27,7 @@ impl Hasher {
             HashAlgorithm::Sha1 => State::Sha1(sha1::Sha1::new()),
             HashAlgorithm::Sha256 => State::Sha256(sha2::Sha256::new()),
             HashAlgorithm::Sha512 => State::Sha512(sha2::Sha512::new()),
+            HashAlgorithm::Blake3 => State::Blake3(Box::new(blake3::Hasher::new())),
         };
         Self { state, size: 0 }
     }
@@ -38,6 +40,9 @@ impl Hasher {
             State::Sha1(state) => state.update(bytes),
             State::Sha256(state) => state.update(bytes),
             State::Sha512(state) => state.update(bytes),
+            State::Blake3(state) => {
+                state.update(bytes);
+            }
         }
     }
 
@@ -48,6 +53,7 @@ impl Hasher {
             State::Sha1(state) => (HashAlgorithm::Sha1, state.finalize().to_vec()),
             State::Sha256(state) => (HashAlgorithm::Sha256, state.finalize().to_vec()),
             State::Sha512(state) => (HashAlgorithm::Sha512, state.finalize().to_vec()),
+            State::Blake3(state) => (HashAlgorithm::Blake3, state.finalize().as_bytes().to_vec()),
         };
         let hash = Hash::new(algorithm, &digest).expect("a digest has its algorithm's length");
         (hash, self.size)

@@ -27,6 +27,7 @@
 mod dump;
 mod error;
 pub mod fs;
+mod git;
 mod hasher;
 mod parse;
 mod remove;
@@ -36,6 +37,7 @@ mod scan;
 
 pub use dump::{dump, dump_and_hash, hash_tree, scan_tree};
 pub use error::NarError;
+pub use git::{GIT_TREES_LEN_MAX, GitHasher, git_hash_tree};
 pub use hasher::Hasher;
 pub use parse::copy;
 pub use remove::remove_tree;

@@ -14,8 +14,8 @@ pub(crate) trait Nodes {
     fn enter_directory(&mut self, name: &OsStr) -> Result<(), NarError>;
     /// The directory entered last is complete.
     fn leave_directory(&mut self) -> Result<(), NarError>;
-    /// A regular file begins.
-    fn begin_file(&mut self, name: &OsStr, executable: bool) -> Result<(), NarError>;
+    /// A regular file of so many bytes begins.
+    fn begin_file(&mut self, name: &OsStr, executable: bool, size: u64) -> Result<(), NarError>;
     /// More of its content.
     fn file_content(&mut self, bytes: &[u8]) -> Result<(), NarError>;
     /// It is complete.
@@ -34,7 +34,7 @@ impl Nodes for Discard {
     fn leave_directory(&mut self) -> Result<(), NarError> {
         Ok(())
     }
-    fn begin_file(&mut self, _name: &OsStr, _executable: bool) -> Result<(), NarError> {
+    fn begin_file(&mut self, _: &OsStr, _executable: bool, _size: u64) -> Result<(), NarError> {
         Ok(())
     }
     fn file_content(&mut self, _bytes: &[u8]) -> Result<(), NarError> {
@@ -91,8 +91,11 @@ enum State {
     /// `executable` or `contents`.
     FileTag,
     ExecutableValue,
+    /// `contents` after `executable`.
     ContentsTag,
-    ContentsLen,
+    ContentsLen {
+        executable: bool,
+    },
     Content {
         left: u64,
         padding: u8,
@@ -232,13 +235,14 @@ impl Parser {
                 .try_into()
                 .expect("a length was waited for"),
         );
-        if self.state == State::ContentsLen {
+        if let State::ContentsLen { executable } = self.state {
             // What no file can have is refused before the padding is computed.
             if i64::try_from(len).is_err() {
                 return Err(self.malformed(format!("a file of {len} bytes")));
             }
             self.pending.clear();
             let padding = (len.wrapping_neg() % 8) as u8;
+            nodes.begin_file(self.name(), executable, len)?;
             if len == 0 {
                 nodes.end_file()?;
                 self.expect_padding(padding);
@@ -329,16 +333,16 @@ impl Parser {
             State::FileTag => match word {
                 b"executable" => {
                     self.expect(State::ExecutableValue);
-                    nodes.begin_file(self.name(), true)
+                    Ok(())
                 }
                 b"contents" => {
-                    self.expect(State::ContentsLen);
-                    nodes.begin_file(self.name(), false)
+                    self.expect(State::ContentsLen { executable: false });
+                    Ok(())
                 }
                 _ => Err(self.unexpected(word, "executable` or `contents")),
             },
             State::ExecutableValue => tag(self, "", State::ContentsTag),
-            State::ContentsTag => tag(self, "contents", State::ContentsLen),
+            State::ContentsTag => tag(self, "contents", State::ContentsLen { executable: true }),
             State::TargetTag => tag(self, "target", State::Target),
             State::Target => {
                 if word.is_empty() || word.contains(&0) {
@@ -389,7 +393,10 @@ impl Parser {
             }
             State::NodeTag => tag(self, "node", State::NodeOpen),
             State::EntryClose => tag(self, ")", State::EntryOrClose),
-            State::ContentsLen | State::Content { .. } | State::ContentPadding(_) | State::Done => {
+            State::ContentsLen { .. }
+            | State::Content { .. }
+            | State::ContentPadding(_)
+            | State::Done => {
                 unreachable!("no word is waited for")
             }
         }

@@ -130,7 +130,7 @@ impl Nodes for Restorer<'_> {
         Ok(())
     }
 
-    fn begin_file(&mut self, name: &OsStr, executable: bool) -> Result<(), NarError> {
+    fn begin_file(&mut self, name: &OsStr, executable: bool, _size: u64) -> Result<(), NarError> {
         let mode = if executable { 0o555 } else { 0o444 };
         let (dir, name) = self.place(name);
         let made = fs::create_file(dir, name, mode);

@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 use store_nar::{DEPTH_MAX, NarError, RestoreWriter, dump, dump_and_hash, remove_tree, restore};
-use store_nar::{copy, rewrite_tree};
+use store_nar::{copy, git_hash_tree, rewrite_tree};
+use store_types::HashAlgorithm;
 
 fn open(path: &Path) -> fs::File {
     fs::File::open(path).unwrap()
@@ -333,4 +334,112 @@ proptest! {
             prop_assert_eq!(again, &bytes[..count as usize]);
         }
     }
+}
+
+/// Runs a program that must succeed; its standard output without the line's end.
+fn output_of(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {error}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn git_hashes_a_tree_as_we_do() {
+    if commands("git").is_empty() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let tree = sample(dir.path());
+    // What git orders otherwise than a NAR: a directory among files that begin alike.
+    fs::create_dir(tree.join("a.d")).unwrap();
+    fs::write(tree.join("a.d/x"), b"in a directory").unwrap();
+    fs::write(tree.join("a.d-"), b"before it").unwrap();
+    fs::write(tree.join("a.d0"), b"after it").unwrap();
+    // It has no empty directories.
+    fs::remove_dir(tree.join("sub/empty")).unwrap();
+    let git = |format: &str, arguments: &[&str]| {
+        let mut command = Command::new("git");
+        command
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_SYSTEM", "/dev/null")
+            .arg("--git-dir")
+            .arg(dir.path().join(format))
+            .arg("--work-tree")
+            .arg(&tree)
+            .args(["-c", "core.autocrlf=false"])
+            .args(arguments);
+        output_of(&mut command)
+    };
+    for algorithm in [HashAlgorithm::Sha1, HashAlgorithm::Sha256] {
+        let name = algorithm.name();
+        git(name, &["init", "-q", &format!("--object-format={name}")]);
+        git(name, &["add", "-A"]);
+        let ours = |dir: &Path, name: &str| {
+            git_hash_tree(open(dir).as_fd(), OsStr::new(name), algorithm)
+                .unwrap()
+                .to_hex()
+        };
+        assert_eq!(ours(dir.path(), "tree"), git(name, &["write-tree"]));
+        let file = tree.join("run");
+        let file = file.to_str().unwrap();
+        assert_eq!(ours(&tree, "run"), git(name, &["hash-object", file]));
+    }
+}
+
+#[test]
+fn nix_hashes_a_tree_as_we_do_for_git() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = sample(dir.path());
+    for nix in commands("nix") {
+        let version = output_of(Command::new(&nix).arg("--version"));
+        if version.contains(" 2.8") {
+            eprintln!("skipped: {version} has no git hashing");
+            continue;
+        }
+        for (name, algorithm) in [
+            ("sha1", HashAlgorithm::Sha1),
+            ("sha256", HashAlgorithm::Sha256),
+        ] {
+            for path in [
+                "tree",
+                "tree/run",
+                "tree/file",
+                "tree/sub",
+                "tree/sub/empty",
+                "tree/sub/link",
+            ] {
+                let path = dir.path().join(path);
+                let theirs = output_of(
+                    Command::new(&nix)
+                        .env("HOME", dir.path())
+                        .args(["--extra-experimental-features", "nix-command git-hashing"])
+                        .args([
+                            "hash", "path", "--mode", "git", "--format", "base16", "--algo", name,
+                        ])
+                        .arg(&path),
+                );
+                let parent = open(path.parent().unwrap());
+                let ours = git_hash_tree(parent.as_fd(), path.file_name().unwrap(), algorithm);
+                assert_eq!(ours.unwrap().to_hex(), theirs, "{}", tree.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn git_hashes_by_no_other_algorithm() {
+    let dir = tempfile::tempdir().unwrap();
+    sample(dir.path());
+    let error = git_hash_tree(
+        open(dir.path()).as_fd(),
+        OsStr::new("tree"),
+        HashAlgorithm::Blake3,
+    );
+    assert!(matches!(
+        error,
+        Err(NarError::GitAlgorithm {
+            algorithm: "blake3"
+        })
+    ));
 }

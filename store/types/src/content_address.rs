@@ -19,21 +19,29 @@ pub enum ContentAddressMethod {
     Flat,
     /// The object's NAR ("recursive").
     Nar,
+    /// The object as git hashes it: a blob or a tree, by SHA-1 or SHA-256. Nix has it
+    /// behind its feature `git-hashing`. Whether the object itself is executable or a
+    /// symbolic link is not hashed; that is in the tree that would hold it.
+    Git,
 }
 
 impl ContentAddressMethod {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Text, Self::Flat, Self::Nar, Self::Git];
+
     /// What stands before the algorithm in a derivation's output: `text:`,
-    /// nothing, or `r:`.
+    /// nothing, `r:` or `git:`.
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::Text => "text:",
             Self::Flat => "",
             Self::Nar => "r:",
+            Self::Git => "git:",
         }
     }
 
     /// `<prefix><algorithm>`, as in derivations and the worker protocol:
-    /// `r:sha256`, `sha1`, `text:sha256`.
+    /// `r:sha256`, `sha1`, `text:sha256`, `git:sha1`.
     pub fn with_algorithm(self, algorithm: HashAlgorithm) -> String {
         format!("{}{}", self.prefix(), algorithm.name())
     }
@@ -44,10 +52,32 @@ impl ContentAddressMethod {
             (Self::Text, name)
         } else if let Some(name) = text.strip_prefix("r:") {
             (Self::Nar, name)
+        } else if let Some(name) = text.strip_prefix("git:") {
+            (Self::Git, name)
         } else {
             (Self::Flat, text)
         };
         Some((method, HashAlgorithm::from_name(name)?))
+    }
+
+    /// Whether objects can be hashed so: text only by SHA-256, and as git does only by
+    /// SHA-1 and SHA-256.
+    pub const fn allows(self, algorithm: HashAlgorithm) -> bool {
+        match self {
+            Self::Text => matches!(algorithm, HashAlgorithm::Sha256),
+            Self::Git => matches!(algorithm, HashAlgorithm::Sha1 | HashAlgorithm::Sha256),
+            Self::Flat | Self::Nar => true,
+        }
+    }
+
+    /// Whether an object is handed on as its NAR, else as the bytes of its one file.
+    ///
+    /// Source: nix `src/libstore/content-address.cc`, `getFileIngestionMethod`.
+    pub const fn is_nar_on_the_wire(self) -> bool {
+        match self {
+            Self::Text | Self::Flat => false,
+            Self::Nar | Self::Git => true,
+        }
     }
 }
 
@@ -61,13 +91,14 @@ pub struct ContentAddress {
 }
 
 /// Nix's form: `text:sha256:<base 32>`, `fixed:<algorithm>:<base 32>`,
-/// `fixed:r:<algorithm>:<base 32>`.
+/// `fixed:r:<algorithm>:<base 32>`, `fixed:git:<algorithm>:<base 32>`.
 impl fmt::Display for ContentAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.method {
             ContentAddressMethod::Text => "text",
             ContentAddressMethod::Flat => "fixed",
             ContentAddressMethod::Nar => "fixed:r",
+            ContentAddressMethod::Git => "fixed:git",
         };
         write!(f, "{kind}:{}", self.hash.to_prefixed_base32())
     }
@@ -86,6 +117,8 @@ impl FromStr for ContentAddress {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (method, hash) = if let Some(hash) = text.strip_prefix("fixed:r:") {
             (ContentAddressMethod::Nar, hash)
+        } else if let Some(hash) = text.strip_prefix("fixed:git:") {
+            (ContentAddressMethod::Git, hash)
         } else if let Some(hash) = text.strip_prefix("fixed:") {
             (ContentAddressMethod::Flat, hash)
         } else if let Some(hash) = text.strip_prefix("text:") {
@@ -148,13 +181,13 @@ pub enum ContentAddressedPathError {
         /// The object's name.
         name: String,
     },
-    /// A text object is hashed by SHA-256.
-    #[error("`{name}` is addressed as text and may not be hashed by `{algorithm}`")]
-    TextAlgorithm {
+    /// A text object is hashed by SHA-256, one of git by SHA-1 or SHA-256.
+    #[error("`{name}` is addressed by `{method}`, which has no such algorithm")]
+    Algorithm {
         /// The object's name.
         name: String,
-        /// The algorithm's name.
-        algorithm: &'static str,
+        /// The method and algorithm, like `git:md5`.
+        method: String,
     },
 }
 
@@ -173,10 +206,10 @@ impl StoreDir {
                     name: name.to_owned(),
                 });
             }
-            ContentAddressMethod::Text if !sha256_used => {
-                return Err(ContentAddressedPathError::TextAlgorithm {
+            method if !method.allows(ca.hash.algorithm()) => {
+                return Err(ContentAddressedPathError::Algorithm {
                     name: name.to_owned(),
-                    algorithm: ca.hash.algorithm().name(),
+                    method: method.with_algorithm(ca.hash.algorithm()),
                 });
             }
             ContentAddressMethod::Text => "text",
@@ -187,7 +220,7 @@ impl StoreDir {
                     method: ca.method.with_algorithm(ca.hash.algorithm()),
                 });
             }
-            ContentAddressMethod::Flat | ContentAddressMethod::Nar => {
+            ContentAddressMethod::Flat | ContentAddressMethod::Nar | ContentAddressMethod::Git => {
                 let inner = sha256(format!("{}:", fixed_fingerprint(ca)).as_bytes());
                 return Ok(self.make_path("output:out", &inner, name)?);
             }
@@ -228,6 +261,7 @@ mod tests {
             (ContentAddressMethod::Text, "text:sha256:"),
             (ContentAddressMethod::Flat, "fixed:sha256:"),
             (ContentAddressMethod::Nar, "fixed:r:sha256:"),
+            (ContentAddressMethod::Git, "fixed:git:sha256:"),
         ] {
             let ca = ContentAddress {
                 method,
@@ -268,5 +302,6 @@ mod tests {
         assert!(path_of(ContentAddressMethod::Nar, sha1).is_err());
         assert!(path_of(ContentAddressMethod::Flat, hello()).is_err());
         assert!(path_of(ContentAddressMethod::Text, hello()).is_err());
+        assert!(path_of(ContentAddressMethod::Git, sha1).is_err());
     }
 }

@@ -6,7 +6,7 @@ use sha2::Digest;
 
 use crate::base32;
 
-/// The hash algorithms of a derivation's outputs.
+/// The hash algorithms of content addresses and of a derivation's outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HashAlgorithm {
     /// MD5, 16 bytes.
@@ -17,22 +17,34 @@ pub enum HashAlgorithm {
     Sha256,
     /// SHA-512, 64 bytes.
     Sha512,
+    /// BLAKE3, 32 bytes; Nix since 2.30, behind its feature `blake3-hashes`.
+    Blake3,
 }
 
 impl HashAlgorithm {
-    /// The name in derivations and URLs: `md5`, `sha1`, `sha256`, `sha512`.
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Md5,
+        Self::Sha1,
+        Self::Sha256,
+        Self::Sha512,
+        Self::Blake3,
+    ];
+
+    /// The name in derivations and URLs: `md5`, `sha1`, `sha256`, `sha512`, `blake3`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Md5 => "md5",
             Self::Sha1 => "sha1",
             Self::Sha256 => "sha256",
             Self::Sha512 => "sha512",
+            Self::Blake3 => "blake3",
         }
     }
 
     /// The inverse of [`name`](Self::name).
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Md5, Self::Sha1, Self::Sha256, Self::Sha512]
+        Self::ALL
             .into_iter()
             .find(|algorithm| algorithm.name() == name)
     }
@@ -42,7 +54,7 @@ impl HashAlgorithm {
         match self {
             Self::Md5 => 16,
             Self::Sha1 => 20,
-            Self::Sha256 => 32,
+            Self::Sha256 | Self::Blake3 => 32,
             Self::Sha512 => 64,
         }
     }
@@ -54,6 +66,7 @@ impl HashAlgorithm {
             Self::Sha1 => sha1::Sha1::digest(bytes).to_vec(),
             Self::Sha256 => sha2::Sha256::digest(bytes).to_vec(),
             Self::Sha512 => sha2::Sha512::digest(bytes).to_vec(),
+            Self::Blake3 => blake3::hash(bytes).as_bytes().to_vec(),
         };
         Hash::new(self, &digest).expect("a digest has its algorithm's length")
     }

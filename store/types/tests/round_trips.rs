@@ -21,6 +21,7 @@ fn algorithm() -> impl Strategy<Value = HashAlgorithm> {
         Just(HashAlgorithm::Sha1),
         Just(HashAlgorithm::Sha256),
         Just(HashAlgorithm::Sha512),
+        Just(HashAlgorithm::Blake3),
     ]
 }
 
@@ -33,6 +34,7 @@ fn method() -> impl Strategy<Value = ContentAddressMethod> {
         Just(ContentAddressMethod::Text),
         Just(ContentAddressMethod::Flat),
         Just(ContentAddressMethod::Nar),
+        Just(ContentAddressMethod::Git),
     ]
 }
 

@@ -336,7 +336,9 @@ impl Request {
                 if s.since(25) {
                     let fixed = match method {
                         ContentAddressMethod::Text => "",
-                        ContentAddressMethod::Flat | ContentAddressMethod::Nar => "fixed:",
+                        ContentAddressMethod::Flat
+                        | ContentAddressMethod::Nar
+                        | ContentAddressMethod::Git => "fixed:",
                     };
                     w.bytes(format!("{fixed}{}", method.with_algorithm(*algorithm)));
                     s.put_paths(w, references);
@@ -450,8 +452,8 @@ fn add_to_store<R: Read>(s: &Session, r: &mut Reader<R>) -> Result<Request, Wire
     let name = r.name("name")?;
     if s.since(25) {
         let text = r.name("content address method")?;
-        // `text:sha256`, `fixed:<algorithm>`, `fixed:r:<algorithm>`: not quite what
-        // stands in derivations.
+        // `text:sha256`, `fixed:<algorithm>`, `fixed:r:<algorithm>`,
+        // `fixed:git:<algorithm>`: not quite what stands in derivations.
         let (method, algorithm) = ContentAddressMethod::parse_with_algorithm(
             text.strip_prefix("fixed:").unwrap_or(&text),
         )
