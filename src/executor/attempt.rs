@@ -194,6 +194,8 @@ impl<'a> Attempt<'a> {
                 required: list(required),
                 ours: settings.system.clone(),
                 available: list(available),
+                is_foreign: !runs,
+                misses_features: !required.is_subset(available),
             });
         }
         if options.no_chroot && settings.sandbox == SandboxMode::Enabled {
@@ -807,13 +809,50 @@ fn os_bytes(text: std::ffi::OsString) -> Vec<u8> {
     std::os::unix::ffi::OsStringExt::into_vec(text)
 }
 
+/// What signals are called, from the first. Source: glibc manual, "Signal Messages".
+const SIGNALS: [&str; 31] = [
+    "Hangup",
+    "Interrupt",
+    "Quit",
+    "Illegal instruction",
+    "Trace/breakpoint trap",
+    "Aborted",
+    "Bus error",
+    "Floating point exception",
+    "Killed",
+    "User defined signal 1",
+    "Segmentation fault",
+    "User defined signal 2",
+    "Broken pipe",
+    "Alarm clock",
+    "Terminated",
+    "Stack fault",
+    "Child exited",
+    "Continued",
+    "Stopped (signal)",
+    "Stopped",
+    "Stopped (tty input)",
+    "Stopped (tty output)",
+    "Urgent I/O condition",
+    "CPU time limit exceeded",
+    "File size limit exceeded",
+    "Virtual timer expired",
+    "Profiling timer expired",
+    "Window changed",
+    "I/O possible",
+    "Power failure",
+    "Bad system call",
+];
+
 /// How a builder ended, in Nix's words.
 pub(crate) fn describe_exit(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("failed with exit code {code}"),
         Exit::Signal(signal) => {
-            let name = rustix::process::Signal::from_named_raw(signal)
-                .map(|signal| format!(" ({signal:?})"));
+            let name = usize::try_from(signal)
+                .ok()
+                .and_then(|signal| SIGNALS.get(signal.checked_sub(1)?))
+                .map(|name| format!(" ({name})"));
             format!("failed due to signal {signal}{}", name.unwrap_or_default())
         }
     }

@@ -46,9 +46,8 @@ pub enum BuildError {
     },
     /// Another system or feature is required.
     #[error(
-        "cannot build `{drv}`; reason: required system or feature not available; \
-         required system: `{system}` with features {{{required}}}; \
-         current system: `{ours}` with features {{{available}}}"
+        "cannot build `{drv}`; reason: {}",
+        wrong_system((system, ours), *is_foreign, (required, available), *misses_features)
     )]
     WrongSystem {
         /// The derivation.
@@ -61,6 +60,10 @@ pub enum BuildError {
         ours: String,
         /// Our features.
         available: String,
+        /// The system is none of ours.
+        is_foreign: bool,
+        /// Not all features are ours.
+        misses_features: bool,
     },
     /// Something in the derivation is not supported.
     #[error("derivation `{drv}` needs {what}, which is not supported yet")]
@@ -227,8 +230,8 @@ pub enum BuildError {
     },
     /// An output, or its closure, is larger than the derivation allows.
     #[error(
-        "output `{path}` of derivation `{drv}` is too large: {what} has {size_bytes} bytes, \
-         and {size_bytes_max} bytes are allowed"
+        "{what} `{path}` of derivation `{drv}` is too large at {size_bytes} bytes; \
+         limit is {size_bytes_max} bytes"
     )]
     TooLarge {
         /// The derivation.
@@ -244,8 +247,8 @@ pub enum BuildError {
     },
     /// A check of the outputs names what is neither a store path nor an output.
     #[error(
-        "`{name}` in the output checks of derivation `{drv}` is neither a store path \
-         nor one of its outputs"
+        "derivation `{drv}` output check contains output name `{name}`, \
+         but this is not a valid output of this derivation"
     )]
     BadCheck {
         /// The derivation.
@@ -254,7 +257,7 @@ pub enum BuildError {
         name: String,
     },
     /// Outputs refer to each other in a circle.
-    #[error("cycle detected in the references of the outputs of derivation `{drv}`: {outputs}")]
+    #[error("cycle detected in build of `{drv}` in the references of outputs {outputs}")]
     OutputCycle {
         /// The derivation.
         drv: String,
@@ -361,6 +364,25 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Why a derivation is not for this machine.
+fn wrong_system(
+    (system, ours): (&str, &str),
+    is_foreign: bool,
+    (required, available): (&str, &str),
+    misses_features: bool,
+) -> String {
+    let platform =
+        format!("platform mismatch; required system: `{system}`; current system: `{ours}`");
+    let features = format!(
+        "missing system features; required features: {{{required}}}; \
+         available features: {{{available}}}"
+    );
+    let reasons = [(is_foreign, platform), (misses_features, features)];
+    let reasons = reasons.into_iter().filter(|(applies, _)| *applies);
+    let reasons: Vec<String> = reasons.map(|(_, reason)| reason).collect();
+    reasons.join("; reason: ")
 }
 
 /// Wraps what the machine could not do into a [`BuildError`].

@@ -40,7 +40,9 @@ impl NewOutputs<'_> {
 
     fn check_size(&self, info: &PathInfo, checks: &OutputChecks) -> Result<(), BuildError> {
         match checks.max_size_bytes {
-            Some(max) if info.nar_size > max => Err(self.too_large("it", info, info.nar_size, max)),
+            Some(max) if info.nar_size > max => {
+                Err(self.too_large("path", info, info.nar_size, max))
+            }
             _ => Ok(()),
         }
     }
@@ -75,7 +77,7 @@ impl NewOutputs<'_> {
         if let Some(max) = checks.max_closure_size_bytes
             && closure.size_bytes > max
         {
-            return Err(self.too_large("its closure", info, closure.size_bytes, max));
+            return Err(self.too_large("closure of path", info, closure.size_bytes, max));
         }
         if checks.ignores_self_references {
             closure.paths.remove(&info.path);

@@ -48,6 +48,10 @@ pub(crate) struct Produced<'a> {
     pub(crate) log: &'a LogTail,
 }
 
+/// What is wrong with an output that is more than the bytes of a file. In Nix's words.
+const NOT_FLAT: &str = "it should be a non-executable regular file since recursive hashing is not \
+                        enabled (one of outputHashMode={flat,text} is true)";
+
 /// What an output mentions.
 struct Found {
     mentions: BTreeSet<StorePath>,
@@ -376,21 +380,12 @@ impl Executor {
             ContentAddressMethod::Git => store_nar::git_hash_tree(place.0.as_fd(), name, algorithm)
                 .map_err(|source| bad_output(build, output, source)),
             ContentAddressMethod::Flat | ContentAddressMethod::Text => {
-                let file = store_nar::fs::open_file(place.0.as_fd(), name).map_err(|_| {
-                    bad_output(
-                        build,
-                        output,
-                        "it should be a regular file that is not executable",
-                    )
-                })?;
+                let file = store_nar::fs::open_file(place.0.as_fd(), name)
+                    .map_err(|_| bad_output(build, output, NOT_FLAT))?;
                 let stat =
                     rustix::fs::fstat(&file).map_err(environment(build.text, "read the output"))?;
                 if stat.st_mode & 0o111 != 0 {
-                    return Err(bad_output(
-                        build,
-                        output,
-                        "it should be a regular file that is not executable",
-                    ));
+                    return Err(bad_output(build, output, NOT_FLAT));
                 }
                 let mut hasher = Hasher::new(algorithm);
                 let mut buffer = vec![0; 64 << 10];

@@ -34,7 +34,25 @@ let
 
   # Shell text that sets $NAME where structured attributes hide it.
   outputFrom = name: ''
-    ${name}=$(grep "\['${name}'\]" $NIX_ATTRS_SH_FILE | sed "s/.*\['${name}'\]='\([^']*\)'.*/\1/")'';
+    ${name}=$(grep "^declare -A outputs=.*\['${name}'\]" $NIX_ATTRS_SH_FILE | sed "s/.*\['${name}'\]='\([^']*\)'.*/\1/")'';
+
+  # A derivation with structured attributes and one output, which is $out.
+  structured =
+    name: script: attrs:
+    drv name "" (
+      {
+        __structuredAttrs = true;
+        args = [
+          "-euc"
+          ''
+            PATH=${bb}/bin
+            ${outputFrom "out"}
+            ${script}
+          ''
+        ];
+      }
+      // attrs
+    );
 
   dep = drv "dep" "mkdir $out; echo data > $out/file" { };
   dep2 = drv "dep2" "mkdir $out; echo ${dep} > $out/dep" { };
@@ -203,6 +221,47 @@ in
       "other"
     ];
   };
+  pass-as-file-odd =
+    drv "pass-as-file-odd"
+      ''
+        for f in /build/.attr-*; do basename $f; cat $f; done > $out
+        env | grep -a Path= | grep -v ^PATH= | sort >> $out
+      ''
+      {
+        "with-dash" = "dash";
+        "caf\u00e9" = "accent";
+        a = "";
+        big = builtins.concatStringsSep "" (builtins.genList (n: "0123456789abcdef") 10000);
+        passAsFile = [
+          "with-dash"
+          "caf\u00e9"
+          "a"
+          "big"
+          "not-there"
+        ];
+      };
+  references-graphs = drv "references-graphs" "cat one two.txt _3 > $out" {
+    exportReferencesGraph = [
+      "one"
+      dep2
+      "two.txt"
+      dep
+      "_3"
+      dep2.drvPath
+    ];
+  };
+  references-graph-bad-name = drv "references-graph-bad-name" "echo > $out" {
+    exportReferencesGraph = [
+      "../one"
+      dep
+    ];
+  };
+  references-graph-not-an-input = drv "references-graph-not-an-input" "echo > $out" {
+    exportReferencesGraph = [
+      "one"
+      (builtins.unsafeDiscardStringContext "${dep}")
+    ];
+  };
   references-graph = drv "references-graph" "cat graph > $out" {
     exportReferencesGraph = [
       "graph"
@@ -259,6 +318,83 @@ in
         ''
       ];
     };
+  structured-nasty = structured "structured-nasty" "${bb}/bin/cat $NIX_ATTRS_JSON_FILE $NIX_ATTRS_SH_FILE > $out" {
+    whole = 3.0;
+    large = 1.0e30;
+    small = 1.0e-7;
+    third = 0.1;
+    negative = -7;
+    largest = 9223372036854775807;
+    floats = [ 1.5 2.0 "x" ];
+    unicode = "caf\u00e9 \u2028 \U0001F600";
+    "caf\u00e9" = "the name is no identifier";
+    "with-dash" = "nor this";
+    "1digit" = "nor this";
+    "" = "nor this";
+    _under_score9 = "this is one";
+    quotes = "it's \"quoted\" \\ back $dollar `tick`";
+    controls = "tab\tnew\nline\rreturn";
+    emptyString = "";
+    emptyList = [ ];
+    emptySet = { };
+    yes = true;
+    no = false;
+    nothing = null;
+    listOfLists = [ [ 1 ] [ 2 ] ];
+    listOfSets = [ { a = 1; } ];
+    listWithNull = [ null true false "a'b" ];
+    setOfScalars = { a = 1; b = "x y"; c = true; d = null; e = 1.5; "f'g" = "h"; "" = "empty"; };
+    setOfLists = { a = [ 1 ]; };
+    deep.er.and.deeper = [ { x = [ ]; } ];
+    self = builtins.placeholder "out";
+    dependency = dep2;
+  };
+  structured-graph = structured "structured-graph" "${bb}/bin/sed -e 's/\"registrationTime\":[0-9]*,//g' $NIX_ATTRS_JSON_FILE > $out" {
+    exportReferencesGraph = {
+      graph = [ dep2 ];
+      nested = [ dep [ dep2 ] ];
+      "odd name" = dep;
+    };
+  };
+  structured-allowed-references = structured "structured-allowed-references" "echo ${dep} > $out" {
+    outputChecks.out.allowedReferences = [ dep ];
+  };
+  structured-allowed-references-broken = structured "structured-allowed-references-broken" "echo ${dep} > $out" {
+    outputChecks.out.allowedReferences = [ "out" ];
+  };
+  structured-allowed-requisites-broken = structured "structured-allowed-requisites-broken" "echo ${dep2} > $out" {
+    outputChecks.out.allowedRequisites = [ dep2 ];
+  };
+  # Unlike plain ones, structured requisites count an output itself.
+  structured-allowed-requisites-self = structured "structured-allowed-requisites-self" "echo $out > $out" {
+    outputChecks.out.allowedRequisites = [ ];
+  };
+  structured-disallowed-references-broken = structured "structured-disallowed-references-broken" "echo $out > $out" {
+    outputChecks.out.disallowedReferences = [ "out" ];
+  };
+  structured-disallowed-requisites-broken = structured "structured-disallowed-requisites-broken" "echo ${dep2} > $out" {
+    outputChecks.out.disallowedRequisites = [ dep ];
+  };
+  structured-plain-checks-are-ignored = structured "structured-plain-checks-are-ignored" "echo ${dep} > $out" {
+    allowedReferences = [ ];
+  };
+  structured-checks-of-another-output = structured "structured-checks-of-another-output" "echo ${dep} > $out" {
+    outputChecks.dev.allowedReferences = [ ];
+  };
+  structured-closure-too-large = structured "structured-closure-too-large" "echo ${dep2} > $out" {
+    outputChecks.out.maxClosureSize = 500;
+  };
+  structured-closure-fits = structured "structured-closure-fits" "echo ${dep2} > $out" {
+    outputChecks.out.maxClosureSize = 5000;
+    outputChecks.out.maxSize = 1000;
+  };
+  structured-check-of-no-output = structured "structured-check-of-no-output" "echo ${dep} > $out" {
+    outputChecks.out.allowedReferences = [ "no-such-output" ];
+  };
+  structured-flag-of-wrong-type = structured "structured-flag-of-wrong-type" "echo > $out" { preferLocalBuild = 1; };
+  structured-features = structured "structured-features" "echo > $out" { requiredSystemFeatures = [ "quantum" ]; };
+  structured-fixed = structured "structured-fixed" "echo content > $out" (fixed "sha256" "flat" (hashOf "sha256"));
+  structured-floating = structured "structured-floating" "echo $out > $out" floating;
   structured-output-too-large =
     drv "structured-output-too-large" "" {
       __structuredAttrs = true;
@@ -431,11 +567,31 @@ in
     ];
   };
   allowed-requisites-broken = drv "allowed-requisites-broken" "echo ${dep2} > $out" { allowedRequisites = [ dep2 ]; };
+  allowed-references-no-output = drv "allowed-references-no-output" "echo > $out" { allowedReferences = [ "no-such-output" ]; };
+  allowed-references-of-all-outputs =
+    drv "allowed-references-of-all-outputs" "echo $dev > $out; echo ${dep} > $dev"
+      {
+        outputs = [
+          "out"
+          "dev"
+        ];
+        allowedReferences = [ "dev" ];
+      };
+  allowed-requisites-self = drv "allowed-requisites-self" "echo $out > $out" { allowedRequisites = [ ]; };
   disallowed-references = drv "disallowed-references" "echo ${dep2} > $out" { disallowedReferences = [ dep ]; };
   disallowed-references-broken = drv "disallowed-references-broken" "echo ${dep} > $out" { disallowedReferences = [ dep ]; };
   disallowed-requisites-broken = drv "disallowed-requisites-broken" "echo ${dep2} > $out" { disallowedRequisites = [ dep ]; };
 
   # What cannot run here.
+  uid-range = drv "uid-range" "id > $out" { requiredSystemFeatures = [ "uid-range" ]; };
+  prefers-local = drv "prefers-local" "echo > $out" {
+    preferLocalBuild = true;
+    allowSubstitutes = false;
+  };
+  two-systems-wrong = drv "two-systems-wrong" "echo > $out" {
+    system = "riscv64-linux";
+    requiredSystemFeatures = [ "quantum" ];
+  };
   missing-feature = drv "missing-feature" "echo > $out" { requiredSystemFeatures = [ "quantum" ]; };
   known-feature = drv "known-feature" "echo > $out" { requiredSystemFeatures = [ "big-parallel" ]; };
   other-system = drv "other-system" "echo > $out" { system = "riscv64-linux"; };

@@ -112,5 +112,7 @@ in
   # Systems.
   as-extra-platform = drv "as-extra-platform" "uname -m > $out" { system = "riscv64-linux"; };
   as-i686 = drv "as-i686" "uname -m > $out; cat /proc/self/personality >> $out" { system = "i686-linux"; };
+  of-32-bits = drv "of-32-bits" "echo x > /build/f; probe32 /build/f > $out" { system = "i686-linux"; };
+  of-32-bits-on-64 = drv "of-32-bits-on-64" "echo x > /build/f; probe32 /build/f > $out" { };
   wants-feature = drv "wants-feature" "echo ok > $out" { requiredSystemFeatures = [ "quantum" ]; };
 }

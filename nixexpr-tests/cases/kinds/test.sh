@@ -202,6 +202,13 @@ alike "but the outputs are there" '' "$(drv plain2)"
 alike "another system is refused" "Required system|is required to build" "$(drv as-extra-platform)"
 alike "extra-platforms are taken" '' --option extra-platforms 'i686-linux riscv64-linux' "$(drv as-extra-platform)"
 alike "i686-linux has its personality" '' "$(drv as-i686)"
+if [ -x "$BUSYBOX/bin/probe32" ]; then
+    for name in of-32-bits of-32-bits-on-64; do
+        alike "a program of 32 bits is refused what Nix refuses it ($name)" '' "$(drv $name)"
+    done
+    equal "set-ID bits and attributes are among that" "-1 -1 -1 -95" \
+        "$(sed -n 's/^\(chmod set-uid\|fchmod set-gid\|fchmodat set-uid\|setxattr\) //p' "$WORK/droste/$(cat "$WORK/droste.out")" | xargs)"
+fi
 alike "a feature that is missing is refused" "quantum" "$(drv wants-feature)"
 alike "system-features are taken" '' --option system-features 'quantum ca-derivations' "$(drv wants-feature)"
 

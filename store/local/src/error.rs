@@ -184,7 +184,7 @@ pub enum LocalError {
         uid: u32,
     },
     /// An output that others may write to.
-    #[error("`{path}` may be written by its group or by everybody", path = path.display())]
+    #[error("suspicious ownership or permission on `{path}`: it may be written by its group or by everybody", path = path.display())]
     WritableByOthers {
         /// The output.
         path: PathBuf,

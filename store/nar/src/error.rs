@@ -17,7 +17,7 @@ pub enum NarError {
         source: io::Error,
     },
     /// Neither a regular file nor a directory nor a symbolic link.
-    #[error("`{path}` is a {kind}, and a store holds only regular files, directories and symbolic links", path = path.display())]
+    #[error("`{path}` has an unsupported type: it is a {kind}, and a store holds only regular files, directories and symbolic links", path = path.display())]
     UnsupportedNode {
         /// The node.
         path: PathBuf,
