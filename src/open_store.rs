@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use droste_executor::Executor;
 use store_api::{
-    BoxError, BuildMode, BuildObserver, BuildResult, BuildStatus, GcRequest, GcResult,
-    KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
+    BoxError, BuildMode, BuildObserver, BuildResult, GcRequest, GcResult, KeyedBuildResult,
+    Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_local::LocalStore;
 use store_types::{
-    ContentAddressMethod, Derivation, DerivationKind, DerivedPath, DrvOutput, HashAlgorithm,
-    HashModulo, OutputsSpec, PathInfo, Realisation, StoreDir, StorePath,
+    ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm, HashModulo, PathInfo,
+    Realisation, StoreDir, StorePath,
 };
 
 /// Read ahead of what is added, in bytes.
@@ -59,42 +59,6 @@ impl OpenStore {
             .map_err(StoreError::io(format!("read `{drv}`")))?;
         Derivation::parse(self.store_dir(), &bytes)
             .map_err(failed(&format!("read derivation `{drv}`")))
-    }
-
-    /// The path of a derivation in the store with these outputs: the one that the
-    /// client names, or one that is made of what it sent.
-    fn in_store(
-        &self,
-        drv_path: &StorePath,
-        derivation: &Derivation,
-    ) -> Result<StorePath, StoreError> {
-        if self.is_valid_path(drv_path)? && self.load(drv_path)?.outputs == derivation.outputs {
-            return Ok(drv_path.clone());
-        }
-        let bad = |what: String| StoreError::BadRequest { what };
-        let name = drv_path
-            .derivation_name()
-            .ok_or_else(|| bad(format!("`{drv_path}` is no path of a derivation")))?;
-        match derivation.kind() {
-            Ok(DerivationKind::Fixed | DerivationKind::Floating) => {}
-            Ok(_) => {
-                return Err(StoreError::PathRefused {
-                    operation: "BuildDerivation of an input-addressed derivation that is not in the store",
-                    path: drv_path.clone(),
-                });
-            }
-            Err(error) => {
-                return Err(bad(format!(
-                    "derivation `{drv_path}` is malformed: {error}"
-                )));
-            }
-        }
-        let text = derivation.to_aterm(self.store_dir());
-        let info = self
-            .store()
-            .add_text(&format!("{name}.drv"), &text, &derivation.references())
-            .map_err(failed("add a derivation"))?;
-        Ok(info.path)
     }
 }
 
@@ -283,16 +247,9 @@ impl Store for OpenStore {
         mode: BuildMode,
         observer: &mut dyn BuildObserver,
     ) -> Result<BuildResult, StoreError> {
-        let wanted = [DerivedPath::Built {
-            drv: self.in_store(drv_path, derivation)?,
-            outputs: OutputsSpec::All,
-        }];
-        let results = self.executor.build_for_client(&wanted, mode, observer)?;
-        let lost = || BuildResult::new(BuildStatus::MiscFailure, "the build was lost");
-        Ok(results
-            .into_iter()
-            .next()
-            .map_or_else(lost, |keyed| keyed.result))
+        Ok(self
+            .executor
+            .build_given_for_client(drv_path, derivation, mode, observer))
     }
 
     fn query_missing(&self, paths: &[DerivedPath]) -> Result<Missing, StoreError> {

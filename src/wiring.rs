@@ -11,13 +11,40 @@ use store_local::{LocalError, LocalStore};
 use store_types::StoreDir;
 
 use crate::embedded;
+use crate::shared_store::Host;
 
 /// The Nix that our servers behave like; clients show it.
 pub const NIX_VERSION: &str = "2.34.8";
 
 /// Opens the store in this directory, making it if need be.
+///
+/// What it has borrowed lies in the machine's own store directory.
 pub fn open_store(root: &Path) -> Result<Arc<LocalStore>, LocalError> {
-    LocalStore::open(root, StoreDir::default()).map(Arc::new)
+    let store = LocalStore::open(root, StoreDir::default())?;
+    let machines = Path::new(store.store_dir().as_str());
+    if machines.is_dir() && !is_same_dir(machines, store.physical_dir()) {
+        store.set_lender(machines)?;
+    }
+    Ok(Arc::new(store))
+}
+
+/// Opens the machine's own store, from which this one may borrow; `None` if there is none, if it
+/// is this one, or if it cannot be used.
+///
+/// Not to be kept for long: as long as it is open, no Nix can upgrade it.
+pub fn open_host_store(store: &LocalStore) -> Option<Host> {
+    let machines = Path::new(store.store_dir().as_str());
+    let database = Path::new("/nix/var/nix/db/db.sqlite");
+    if is_same_dir(machines, store.physical_dir()) || !database.exists() {
+        return None;
+    }
+    let host = LocalStore::open_as_it_is(Path::new("/"), store.store_dir().clone()).ok()?;
+    Some(Host::new(Box::new(host)))
+}
+
+fn is_same_dir(one: &Path, other: &Path) -> bool {
+    let id = |path: &Path| rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino));
+    id(one).is_ok_and(|one| id(other) == Ok(one))
 }
 
 /// Starts the process that makes sandboxes; better before threads and large memory. From then on

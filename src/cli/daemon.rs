@@ -25,6 +25,7 @@ use super::instance::{self, InstanceError};
 use super::stdio::Streams;
 use super::{Context, exit_code, interrupt, print_line, serving};
 use crate::open_store::OpenStore;
+use crate::shared_store::SharedStore;
 use crate::wiring;
 
 /// How often the daemon looks whether it is to end.
@@ -138,6 +139,8 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
     let default = context.droste_dir.join("daemon.socket");
     let socket = args.socket.clone().unwrap_or(default);
     let server = serve_store(&executor, &socket)?;
+    let builds_socket = context.builds_socket();
+    let builds = serve_builds(&executor, &builds_socket)?;
     let calls_socket = context.calls_socket();
     let calls = serve_calls(context, &executor, &calls_socket)?;
     let status = context.status();
@@ -152,6 +155,7 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
         std::thread::sleep(POLL);
         calls.let_go_after(QUIET);
         if server.connections() == 0
+            && builds.connections() == 0
             && let (Some(idle), Some(max)) = (calls.idle_for(), idle_max)
             && idle >= max
         {
@@ -168,8 +172,10 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
     // gone already. The pid file stays: a lock on a file that has lost its name would exclude
     // nobody.
     let _ = std::fs::remove_file(&calls_socket);
+    let _ = std::fs::remove_file(&builds_socket);
     let _ = std::fs::remove_file(&socket);
     calls.stop();
+    builds.stop();
     server.stop();
     let _ = executor.statistics().flush();
     Ok(exit_code::SUCCESS)
@@ -222,6 +228,25 @@ fn serve_store(executor: &Arc<Executor>, socket: &Path) -> Result<Server, Daemon
                 options,
                 Limits::default(),
             )
+        })
+        .map_err(|source| DaemonError::Serve {
+            socket: socket.to_owned(),
+            source,
+        })
+}
+
+/// Serves Nix's own builders, whose inputs are in the machine's store.
+fn serve_builds(executor: &Arc<Executor>, socket: &Path) -> Result<Server, DaemonError> {
+    let executor = executor.clone();
+    let make_store = move || -> Arc<dyn Store> {
+        let host = wiring::open_host_store(executor.store());
+        Arc::new(SharedStore::new(executor.clone(), host))
+    };
+    listen(socket)
+        .and_then(|listener| {
+            // The socket is its owner's, as the other one is.
+            let options = wiring::connection_options(Trust::Trusted);
+            Server::start(listener, Arc::new(make_store), options, Limits::default())
         })
         .map_err(|source| DaemonError::Serve {
             socket: socket.to_owned(),

@@ -14,6 +14,7 @@ mod instance;
 mod interrupt;
 mod masquerade;
 mod memo;
+mod remote;
 mod report;
 mod run;
 mod serving;
@@ -88,6 +89,7 @@ enum Command {
     Toolchain(toolchain::ToolchainArgs),
     Shims(shims::ShimsArgs),
     Daemon(daemon::DaemonArgs),
+    Remote(remote::RemoteArgs),
     Demo(demo::DemoArgs),
 }
 
@@ -163,6 +165,11 @@ impl Context {
         self.droste_dir.join("calls.socket")
     }
 
+    /// Where the daemon listens to `droste remote`.
+    fn builds_socket(&self) -> PathBuf {
+        self.droste_dir.join("builds.socket")
+    }
+
     /// Where the shims for this machine's commands lie.
     fn bin_dir(&self) -> PathBuf {
         self.droste_dir.join("bin")
@@ -231,6 +238,7 @@ fn run(context: &Context, command: &Command) -> Result<u8, CommandError> {
         Command::Toolchain(args) => toolchain::run(context, args),
         Command::Shims(args) => shims::run(context, args),
         Command::Daemon(args) => daemon::run(context, args),
+        Command::Remote(args) => remote::run(context, args),
         Command::Demo(args) => demo::run(context, args),
     }
 }

@@ -20,6 +20,21 @@ const IDLE_SECONDS: u64 = 600;
 /// The variable that says otherwise.
 const IDLE_VARIABLE: &str = "DROSTE_IDLE_SECONDS";
 
+/// What a daemon keeps of the environment of whoever starts it: of the last ones, where the
+/// machine's own store and its settings are.
+const KEPT_VARIABLES: [&str; 10] = [
+    "HOME",
+    "PATH",
+    "TMPDIR",
+    "NIX_CONF_DIR",
+    "NIX_CONFIG",
+    "NIX_DAEMON_SOCKET_PATH",
+    "NIX_LOG_DIR",
+    "NIX_STATE_DIR",
+    "NIX_STORE_DIR",
+    "NIX_USER_CONF_FILES",
+];
+
 /// How long a daemon may take to start, or to make room for the next.
 const START_MAX: Duration = Duration::from_secs(30);
 
@@ -60,7 +75,15 @@ pub enum ServingError {
 /// # Errors
 /// If there is none to be had.
 pub fn connect(context: &Context) -> Result<OwnedFd, ServingError> {
-    let server = Server::of_host(context.calls_socket());
+    connect_to(context, context.calls_socket())
+}
+
+/// The same, to one of its sockets.
+///
+/// # Errors
+/// If there is none to be had.
+pub fn connect_to(context: &Context, socket: PathBuf) -> Result<OwnedFd, ServingError> {
+    let server = Server::of_host(socket);
     let pid_file = context.pid_file();
     let program =
         instance::this_program().map_err(io_error("read", Path::new("/proc/self/exe")))?;
@@ -165,7 +188,7 @@ fn start(context: &Context) -> Result<Started, ServingError> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(stderr);
-    for name in ["HOME", "PATH", "TMPDIR"] {
+    for name in KEPT_VARIABLES {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }

@@ -73,15 +73,15 @@ impl LocalStore {
     /// of objects, from now on. A store has one lender at most: a second call is ignored.
     pub fn set_lender(&self, directory: &Path) -> Result<(), LocalError> {
         let fd = fs::open_root(directory).map_err(LocalError::io("open", directory))?;
-        self.db().write("prepare for borrowing", |tx| {
-            tx.execute_batch(TABLE)?;
-            Ok(())
-        })?;
-        self.borrowing.has_table.store(true, Ordering::Release);
         let path = directory.to_owned();
         // Whoever was first has it.
         let _ = self.borrowing.lender.set(Lender { path, fd });
         Ok(())
+    }
+
+    /// Whether the lender has an object at this path.
+    pub fn is_lent(&self, path: &StorePath) -> bool {
+        self.borrowing.lender_has(path)
     }
 
     /// Makes paths valid whose objects the lender has, all or none; those of which this store has
@@ -96,6 +96,13 @@ impl LocalStore {
             return Err(LocalError::NotLent {
                 path: info.path.clone(),
             });
+        }
+        if !self.borrowing.has_table.load(Ordering::Acquire) {
+            self.db().write("prepare for borrowing", |tx| {
+                tx.execute_batch(TABLE)?;
+                Ok(())
+            })?;
+            self.borrowing.has_table.store(true, Ordering::Release);
         }
         let paths: BTreeSet<StorePath> = infos.iter().map(|info| info.path.clone()).collect();
         for path in &paths {

@@ -75,9 +75,15 @@ impl LocalStore {
     /// `root` is what follows `--store` in Nix's commands: the objects are in
     /// `root/nix/store`, whatever `dir` their paths begin with.
     pub fn open(root: &Path, dir: StoreDir) -> Result<Self, LocalError> {
+        let store = Self::open_as_it_is(root, dir)?;
+        remove_leftovers(&store.layout)?;
+        Ok(store)
+    }
+
+    /// The same for a store that others look after: nothing is removed.
+    pub fn open_as_it_is(root: &Path, dir: StoreDir) -> Result<Self, LocalError> {
         let layout = Arc::new(Layout::open(root)?);
         let (db, big_lock) = layout.open_db()?;
-        remove_leftovers(&layout)?;
         Ok(Self {
             temp_roots: TempRoots::of_process(&layout)?,
             modulo: Mutex::new(HashModulo::new(dir.clone())),

@@ -1,0 +1,76 @@
+# Nix with Droste as its remote builder: `builders = ssh-ng://localhost?remote-program=…`, with no
+# ssh, in a /nix of its own for each version: same outputs as Nix makes itself, inputs that are not
+# copied, one daemon for all, and failures that are told.
+. "$TESTS/harness.sh"
+stop_without NIX34
+
+remote=$(dirname "$DROSTE")/droste-remote
+builders="ssh-ng://localhost?remote-program=$remote x86_64-linux - 4 1 ca-derivations,benchmark,big-parallel,recursive-nix"
+export remote builders
+check "the remote program is there" test -x "$remote"
+refused "without --stdio it says what it is for" 1 'stdio' timeout 20 "$remote"
+check "a client that speaks something else is let go" sh -c "
+    printf 'GET / HTTP/1.0\r\n\r\n12345678' | timeout 20 $remote --stdio > /dev/null"
+
+# The judge: what Nix 2.34 builds by itself.
+seed=$WORK/seed
+busybox=$(busybox_into "$seed")
+export busybox
+drvs() {
+    nix34 nix-instantiate --store "$1" -E "builtins.attrValues (import $PWD/$2 { busybox = \"$busybox\"; })" 2> /dev/null
+}
+copy_store "$seed" "$WORK/judge"
+check "Nix 2.34 builds all by itself" nix34 nix-store --store "$WORK/judge" -r $(drvs "$WORK/judge" default.nix)
+path_infos "$WORK/judge" > "$WORK/infos-judge"
+failing=$(drvs "$WORK/judge" failing.nix)
+
+# Content-addressed outputs alone tell the versions apart, and none of these refers to itself.
+for version in 34 28; do
+    name=NIX$version why=NIX${version}_WHY
+    if [ -z "${!name}" ]; then
+        skip "Nix 2.$version as the client" "${!why}"
+        continue
+    fi
+    # Each with a daemon of its own, that sees its /nix.
+    export version DROSTE_DIR=$WORK/droste-$version root=$WORK/root-$version
+    mkdir -p "$root/nix"
+    with_private_nix "$root/nix" bash -c '
+        . "$TESTS/harness.sh"
+        export DROSTE_DIR=$WORK/droste-$version
+        nix=nix$version
+        $nix nix-store --init
+        $nix nix-store --add "$BUSYBOX" > /dev/null
+        drvs=$($nix nix-instantiate -E "builtins.attrValues (import $PWD/default.nix { busybox = \"$busybox\"; })" 2> /dev/null)
+        began=$(date +%s)
+        check "Nix 2.$version has all built by Droste" $nix nix-store -r $drvs --max-jobs 0 --builders "$builders"
+        $nix nix-store -r $drvs --max-jobs 0 --builders "" > "$WORK/outputs-$version" 2> "$WORK/err" || cat "$WORK/err"
+        check "a second time there is nothing to do" test -s "$WORK/outputs-$version"
+        copied=$($nix nix-store -r $($nix nix-instantiate -E "derivation { name = \"again-$version\"; system = \"x86_64-linux\"; builder = \"\${builtins.storePath $busybox}/bin/sh\"; args = [ \"-c\" \"echo again > \$out\" ]; }" 2> /dev/null) --max-jobs 0 --builders "$builders" -v 2>&1)
+        equal "no input is copied" "" "$(grep "to .ssh-ng" <<< "$copied" | grep "copying path")"
+        equal "there is one daemon" 1 "$("$DROSTE" daemon status | grep -c "^process")"
+        equal "the inputs are not in its store" "" "$(ls "$DROSTE_DIR/store/nix/store" | grep -- -busybox)"
+        if failed=$(drvs=$($nix nix-instantiate -E "builtins.attrValues (import $PWD/failing.nix { busybox = \"$busybox\"; })" 2> /dev/null); for drv in $drvs; do
+            $nix nix-store -r $drv --max-jobs 0 --builders "$builders" > "$WORK/out" 2> "$WORK/log-$(basename $drv | cut -d- -f2- | cut -d. -f1)" && echo "$drv was built"
+        done); then :; fi
+        equal "what fails, fails" "" "$failed"
+        check "a failing builder tells its log" grep -q "last words" "$WORK/log-fails"
+        check "a wrong hash is told, and both of them" grep -q "got:" "$WORK/log-fixed-wrong-sha256"
+        check "this store verifies" $nix nix-store --verify --check-contents
+        # The daemon borrowed what is collected now.
+        $nix nix-store --gc > /dev/null 2>&1
+        $nix nix-store --add "$BUSYBOX" > /dev/null
+        drvs=$($nix nix-instantiate -E "builtins.attrValues (import $PWD/default.nix { busybox = \"$busybox\"; })" 2> /dev/null)
+        check "after a collection of garbage all is had again" $nix nix-store -r $drvs --max-jobs 0 --builders "$builders"
+    '
+    check "the daemon ends" timeout 60 env DROSTE_DIR="$DROSTE_DIR" "$DROSTE" daemon stop
+    # Nix's own derivations, resolved ones and outputs: all that both have is the same.
+    path_infos "$root" > "$WORK/infos-$version"
+    equal "what Nix 2.$version has is what Nix 2.34 makes" \
+        "$(sed 's/ .*//' "$WORK/infos-judge" | grep -v '\.drv:' | sort)" \
+        "$(sed 's/ .*//' "$WORK/infos-$version" | grep -v '\.drv:' | sort)"
+    facts() { sed 's/"deriver":[^,}]*,//; s/"ultimate":[a-z]*,*//; s/"signatures":\[[^]]*\],*//; s/,}/}/' "$1" | grep -v '\.drv: '; }
+    equal "with the same content and references (2.$version)" "$(facts "$WORK/infos-judge")" "$(facts "$WORK/infos-$version")"
+    verified "the store of Nix 2.$version verifies" "$root"
+    equal "Droste's store leaves nothing behind (2.$version)" "" "$(ls -A "$DROSTE_DIR/store/nix/var/nix/builds")"
+done
+finish

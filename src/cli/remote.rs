@@ -1,0 +1,82 @@
+//! `droste remote`: what Nix runs as its remote builder, a pipe to the daemon.
+//!
+//! Nix starts one of these for each derivation that it has built; the daemon is one, so it is the
+//! daemon that knows what runs.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use clap::Args;
+
+use super::error::{CommandError, Hint};
+use super::serving::{self, ServingError};
+use super::{Context, exit_code};
+
+/// How much is passed on at once.
+const PIECE_LEN: usize = 64 << 10;
+
+/// Serve one client of Nix's worker protocol on standard input and output, as `nix-daemon --stdio`
+///
+/// For `builders = ssh-ng://localhost?remote-program=/path/to/droste-remote x86_64-linux` in
+/// nix.conf. The work is done by the daemon, which is started if it does not run.
+#[derive(Debug, Args)]
+pub struct RemoteArgs {
+    /// Serve standard input and output; what Nix says of every such program
+    #[arg(long)]
+    stdio: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RemoteError {
+    #[error("`--stdio` is missing: this program serves a client on its standard input and output")]
+    NotAsked,
+    #[error("there is no daemon to pass builds to")]
+    NoDaemon(#[source] ServingError),
+    #[error("cannot pass on what the client says")]
+    Pass(#[source] io::Error),
+}
+
+pub fn run(context: &Context, args: &RemoteArgs) -> Result<u8, CommandError> {
+    if !args.stdio {
+        return Err(RemoteError::NotAsked)
+            .hint(|| "Nix runs it by itself: see `droste remote --help`");
+    }
+    let daemon = serving::connect_to(context, context.builds_socket())
+        .map_err(RemoteError::NoDaemon)
+        .hint(|| format!("what it said is in `{}`", context.daemon_log().display()))?;
+    pass(daemon.into()).map_err(RemoteError::Pass)?;
+    Ok(exit_code::SUCCESS)
+}
+
+/// Passes bytes both ways until the daemon has no more to say.
+fn pass(daemon: UnixStream) -> io::Result<()> {
+    let own = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().map(File::from);
+    let mut input = own(&io::stdin())?;
+    let mut output = own(&io::stdout())?;
+    let mut to_daemon = daemon.try_clone()?;
+    // Nobody waits for it: a client that keeps its side open while the daemon has gone is told
+    // by the end of our output.
+    std::thread::Builder::new()
+        .name("client".to_owned())
+        .spawn(move || {
+            let _ = copy(&mut input, &mut to_daemon);
+            let _ = to_daemon.shutdown(Shutdown::Write);
+        })?;
+    copy(&mut &daemon, &mut output)
+}
+
+/// Passes on what comes as soon as it comes.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; PIECE_LEN];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(len) => to.write_all(&buffer[..len])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
