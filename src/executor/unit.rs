@@ -224,6 +224,7 @@ impl Executor {
             text: self.store_dir().display(drv_path),
             wanted: &OutputsSpec::All,
             mode,
+            made: &Made::default(),
             monitor,
         })
     }
