@@ -193,9 +193,14 @@ impl Store for OpenStore {
         if repair {
             return self.refuse("AddToStoreNar with repair");
         }
-        // No key is trusted here: what is not content-addressed needs a client that says it
-        // has checked it.
-        if check_signatures && info.ca.is_none() && !self.is_valid_path(&info.path)? {
+        // What is not content-addressed needs the signature of a key that is trusted here, or
+        // a client that says it has checked it.
+        let keys = &self.executor.settings().trusted_public_keys;
+        let needs_signature = check_signatures && info.ca.is_none();
+        if needs_signature
+            && !info.is_signed_by(self.store_dir(), keys)
+            && !self.is_valid_path(&info.path)?
+        {
             return Err(StoreError::Untrusted {
                 path: info.path.clone(),
             });

@@ -8,7 +8,7 @@ use droste_executor::child::index::Index;
 use serde_json::{Value, json};
 use shim_core::manifest::{Entry, Manifest};
 use store_local::LocalStore;
-use store_types::{ContentAddressMethod, Derivation, DerivationOutput, StoreDir, StorePath};
+use store_types::{Derivation, DerivationOutput, StoreDir, StorePath};
 
 use super::error::{CommandError, Hint};
 use super::store::open_existing;
@@ -290,7 +290,7 @@ fn output_json(dir: &StoreDir, output: &DerivationOutput) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use store_types::HashAlgorithm;
+    use store_types::{ContentAddressMethod, HashAlgorithm};
 
     fn child() -> (Derivation, Manifest) {
         let path =

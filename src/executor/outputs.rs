@@ -483,6 +483,10 @@ impl Executor {
         build: &Produced<'_>,
         outputs: &BTreeMap<String, Output>,
     ) -> Result<(), BuildError> {
+        let keys = self
+            .settings
+            .secret_keys()
+            .map_err(environment(build.text, "sign the outputs"))?;
         let mut registrations = Vec::new();
         for output in outputs.values() {
             let path = &output.info.path;
@@ -500,7 +504,11 @@ impl Executor {
             self.store
                 .move_into_store(output.place.0.as_fd(), OsStr::new(&output.place.1), path)
                 .map_err(environment(build.text, "move the outputs into the store"))?;
-            registrations.push(Registration::new(output.info.clone()));
+            let mut info = output.info.clone();
+            for key in &keys {
+                info.sign(self.store_dir(), key);
+            }
+            registrations.push(Registration::new(info));
         }
         self.store
             .register(&registrations)

@@ -1,8 +1,15 @@
 //! What an executor is told: limits, features, and which of its powers to use.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use store_types::{KeyError, PublicKey, PublicKeys, SecretKey};
+
+/// The longest file of a secret key in bytes; one has 90 and its name.
+const KEY_FILE_LEN_MAX: u64 = 64 << 10;
 
 /// Whether builders run in a sandbox: Nix's setting `sandbox`.
 ///
@@ -97,6 +104,11 @@ pub struct Settings {
     pub run_diff_hook: bool,
     /// `max-build-log-size`: a builder that writes more bytes is killed; 0 for no limit.
     pub max_build_log_size: u64,
+    /// `trusted-public-keys`: whose signature lets an object into the store that does not
+    /// prove itself by its content. None by default.
+    pub trusted_public_keys: PublicKeys,
+    /// `secret-key-files`: whose keys sign what is built here, but for children.
+    pub secret_key_files: Vec<PathBuf>,
     /// Is told what is nobody's failure, such as why a child could not run.
     pub diagnose: fn(&str),
     /// A builder that runs longer is killed.
@@ -162,6 +174,8 @@ impl Settings {
             diff_hook: None,
             run_diff_hook: false,
             max_build_log_size: 0,
+            trusted_public_keys: PublicKeys::default(),
+            secret_key_files: Vec::new(),
             diagnose: |_| {},
             timeout: None,
             max_silent_time: None,
@@ -244,6 +258,22 @@ impl Settings {
                     self.impure_env.insert(name.to_owned(), value.to_owned());
                 }
             }
+            "trusted-public-keys" | "binary-cache-public-keys" => {
+                let keys = words().map(str::parse::<PublicKey>);
+                let keys: Vec<PublicKey> = keys
+                    .collect::<Result<_, _>>()
+                    .map_err(|_| bad("public keys, `NAME:BASE64`"))?;
+                if !is_extra {
+                    self.trusted_public_keys = PublicKeys::default();
+                }
+                self.trusted_public_keys.extend(keys);
+            }
+            "secret-key-files" => {
+                if !is_extra {
+                    self.secret_key_files.clear();
+                }
+                self.secret_key_files.extend(words().map(PathBuf::from));
+            }
             "pre-build-hook" => self.pre_build_hook = program(),
             "post-build-hook" => self.post_build_hook = program(),
             "diff-hook" => self.diff_hook = program(),
@@ -267,6 +297,28 @@ impl Settings {
             _ => return Err(SettingError::Unknown(name.to_owned())),
         }
         Ok(())
+    }
+
+    /// The keys of `secret-key-files`, which are read anew.
+    pub fn secret_keys(&self) -> Result<Vec<SecretKey>, SecretKeyError> {
+        let read = |path: &PathBuf| {
+            let failed = |source| SecretKeyError::Read {
+                path: path.clone(),
+                source,
+            };
+            let mut text = String::new();
+            let file = File::open(path).map_err(failed)?;
+            file.take(KEY_FILE_LEN_MAX)
+                .read_to_string(&mut text)
+                .map_err(failed)?;
+            text.trim_end()
+                .parse()
+                .map_err(|source| SecretKeyError::Key {
+                    path: path.clone(),
+                    source,
+                })
+        };
+        self.secret_key_files.iter().map(read).collect()
     }
 
     /// What a hook gets as `NIX_CONFIG`: the settings of a Nix that it may call, as `nix.conf`
@@ -331,6 +383,27 @@ impl Settings {
                 .iter()
                 .any(|extra| extra.as_bytes() == system)
     }
+}
+
+/// Why there is no signature.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretKeyError {
+    /// The file cannot be read.
+    #[error("cannot read secret key `{path}`", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// What is in it is no key.
+    #[error("`{path}` holds no secret key", path = path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: KeyError,
+    },
 }
 
 /// A setting that cannot be used.

@@ -340,12 +340,20 @@ impl Executor {
         output: &str,
         path: &StorePath,
     ) -> Result<Realisation, BuildError> {
-        Ok(Realisation {
+        let mut realisation = Realisation {
             id: self.realisation_id(drv_path, drv, output)?,
             out_path: path.clone(),
             signatures: Vec::new(),
             dependent_realisations: BTreeMap::new(),
-        })
+        };
+        let keys = self.settings.secret_keys().map_err(environment(
+            &self.store_dir().display(drv_path),
+            "sign what its output turned out to be",
+        ))?;
+        for key in keys {
+            realisation.sign(&key);
+        }
+        Ok(realisation)
     }
 
     fn register_realisations(

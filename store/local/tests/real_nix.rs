@@ -11,7 +11,9 @@ use std::path::Path;
 use common::*;
 use store_local::LocalStore;
 use store_nar::HashModuloVariant;
-use store_types::{ContentAddressMethod, HashAlgorithm, PathInfo, StorePath};
+use store_types::{
+    ContentAddressMethod, HashAlgorithm, NarInfo, PathInfo, PublicKeys, SecretKey, StorePath,
+};
 
 /// Fills a store with objects of every kind; the last refers to all others.
 fn fill(store: &LocalStore, dir: &Path, variant: HashModuloVariant) -> Vec<PathInfo> {
@@ -501,6 +503,184 @@ fn nix_gives_the_same_paths_for_every_method_and_algorithm() {
                 );
                 assert_eq!(json, "");
             }
+        }
+    }
+}
+
+/// A secret key that this Nix made, and the file that it is in.
+fn generate_key(nix: &Path, dir: &Path, name: &str) -> (SecretKey, String) {
+    let arguments = ["key", "generate-secret", "--key-name", name].map(std::ffi::OsStr::new);
+    let output = common::nix(nix, "nix", dir, &arguments).output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let file = dir.join(name);
+    fs::write(&file, &text).unwrap();
+    (
+        text.trim().parse().unwrap(),
+        file.to_str().unwrap().to_owned(),
+    )
+}
+
+#[test]
+fn keys_and_signatures_are_nixs() {
+    for nix in nix_dirs() {
+        let (dir, version) = names(&nix);
+        let root = dir.join("root");
+        let store = open(&root);
+        let variant = variant_of(&version).unwrap_or(HashModuloVariant::WithoutOffsets);
+        let infos = fill(&store, dir.path(), variant);
+        let (key, file) = generate_key(&nix, dir.path(), "test-1");
+        assert_eq!(
+            key.to_secret_text(),
+            fs::read_to_string(&file).unwrap().trim()
+        );
+        let arguments = ["key", "convert-secret-to-public"].map(std::ffi::OsStr::new);
+        let output = common::nix(&nix, "nix", dir.path(), &arguments)
+            .stdin(fs::File::open(&file).unwrap())
+            .output()
+            .unwrap();
+        let public = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(key.public_key().to_string(), public.trim(), "{version}");
+
+        let last = store.store_dir().display(&infos.last().unwrap().path);
+        run_nix(
+            &nix,
+            dir.path(),
+            &root,
+            &["nix", "store", "sign", "-k", &file, "-r", &last],
+        );
+        let keys: PublicKeys = [key.public_key()].into_iter().collect();
+        for info in &infos {
+            let theirs = store.path_info(&info.path).unwrap().unwrap();
+            let mut ours = info.clone();
+            ours.sign(store.store_dir(), &key);
+            assert_eq!(ours.signatures, theirs.signatures, "{version}");
+            assert!(theirs.is_signed_by(store.store_dir(), &keys));
+            assert!(!info.is_signed_by(store.store_dir(), &keys));
+        }
+    }
+}
+
+#[test]
+fn a_cache_that_nix_wrote_is_printed_to_the_same_bytes() {
+    for nix in nix_dirs() {
+        let (dir, version) = names(&nix);
+        let root = dir.join("root");
+        let store = open(&root);
+        let variant = variant_of(&version).unwrap_or(HashModuloVariant::WithoutOffsets);
+        let infos = fill(&store, dir.path(), variant);
+        let (key, file) = generate_key(&nix, dir.path(), "test-1");
+        let keys: PublicKeys = [key.public_key()].into_iter().collect();
+        let last = store.store_dir().display(&infos.last().unwrap().path);
+        for compression in ["xz", "none"] {
+            let cache = dir.join(compression);
+            let url = format!(
+                "file://{}?compression={compression}&secret-key={file}",
+                cache.display()
+            );
+            let from = root.to_str().unwrap();
+            run_nix(
+                &nix,
+                dir.path(),
+                &root,
+                &[
+                    "nix",
+                    "copy",
+                    "--from",
+                    from,
+                    "--to",
+                    &url,
+                    "--no-check-sigs",
+                    &last,
+                ],
+            );
+            for info in &infos {
+                let name = format!("{}.narinfo", info.path.hash_part());
+                let text = fs::read_to_string(cache.join(name)).unwrap();
+                let found = NarInfo::parse(store.store_dir(), &text).unwrap();
+                assert_eq!(found.print(store.store_dir()), text, "{version}");
+                assert_eq!(found.compression, compression);
+                assert_eq!(found.info.references, info.references);
+                assert_eq!(
+                    (found.info.nar_hash, found.info.ca),
+                    (info.nar_hash, info.ca)
+                );
+                assert!(found.info.is_signed_by(store.store_dir(), &keys));
+                let archive = fs::read(cache.join(&found.url)).unwrap();
+                assert_eq!(found.file_size, Some(archive.len() as u64));
+                assert_eq!(found.file_hash, Some(store_types::sha256(&archive)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cache_that_we_wrote_is_read_by_nix_if_its_key_is_trusted() {
+    for nix in nix_dirs() {
+        let (dir, version) = names(&nix);
+        let store = open(&dir.join("root"));
+        let variant = variant_of(&version).unwrap_or(HashModuloVariant::WithoutOffsets);
+        let infos = fill(&store, dir.path(), variant);
+        let key = SecretKey::from_seed("ours-1", &[42; 32]).unwrap();
+        let other = SecretKey::from_seed("ours-1", &[43; 32]).unwrap();
+        let cache = dir.join("cache");
+        fs::create_dir_all(cache.join("nar")).unwrap();
+        fs::write(cache.join("nix-cache-info"), "StoreDir: /nix/store\n").unwrap();
+        for info in &infos {
+            let mut nar = Vec::new();
+            store.dump(&info.path, &mut nar).unwrap();
+            let hash = store_types::sha256(&nar);
+            let url = format!("nar/{}.nar", hash.to_base32());
+            fs::write(cache.join(&url), &nar).unwrap();
+            let mut narinfo = NarInfo {
+                info: PathInfo {
+                    // As if it were input-addressed: only the signature vouches for it.
+                    ca: None,
+                    ..info.clone()
+                },
+                url,
+                compression: "none".to_owned(),
+                file_hash: Some(hash),
+                file_size: Some(nar.len() as u64),
+            };
+            narinfo.info.sign(store.store_dir(), &key);
+            let name = format!("{}.narinfo", info.path.hash_part());
+            fs::write(cache.join(name), narinfo.print(store.store_dir())).unwrap();
+        }
+        let last = store.store_dir().display(&infos.last().unwrap().path);
+        let copy = |to: &str, key: &SecretKey| {
+            let to = dir.join(to);
+            let url = format!("file://{}", cache.display());
+            let public = key.public_key().to_string();
+            let line = [
+                "copy",
+                "--from",
+                &url,
+                "--to",
+                to.to_str().unwrap(),
+                &last,
+                "--option",
+                "trusted-public-keys",
+                &public,
+            ]
+            .map(std::ffi::OsStr::new);
+            common::nix(&nix, "nix", dir.path(), &line)
+                .output()
+                .unwrap()
+        };
+        let refused = copy("other", &other);
+        assert!(!refused.status.success(), "{version}");
+        let copied = copy("trusting", &key);
+        let error = String::from_utf8_lossy(&copied.stderr);
+        assert!(copied.status.success(), "{version}: {error}");
+        let copied = open(&dir.join("trusting"));
+        assert_sound(&copied);
+        for info in &infos {
+            let found = copied.path_info(&info.path).unwrap().unwrap();
+            assert_eq!(found.nar_hash, info.nar_hash);
+            assert!(
+                found.is_signed_by(store.store_dir(), &[key.public_key()].into_iter().collect())
+            );
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use sha2::Digest;
 
-use crate::base32;
+use crate::{base32, base64};
 
 /// The hash algorithms of content addresses and of a derivation's outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -135,30 +135,17 @@ impl Hash {
     /// `<algorithm>-<base 64>`, the SRI form of Nix's messages and of
     /// `path-info --json`.
     pub fn to_sri(&self) -> String {
-        const DIGITS: &[u8; 64] =
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let mut text = format!("{}-", self.algorithm.name());
-        for chunk in self.bytes().chunks(3) {
-            let word = chunk.iter().enumerate().fold(0u32, |word, (i, byte)| {
-                word | u32::from(*byte) << (16 - 8 * i)
-            });
-            for i in 0..4 {
-                text.push(if i <= chunk.len() {
-                    DIGITS[(word >> (18 - 6 * i)) as usize & 63] as char
-                } else {
-                    '='
-                });
-            }
-        }
-        text
+        format!("{}-{}", self.algorithm.name(), base64::encode(self.bytes()))
     }
 
-    /// Hexadecimal (either case) or base 32 digits of a known algorithm, told
+    /// Hexadecimal (either case), base 32 or base 64 digits of a known algorithm, told
     /// apart by their length.
     pub fn parse_unprefixed(algorithm: HashAlgorithm, text: &str) -> Result<Self, HashParseError> {
         let len = algorithm.digest_len();
         let bytes = if text.len() == 2 * len {
             decode_hex(text)
+        } else if text.len() == len.div_ceil(3) * 4 {
+            base64::decode(text)
         } else {
             base32::decode(text, len)
         };
@@ -170,7 +157,7 @@ impl Hash {
             })
     }
 
-    /// `<algorithm>:<hex or base 32>`.
+    /// `<algorithm>:<hex, base 32 or base 64>`.
     pub fn parse_prefixed(text: &str) -> Result<Self, HashParseError> {
         let (name, digits) = text.split_once(':').unwrap_or((text, ""));
         match HashAlgorithm::from_name(name) {
@@ -180,6 +167,24 @@ impl Hash {
                 wanted: "prefixed",
             }),
         }
+    }
+
+    /// Any form with its algorithm: as [`parse_prefixed`](Self::parse_prefixed), or
+    /// `<algorithm>-<base 64>`.
+    ///
+    /// Source: nix `src/libutil/hash.cc`, `parseAnyPrefixed`.
+    pub fn parse_any(text: &str) -> Result<Self, HashParseError> {
+        if text.contains(':') {
+            return Self::parse_prefixed(text);
+        }
+        let parsed = text.split_once('-').and_then(|(name, digits)| {
+            let algorithm = HashAlgorithm::from_name(name)?;
+            Self::new(algorithm, &base64::decode(digits)?)
+        });
+        parsed.ok_or_else(|| HashParseError {
+            text: text.to_owned(),
+            wanted: "prefixed",
+        })
     }
 }
 
@@ -260,11 +265,14 @@ mod tests {
             Hash::parse_prefixed(&hash.to_prefixed_base32()).unwrap(),
             hash
         );
+        assert_eq!(Hash::parse_any(&hash.to_sri()).unwrap(), hash);
     }
 
     #[test]
     fn a_hash_of_the_wrong_length_is_refused() {
         assert!(Hash::parse_prefixed("sha256:00").is_err());
+        assert!(Hash::parse_any("sha256-00").is_err());
+        assert!(Hash::parse_any("sha256").is_err());
         assert!(Hash::parse_prefixed("sha3:00").is_err());
     }
 }

@@ -5,13 +5,16 @@
 //! are used.
 
 pub mod base32;
+pub mod base64;
 mod content_address;
 mod derivation;
 mod derived_path;
 mod hash;
 mod json;
+mod narinfo;
 mod path_info;
 mod realisation;
+mod signature;
 mod store_path;
 
 pub use content_address::{
@@ -27,6 +30,10 @@ pub use derivation::{
 };
 pub use derived_path::{DerivedPath, DerivedPathError, OutputsSpec, is_output_name};
 pub use hash::{Hash, HashAlgorithm, HashParseError, Sha256Hasher, sha256};
+pub use narinfo::{NARINFO_LEN_MAX, NarInfo, NarInfoError};
 pub use path_info::{PathInfo, PathInfoJson, PathInfoJsonShape, print_references_graph};
 pub use realisation::{DrvOutput, Realisation, RealisationError};
+#[cfg(feature = "signatures")]
+pub use signature::{KeyError, PublicKey, PublicKeys, SecretKey};
+pub use signature::{Signature, SignatureParseError};
 pub use store_path::{StoreDir, StorePath, StorePathError};

@@ -37,6 +37,23 @@ impl PathInfo {
         let has_self = others.remove(&self.path);
         References { others, has_self }
     }
+
+    /// What is signed: `1;<path>;<NAR hash>;<NAR size>;<references>`, paths in full and
+    /// references separated by commas; `None` if the size is not known.
+    ///
+    /// Source: nix `src/libstore/path-info.cc`.
+    pub fn fingerprint(&self, dir: &StoreDir) -> Option<String> {
+        let references: Vec<String> = self.references.iter().map(|p| dir.display(p)).collect();
+        (self.nar_size != 0).then(|| {
+            format!(
+                "1;{};{};{};{}",
+                dir.display(&self.path),
+                self.nar_hash.to_prefixed_base32(),
+                self.nar_size,
+                references.join(",")
+            )
+        })
+    }
 }
 
 /// The shape of `nix path-info --json`.

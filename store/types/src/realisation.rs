@@ -99,6 +99,15 @@ impl Realisation {
         )
     }
 
+    /// What is signed: the JSON without signatures.
+    pub fn fingerprint(&self) -> String {
+        let mut unsigned = self.clone();
+        unsigned.signatures.clear();
+        let json = unsigned.to_json();
+        // The last member.
+        json.replace(",\"signatures\":[]", "")
+    }
+
     /// The inverse of [`to_json`](Self::to_json); members it does not know are
     /// passed over, as Nix does.
     pub fn from_json(text: &[u8]) -> Result<Self, RealisationError> {

@@ -5,8 +5,8 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use store_types::{
     ContentAddress, ContentAddressMethod, Derivation, DerivationOutput, DerivedPath, DrvOutput,
-    Hash, HashAlgorithm, OutputsSpec, PlaceholderRewrites, Realisation, StoreDir, StorePath,
-    output_placeholder,
+    Hash, HashAlgorithm, NarInfo, OutputsSpec, PathInfo, PlaceholderRewrites, Realisation,
+    Signature, StoreDir, StorePath, output_placeholder,
 };
 
 fn store_path(suffix: &'static str) -> impl Strategy<Value = StorePath> {
@@ -160,5 +160,70 @@ proptest! {
         rewrites.insert(output_placeholder("out"), "<out>");
         let replaced = rewrites.apply(parts.join(&output_placeholder("out")).as_bytes());
         prop_assert_eq!(replaced, parts.join("<out>"));
+    }
+}
+
+fn signature() -> impl Strategy<Value = Signature> {
+    ("[a-z.0-9-]{1,12}", vec(any::<u8>(), 1..70))
+        .prop_map(|(key_name, bytes)| Signature { key_name, bytes })
+}
+
+fn narinfo() -> impl Strategy<Value = NarInfo> {
+    (
+        (
+            store_path(""),
+            any::<[u8; 32]>(),
+            1..u64::MAX,
+            btree_set(store_path(""), 0..4),
+        ),
+        (
+            proptest::option::of(store_path(".drv")),
+            btree_set(signature(), 0..3),
+        ),
+        proptest::option::of(
+            (method(), hash()).prop_map(|(method, hash)| ContentAddress { method, hash }),
+        ),
+        (
+            "[!-~]{1,20}",
+            "[a-z0-9]{1,5}",
+            proptest::option::of(1..u64::MAX),
+        ),
+    )
+        .prop_map(
+            |((path, bytes, nar_size, references), (deriver, signatures), ca, file)| {
+                let nar_hash = Hash::new(HashAlgorithm::Sha256, &bytes).unwrap();
+                let (url, compression, file_size) = file;
+                NarInfo {
+                    info: PathInfo {
+                        path,
+                        nar_hash,
+                        nar_size,
+                        references,
+                        deriver,
+                        registration_time: 0,
+                        ultimate: false,
+                        signatures: signatures.iter().map(Signature::to_string).collect(),
+                        ca,
+                    },
+                    url,
+                    compression,
+                    file_hash: file_size.map(|_| nar_hash),
+                    file_size,
+                }
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn narinfos_are_printed_and_parsed_back(narinfo in narinfo()) {
+        let dir = StoreDir::default();
+        let text = narinfo.print(&dir);
+        prop_assert_eq!(NarInfo::parse(&dir, &text).unwrap(), narinfo);
+    }
+
+    #[test]
+    fn signatures_are_printed_and_parsed_back(signature in signature()) {
+        prop_assert_eq!(signature.to_string().parse(), Ok(signature));
     }
 }
