@@ -10,6 +10,11 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     ("store/api", "store-api", &["store-types"]),
     ("store/nar", "store-nar", &["store-types"]),
     ("store/wire", "store-wire", &["store-types", "store-api"]),
+    (
+        "store/client",
+        "store-client",
+        &["store-types", "store-api", "store-wire"],
+    ),
     ("store/local", "store-local", &["store-types", "store-nar"]),
     ("src/sys", "droste-sys", &[]),
     ("src/sys/start", "droste-start", &[]),

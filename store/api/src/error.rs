@@ -44,6 +44,14 @@ pub enum StoreError {
         /// The path.
         path: StorePath,
     },
+    /// The server of another store says that it did not do it.
+    #[error("{message}")]
+    Remote {
+        /// Its words.
+        message: String,
+        /// The exit status it suggests (before protocol 1.26), else 1.
+        exit_status: u64,
+    },
     /// The file system or a stream failed.
     #[error("cannot {action}")]
     Io {

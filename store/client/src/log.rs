@@ -1,0 +1,98 @@
+//! What a server says during an operation.
+
+use std::collections::HashMap;
+
+use store_api::{BuildObserver, BuildResult, BuildStatus};
+use store_types::{StoreDir, StorePath};
+use store_wire::{ActivityField, StderrFrame};
+
+/// Nix's number of the activity "building a derivation".
+const ACTIVITY_BUILD: u64 = 105;
+
+/// Nix's number of the result "a line of the log".
+const RESULT_LOG_LINE: u64 = 101;
+
+/// Nix's number of the result "a line of the program that is run after builds".
+const RESULT_POST_BUILD_LOG_LINE: u64 = 107;
+
+/// How many builds may run at once; more are not told apart.
+const ACTIVITIES_MAX: usize = 1 << 16;
+
+/// Takes what the server wants to be shown: one message, without a line end.
+pub(crate) type Messages<'a> = &'a (dyn Fn(&[u8]) + Send + Sync);
+
+/// Passes frames on to whom they concern.
+pub(crate) struct Log<'a> {
+    store_dir: StoreDir,
+    observer: Option<&'a mut dyn BuildObserver>,
+    messages: Option<Messages<'a>>,
+    builds: HashMap<u64, StorePath>,
+}
+
+impl<'a> Log<'a> {
+    pub(crate) fn new(
+        store_dir: &StoreDir,
+        observer: Option<&'a mut dyn BuildObserver>,
+        messages: Option<Messages<'a>>,
+    ) -> Self {
+        Self {
+            store_dir: store_dir.clone(),
+            observer,
+            messages,
+            builds: HashMap::new(),
+        }
+    }
+
+    /// Whether nobody waits for the builds any more; asked while nothing comes.
+    pub(crate) fn is_cancelled(&mut self) -> bool {
+        self.observer
+            .as_mut()
+            .is_some_and(|observer| observer.is_cancelled())
+    }
+
+    /// Passes a frame on.
+    pub(crate) fn frame(&mut self, frame: StderrFrame) {
+        match frame {
+            StderrFrame::Next(text) => {
+                if let Some(messages) = self.messages {
+                    messages(text.strip_suffix(b"\n").unwrap_or(&text));
+                }
+            }
+            StderrFrame::StartActivity {
+                id, kind, fields, ..
+            } if kind == ACTIVITY_BUILD => {
+                let Some(ActivityField::Text(text)) = fields.first() else {
+                    return;
+                };
+                let drv = std::str::from_utf8(text)
+                    .ok()
+                    .and_then(|text| self.store_dir.parse(text).ok());
+                if let (Some(drv), Some(observer)) = (drv, &mut self.observer)
+                    && self.builds.len() < ACTIVITIES_MAX
+                {
+                    observer.started(&drv);
+                    self.builds.insert(id, drv);
+                }
+            }
+            StderrFrame::Result { id, kind, fields } => {
+                let (Some(drv), Some(observer), Some(ActivityField::Text(line))) =
+                    (self.builds.get(&id), &mut self.observer, fields.first())
+                else {
+                    return;
+                };
+                match kind {
+                    RESULT_LOG_LINE => observer.log_line(drv, line),
+                    RESULT_POST_BUILD_LOG_LINE => observer.post_build_line(drv, line),
+                    _ => {}
+                }
+            }
+            StderrFrame::StopActivity { id } => {
+                if let (Some(drv), Some(observer)) = (self.builds.remove(&id), &mut self.observer) {
+                    // How is told at the end only, and not of every derivation.
+                    observer.finished(&drv, &BuildResult::new(BuildStatus::Built, ""));
+                }
+            }
+            _ => {}
+        }
+    }
+}
