@@ -5,18 +5,22 @@
 //! limits, log and treatment of outputs ([adr/0013](../../docs/adr/0013-builtin-builders.md)).
 //!
 //! ```text
-//! /.droste/builtins     the program, read-only
-//! /.droste/derivation   the derivation, resolved
+//! /.droste/builtins            the program, read-only
+//! /.droste/derivation          the derivation, resolved
+//! /build/netrc                 only for `builtin:fetchurl`: the user's credentials
+//! /build/ca-certificates.crt   and those who may vouch for servers
 //! ```
 
+use std::io::Read;
 use std::path::Path;
 
 use bstr::BString;
-use droste_sandbox::{Mount, Node, Request};
+use droste_sandbox::{Mount, Node, Owner, Request};
 use store_types::{Derivation, StorePath};
 
 use crate::Executor;
 use crate::build_dir::BuildDir;
+use crate::builder_env::BUILD_DIR;
 use crate::error::{BuildError, environment};
 use crate::programs::write_program;
 
@@ -28,6 +32,12 @@ const PROGRAM: &str = "/.droste/builtins";
 
 /// Where the sandbox has the derivation.
 const DERIVATION: &str = "/.droste/derivation";
+
+/// The longest file of credentials in bytes: tens of thousands of hosts.
+const NETRC_BYTES_MAX: u64 = 1 << 20;
+
+/// The longest file of certificates in bytes: some hundred times what the world trusts.
+const SSL_CERT_BYTES_MAX: u64 = 32 << 20;
 
 /// The name of a derivation's builtin builder, which runs on every system; `None` if its
 /// builder is a program.
@@ -63,8 +73,57 @@ impl Executor {
             args.push(format!("output.{output}={path}").into());
         }
         request.args = args;
+        if name == b"fetchurl" {
+            self.add_downloads(request);
+        }
         Ok(())
     }
+
+    /// What a fetching builder needs of the user's. What cannot be read is not there, as in
+    /// Nix: then servers refuse it, or are refused.
+    fn add_downloads(&self, request: &mut Request) {
+        let downloads = &self.settings.downloads;
+        let mut file = |name: &str, outside: &Path, bytes_max: u64| {
+            if let Ok(contents) = read_limited(outside, bytes_max) {
+                request.nodes.push(Node::File {
+                    path: Path::new(BUILD_DIR).join(name),
+                    mode: 0o600,
+                    owner: Owner::Build,
+                    contents: contents.into(),
+                });
+            }
+        };
+        file("netrc", &downloads.netrc_file, NETRC_BYTES_MAX);
+        if let Some(certificates) = &downloads.ssl_cert_file {
+            file("ca-certificates.crt", certificates, SSL_CERT_BYTES_MAX);
+        }
+        let mirrors = downloads.hashed_mirrors.iter();
+        request
+            .args
+            .extend(mirrors.map(|mirror| format!("hashed-mirror={mirror}").into()));
+        for (name, number) in [
+            ("connect-timeout", downloads.connect_timeout_seconds),
+            (
+                "stalled-download-timeout",
+                downloads.stalled_download_timeout_seconds,
+            ),
+            ("download-attempts", downloads.download_attempts),
+        ] {
+            request.args.push(format!("{name}={number}").into());
+        }
+    }
+}
+
+/// A whole file, if it is no longer than that.
+fn read_limited(path: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    std::fs::File::open(path)?
+        .take(bytes_max + 1)
+        .read_to_end(&mut contents)?;
+    if contents.len() as u64 > bytes_max {
+        return Err(std::io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(contents)
 }
 
 #[cfg(test)]

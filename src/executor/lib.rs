@@ -41,7 +41,7 @@ pub use child::service::Shims;
 pub use context::ChildCounts;
 pub use error::BuildError;
 pub use executor::{Embedded, Executor, OpenError, ServeStore};
-pub use settings::{SandboxMode, SandboxPath, SettingError, Settings, THIS_SYSTEM};
+pub use settings::{Downloads, SandboxMode, SandboxPath, SettingError, Settings, THIS_SYSTEM};
 pub use unit::UnitOutcome;
 
 use store_types::StorePath;

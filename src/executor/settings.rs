@@ -117,6 +117,59 @@ pub struct Settings {
     pub max_silent_time: Option<Duration>,
     /// How many lines of a failed build's log its error repeats.
     pub log_lines: usize,
+    /// How `builtin:fetchurl` fetches.
+    pub downloads: Downloads,
+}
+
+/// How `builtin:fetchurl` fetches: Nix's settings of these names, with the same defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Downloads {
+    /// `hashed-mirrors`: where flat files are looked for first, as `URL/ALGORITHM/HEX`.
+    pub hashed_mirrors: Vec<String>,
+    /// `netrc-file`: credentials by host. There may be none.
+    pub netrc_file: PathBuf,
+    /// `ssl-cert-file`: the certificates of those who may vouch for servers. Without it, no
+    /// server is believed.
+    pub ssl_cert_file: Option<PathBuf>,
+    /// `connect-timeout`; 0 for as long as it takes.
+    pub connect_timeout_seconds: u32,
+    /// `stalled-download-timeout`; 0 for as long as it takes.
+    pub stalled_download_timeout_seconds: u32,
+    /// `download-attempts`.
+    pub download_attempts: u32,
+}
+
+impl Downloads {
+    /// What the variables of the environment and the machine's files say. Without a
+    /// variable's value, that of `None`.
+    pub fn of_environment(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Self {
+        let path = |name: &str| {
+            variable(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        let conf_dir = path("NIX_CONF_DIR").unwrap_or_else(|| "/etc/nix".into());
+        let usual = [
+            "/etc/ssl/certs/ca-certificates.crt",
+            "/nix/var/nix/profiles/default/etc/ssl/certs/ca-bundle.crt",
+        ];
+        let usual = || {
+            usual
+                .into_iter()
+                .map(PathBuf::from)
+                .find(|path| path.exists())
+        };
+        Self {
+            hashed_mirrors: Vec::new(),
+            netrc_file: conf_dir.join("netrc"),
+            ssl_cert_file: path("NIX_SSL_CERT_FILE")
+                .or_else(|| path("SSL_CERT_FILE"))
+                .or_else(usual),
+            connect_timeout_seconds: 15,
+            stalled_download_timeout_seconds: 300,
+            download_attempts: 5,
+        }
+    }
 }
 
 /// The processor and kernel of this machine as Nix names them.
@@ -180,6 +233,7 @@ impl Settings {
             timeout: None,
             max_silent_time: None,
             log_lines: 25,
+            downloads: Downloads::of_environment(|name| std::env::var_os(name)),
         }
     }
 
@@ -204,6 +258,7 @@ impl Settings {
             _ => Err(bad("`true` or `false`")),
         };
         let number = || text.parse::<u64>().map_err(|_| bad("a number"));
+        let count = || text.parse::<u32>().map_err(|_| bad("a number"));
         let seconds = || Ok(Some(number()?).filter(|n| *n > 0).map(Duration::from_secs));
         let program = || Some(PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
         let (name, is_extra) = match name.strip_prefix("extra-") {
@@ -294,6 +349,21 @@ impl Settings {
                 self.max_jobs = std::thread::available_parallelism().map_or(1, usize::from);
             }
             "max-jobs" => self.max_jobs = number()? as usize,
+            "hashed-mirrors" => {
+                if !is_extra {
+                    self.downloads.hashed_mirrors.clear();
+                }
+                self.downloads
+                    .hashed_mirrors
+                    .extend(words().map(String::from));
+            }
+            "netrc-file" => self.downloads.netrc_file = PathBuf::from(text),
+            "ssl-cert-file" => self.downloads.ssl_cert_file = program(),
+            "connect-timeout" => self.downloads.connect_timeout_seconds = count()?,
+            "stalled-download-timeout" => {
+                self.downloads.stalled_download_timeout_seconds = count()?;
+            }
+            "download-attempts" => self.downloads.download_attempts = count()?,
             _ => return Err(SettingError::Unknown(name.to_owned())),
         }
         Ok(())
@@ -483,6 +553,26 @@ mod tests {
         assert_eq!(settings.impure_env["http_proxy"], "p");
         assert_eq!(settings.impure_env["no"], "");
         assert_eq!(settings.timeout, None);
+        settings
+            .set("hashed-mirrors", "http://a http://b/")
+            .unwrap();
+        settings.set("extra-hashed-mirrors", "http://c").unwrap();
+        settings.set("ssl-cert-file", "/certificates").unwrap();
+        settings.set("netrc-file", "/netrc").unwrap();
+        settings.set("connect-timeout", "0").unwrap();
+        settings.set("stalled-download-timeout", "7").unwrap();
+        settings.set("download-attempts", "1").unwrap();
+        let expected = Downloads {
+            hashed_mirrors: ["http://a", "http://b/", "http://c"]
+                .map(String::from)
+                .into(),
+            netrc_file: "/netrc".into(),
+            ssl_cert_file: Some("/certificates".into()),
+            connect_timeout_seconds: 0,
+            stalled_download_timeout_seconds: 7,
+            download_attempts: 1,
+        };
+        assert_eq!(settings.downloads, expected);
     }
 
     #[test]
@@ -515,5 +605,22 @@ mod tests {
         assert_eq!(again.sandbox_paths, settings.sandbox_paths);
         assert_eq!(again.timeout, settings.timeout);
         assert_eq!(again.system_features, settings.system_features);
+    }
+
+    #[test]
+    fn nix_s_variable_for_certificates_wins_over_the_common_one() {
+        let with = |set: &[(&str, &str)]| {
+            Downloads::of_environment(|name| {
+                let found = set.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| value.into())
+            })
+        };
+        let both = with(&[("SSL_CERT_FILE", "/ssl"), ("NIX_SSL_CERT_FILE", "/nix")]);
+        assert_eq!(both.ssl_cert_file, Some("/nix".into()));
+        let one = with(&[("SSL_CERT_FILE", "/ssl"), ("NIX_SSL_CERT_FILE", "")]);
+        assert_eq!(one.ssl_cert_file, Some("/ssl".into()));
+        assert_eq!(one.netrc_file, PathBuf::from("/etc/nix/netrc"));
+        let conf = with(&[("NIX_CONF_DIR", "/conf")]);
+        assert_eq!(conf.netrc_file, PathBuf::from("/conf/netrc"));
     }
 }

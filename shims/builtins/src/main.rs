@@ -1,5 +1,5 @@
-//! The builders that derivations name instead of a program: `builtin:buildenv` and
-//! `builtin:unpack-channel`.
+//! The builders that derivations name instead of a program: `builtin:fetchurl`,
+//! `builtin:buildenv` and `builtin:unpack-channel`.
 //!
 //! The executor runs this program in a sandbox like any other builder's, in its place
 //! (docs/adr/0013-builtin-builders.md): what it gets are the builder's environment and the
@@ -12,6 +12,7 @@ mod archive;
 mod buildenv;
 mod channel;
 mod decompress;
+mod fetch;
 mod request;
 
 use std::error::Error;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn Error>> {
     let request = Request::read(std::env::args_os().skip(1))?;
     match &*request.builder {
+        "fetchurl" => fetch::fetch(&request)?,
         "buildenv" => buildenv::build(&request)?,
         "unpack-channel" => channel::unpack(&request)?,
         _ => return Err(RequestError::NoSuchBuilder(request.builder).into()),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bstr::ByteSlice;
 use store_types::{Derivation, StoreDir};
@@ -14,6 +15,8 @@ use crate::FileError;
 ///
 /// ```text
 /// BUILDER derivation=FILE store=DIR output.NAME=PATH…
+///     [hashed-mirror=URL]… [connect-timeout=SECONDS] [stalled-download-timeout=SECONDS]
+///     [download-attempts=NUMBER]
 /// ```
 ///
 /// The derivation is read from a file, and not from the environment: there is no variable
@@ -26,6 +29,44 @@ pub struct Request {
     pub drv: Derivation,
     /// Where each output goes.
     outputs: BTreeMap<String, PathBuf>,
+    /// Where files are to be had by their hashes.
+    pub hashed_mirrors: Vec<String>,
+    /// For what is fetched.
+    pub limits: Limits,
+}
+
+/// How long to wait for servers, and how often to ask them. Nix's settings of these names, with
+/// the same defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// For a connection; `None` for as long as it takes.
+    pub connect_timeout: Option<Duration>,
+    /// For the next byte; `None` for as long as it takes.
+    pub stalled_timeout: Option<Duration>,
+    /// How often a transfer is tried.
+    pub attempts: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Some(Duration::from_secs(15)),
+            stalled_timeout: Some(Duration::from_secs(300)),
+            attempts: 5,
+        }
+    }
+}
+
+impl Limits {
+    /// For messages.
+    pub fn stalled_seconds(&self) -> u64 {
+        self.stalled_timeout.map_or(0, |timeout| timeout.as_secs())
+    }
+}
+
+/// 0 is no limit.
+fn seconds(number: u32) -> Option<Duration> {
+    (number > 0).then(|| Duration::from_secs(number.into()))
 }
 
 /// A request or a derivation that nothing can be built from.
@@ -58,6 +99,8 @@ impl Request {
         let mut file = None;
         let mut store_dir = StoreDir::default();
         let mut outputs = BTreeMap::new();
+        let mut hashed_mirrors = Vec::new();
+        let mut limits = Limits::default();
         for arg in args {
             let malformed = || RequestError::Argument(arg.to_string_lossy().into_owned());
             let Some((key, value)) = arg.as_bytes().split_once_str("=") else {
@@ -70,6 +113,18 @@ impl Request {
                 "store" => {
                     let text = value.to_str().ok_or_else(malformed)?;
                     store_dir = StoreDir::new(text).ok_or_else(malformed)?;
+                }
+                "hashed-mirror" => {
+                    hashed_mirrors.push(value.to_str().ok_or_else(malformed)?.to_owned());
+                }
+                key @ ("connect-timeout" | "stalled-download-timeout" | "download-attempts") => {
+                    let number = value.to_str().and_then(|text| text.parse().ok());
+                    let number: u32 = number.ok_or_else(malformed)?;
+                    match key {
+                        "connect-timeout" => limits.connect_timeout = seconds(number),
+                        "stalled-download-timeout" => limits.stalled_timeout = seconds(number),
+                        _ => limits.attempts = number,
+                    }
                 }
                 key => {
                     let name = key.strip_prefix("output.").ok_or_else(malformed)?;
@@ -84,6 +139,8 @@ impl Request {
             builder: builder.ok_or_else(|| missing(""))?,
             drv: Derivation::parse(&store_dir, &text).map_err(RequestError::Derivation)?,
             outputs,
+            hashed_mirrors,
+            limits,
         })
     }
 
@@ -123,6 +180,8 @@ pub mod tests {
                 ..Derivation::default()
             },
             outputs: BTreeMap::from([("out".to_owned(), out.to_owned())]),
+            hashed_mirrors: Vec::new(),
+            limits: Limits::default(),
         }
     }
 
@@ -141,11 +200,21 @@ pub mod tests {
             format!("derivation={}", file.display()),
             "store=/nix/store".to_owned(),
             "output.out=/nix/store/a=b".to_owned(),
+            "hashed-mirror=http://h/?a=b".to_owned(),
+            "connect-timeout=0".to_owned(),
+            "download-attempts=1".to_owned(),
         ];
         let request = Request::read(args.iter().map(OsString::from)).unwrap();
         assert_eq!(request.builder, "x");
         assert_eq!(request.needed("a").unwrap(), b"b");
         assert_eq!(request.out().unwrap(), Path::new("/nix/store/a=b"));
+        assert_eq!(request.hashed_mirrors, ["http://h/?a=b"]);
+        let limits = Limits {
+            connect_timeout: None,
+            attempts: 1,
+            ..Limits::default()
+        };
+        assert_eq!(request.limits, limits);
         let error = request.needed("c").unwrap_err();
         assert_eq!(error.to_string(), "attribute 'c' missing");
         let error = Request::read(["x", "y=z"].map(OsString::from).into_iter());
