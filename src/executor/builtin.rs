@@ -2,7 +2,7 @@
 //!
 //! What does their work is a program that Droste carries in itself. It runs in the sandbox in
 //! which any other builder of that derivation would run, as the same user, with the same
-//! limits, log and treatment of outputs ([adr/0013](../../docs/adr/0013-builtin-builders.md)).
+//! limits, log and treatment of outputs ([adr/0015](../../docs/adr/0015-builtin-builders.md)).
 //!
 //! ```text
 //! /.droste/builtins            the program, read-only

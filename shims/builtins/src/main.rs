@@ -2,7 +2,7 @@
 //! `builtin:buildenv` and `builtin:unpack-channel`.
 //!
 //! The executor runs this program in a sandbox like any other builder's, in its place
-//! (docs/adr/0013-builtin-builders.md): what it gets are the builder's environment and the
+//! (docs/adr/0015-builtin-builders.md): what it gets are the builder's environment and the
 //! derivation, and all that it can reach is what a builder could.
 //!
 //! What the builders do, and the texts of their failures, are those of Nix 2.34
