@@ -186,16 +186,25 @@ impl<'a> Attempt<'a> {
         let required = &options.required_system_features;
         let available = &settings.system_features;
         let runs = builtin_name(drv).is_some() || settings.runs(&drv.system);
-        if !runs || !required.is_subset(available) {
+        let mut reasons = Vec::new();
+        if !runs {
+            reasons.push(format!(
+                "platform mismatch; required system: `{}`; current system: `{}`",
+                drv.system, settings.system
+            ));
+        }
+        if !required.is_subset(available) {
             let list = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(", ");
+            reasons.push(format!(
+                "missing system features; required features: {{{}}}; available features: {{{}}}",
+                list(required),
+                list(available)
+            ));
+        }
+        if !reasons.is_empty() {
             return Err(BuildError::WrongSystem {
                 drv: self.text.clone(),
-                system: drv.system.to_string(),
-                required: list(required),
-                ours: settings.system.clone(),
-                available: list(available),
-                is_foreign: !runs,
-                misses_features: !required.is_subset(available),
+                why: reasons.join("; reason: "),
             });
         }
         if options.no_chroot && settings.sandbox == SandboxMode::Enabled {

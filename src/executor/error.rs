@@ -45,25 +45,12 @@ pub enum BuildError {
         input: String,
     },
     /// Another system or feature is required.
-    #[error(
-        "cannot build `{drv}`; reason: {}",
-        wrong_system((system, ours), *is_foreign, (required, available), *misses_features)
-    )]
+    #[error("cannot build `{drv}`; reason: {why}")]
     WrongSystem {
         /// The derivation.
         drv: String,
-        /// The system it asks for.
-        system: String,
-        /// The features it asks for.
-        required: String,
-        /// Our systems.
-        ours: String,
-        /// Our features.
-        available: String,
-        /// The system is none of ours.
-        is_foreign: bool,
-        /// Not all features are ours.
-        misses_features: bool,
+        /// What it requires and what there is.
+        why: String,
     },
     /// Something in the derivation is not supported.
     #[error("derivation `{drv}` needs {what}, which is not supported yet")]
@@ -364,25 +351,6 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// Why a derivation is not for this machine.
-fn wrong_system(
-    (system, ours): (&str, &str),
-    is_foreign: bool,
-    (required, available): (&str, &str),
-    misses_features: bool,
-) -> String {
-    let platform =
-        format!("platform mismatch; required system: `{system}`; current system: `{ours}`");
-    let features = format!(
-        "missing system features; required features: {{{required}}}; \
-         available features: {{{available}}}"
-    );
-    let reasons = [(is_foreign, platform), (misses_features, features)];
-    let reasons = reasons.into_iter().filter(|(applies, _)| *applies);
-    let reasons: Vec<String> = reasons.map(|(_, reason)| reason).collect();
-    reasons.join("; reason: ")
 }
 
 /// Wraps what the machine could not do into a [`BuildError`].
