@@ -1,7 +1,6 @@
 //! The whole store, as the daemon's clients see it.
 //!
-//! Who may connect may do all of this: the socket is its owner's. Collecting
-//! garbage, mending and finding roots are left to Nix.
+//! Who may connect may do all of this: the socket is its owner's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read, Write};
@@ -13,7 +12,7 @@ use store_api::{
     BoxError, BuildMode, BuildObserver, BuildResult, GcRequest, GcResult, KeyedBuildResult,
     Missing, Roots, Store, StoreError, VerifyRequest,
 };
-use store_local::LocalStore;
+use store_local::{GcAction, GcOptions, LocalStore, Unobserved};
 use store_types::{
     ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm, HashModulo, PathInfo,
     Realisation, StoreDir, StorePath,
@@ -232,8 +231,16 @@ impl Store for OpenStore {
             .map_err(failed("add a root"))
     }
 
-    fn find_roots(&self, _censor: bool) -> Result<Roots, StoreError> {
-        self.refuse("FindRoots")
+    fn add_perm_root(&self, path: &StorePath, link: &Path) -> Result<(), StoreError> {
+        self.store()
+            .add_perm_root(path, link)
+            .map_err(failed("add a root"))
+    }
+
+    fn find_roots(&self, censor: bool) -> Result<Roots, StoreError> {
+        self.store()
+            .find_roots(censor)
+            .map_err(failed("find roots"))
     }
 
     fn build_paths(
@@ -265,8 +272,30 @@ impl Store for OpenStore {
         self.refuse("AddBuildLog")
     }
 
-    fn collect_garbage(&self, _request: &GcRequest) -> Result<GcResult, StoreError> {
-        self.refuse("CollectGarbage")
+    fn collect_garbage(&self, request: &GcRequest) -> Result<GcResult, StoreError> {
+        let action = match request.action {
+            store_api::GcAction::ReturnLive => GcAction::ReturnLive,
+            store_api::GcAction::ReturnDead => GcAction::ReturnDead,
+            store_api::GcAction::DeleteDead => GcAction::DeleteDead,
+            store_api::GcAction::DeleteSpecific => GcAction::DeleteSpecific,
+        };
+        let options = GcOptions {
+            paths_to_delete: request.paths_to_delete.clone(),
+            ignore_liveness: request.ignore_liveness,
+            max_freed_bytes: request.max_freed_bytes,
+            ..GcOptions::new(action)
+        };
+        let report = self
+            .store()
+            .collect_garbage(&options, &mut Unobserved)
+            .map_err(failed("collect garbage"))?;
+        if let Some(failure) = report.failures.into_iter().next() {
+            return Err(failed("collect garbage")(failure));
+        }
+        Ok(GcResult {
+            paths: report.paths,
+            bytes_freed: report.bytes_freed,
+        })
     }
 
     fn optimise(&self) -> Result<(), StoreError> {

@@ -326,6 +326,10 @@ impl Store for SharedStore {
         self.own.add_indirect_root(link)
     }
 
+    fn add_perm_root(&self, path: &StorePath, link: &Path) -> Result<(), StoreError> {
+        self.own.add_perm_root(path, link)
+    }
+
     fn find_roots(&self, censor: bool) -> Result<Roots, StoreError> {
         self.own.find_roots(censor)
     }

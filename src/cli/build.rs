@@ -31,6 +31,13 @@ pub struct BuildArgs {
     /// Print what became of each derivation as JSON
     #[arg(long)]
     json: bool,
+    /// Make links to the outputs, which are not collected as garbage then as long as the links
+    /// are there: PATH, PATH-1, … for each derivation, with -OUTPUT for all outputs but `out`
+    #[arg(short, long, value_name = "PATH")]
+    out_link: Option<PathBuf>,
+    /// Make no links, which is the default
+    #[arg(long, conflicts_with = "out_link")]
+    no_link: bool,
     /// Run builders whose outputs are valid already, too, and compare the outputs
     #[arg(long)]
     rebuild: bool,
@@ -187,11 +194,14 @@ pub fn run(context: &Context, args: &BuildArgs) -> Result<u8, CommandError> {
     };
     let wanted: Vec<DerivedPath> = requested.iter().map(Requested::to_derived_path).collect();
     let outcomes = reporter.during(|| executor.build(&wanted, mode, &reporter))?;
-    drop(executor);
     let results: Vec<BuildJson> = requested
         .iter()
         .map(|request| BuildJson::new(store.store_dir(), request, &outcomes))
         .collect();
+    if let Some(link) = &args.out_link {
+        make_links(&store, link, &results)?;
+    }
+    drop(executor);
     if args.json {
         print(&to_json(&results))?;
     } else {
@@ -226,6 +236,41 @@ pub fn run(context: &Context, args: &BuildArgs) -> Result<u8, CommandError> {
         status.always(format!("hint: {hint}").as_bytes());
     }
     Err(CommandError::told(exit_code::of_failures(failures)))
+}
+
+/// A place that links cannot be made at.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot find out where `{}` is", path.display())]
+struct LinkError {
+    path: PathBuf,
+    #[source]
+    source: std::io::Error,
+}
+
+/// Makes roots of all outputs, named as `nix build` names them.
+fn make_links(
+    store: &LocalStore,
+    link: &std::path::Path,
+    results: &[BuildJson],
+) -> Result<(), CommandError> {
+    let link = std::path::absolute(link).map_err(|source| LinkError {
+        path: link.to_owned(),
+        source,
+    })?;
+    for (number, result) in results.iter().enumerate() {
+        for (output, path) in &result.outputs {
+            let mut name = link.as_os_str().to_owned();
+            if number > 0 {
+                name.push(format!("-{number}"));
+            }
+            if output != "out" {
+                name.push(format!("-{output}"));
+            }
+            let path = store.store_dir().parse(path)?;
+            store.add_perm_root(&path, std::path::Path::new(&name))?;
+        }
+    }
+    Ok(())
 }
 
 fn hint_for(error: &BuildError) -> Option<&'static str> {

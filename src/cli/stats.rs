@@ -159,7 +159,7 @@ fn by_count(reasons: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
     all
 }
 
-fn bytes_text(bytes: u64) -> String {
+pub fn bytes_text(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
     let mut unit = 0;

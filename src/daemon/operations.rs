@@ -59,6 +59,16 @@ fn refused(operation: &'static str) -> StoreError {
     StoreError::Refused { operation }
 }
 
+fn absolute(link: &[u8]) -> Result<&Path, StoreError> {
+    let link = Path::new(OsStr::from_bytes(link));
+    match link.is_absolute() {
+        true => Ok(link),
+        false => Err(StoreError::BadRequest {
+            what: format!("`{}` is not an absolute path", link.display()),
+        }),
+    }
+}
+
 fn without_payload<R: Read, W: Write + Send>(
     connection: &mut Connection<'_, R, W>,
     request: Request,
@@ -134,16 +144,16 @@ fn without_payload<R: Read, W: Write + Send>(
             Response::Bool(true)
         }
         Request::AddIndirectRoot(link) => {
-            let link = Path::new(OsStr::from_bytes(&link));
-            if !link.is_absolute() {
-                let what = format!("`{}` is not an absolute path", link.display());
-                return Err(StoreError::BadRequest { what });
-            }
-            store.add_indirect_root(link)?;
+            store.add_indirect_root(absolute(&link)?)?;
             Response::Bool(true)
         }
-        // A client can make a symbolic link itself, and then `AddIndirectRoot`.
-        Request::AddPermRoot { .. } => return Err(refused(operation)),
+        // The link is made with the server's rights.
+        Request::AddPermRoot { .. } if !trusted => return Err(refused(operation)),
+        Request::AddPermRoot { path, link } => {
+            let link = absolute(&link)?;
+            store.add_perm_root(&path, link)?;
+            Response::Link(link.to_owned())
+        }
         Request::SyncWithGC => Response::Bool(true),
         Request::FindRoots => Response::Roots(store.find_roots(!trusted)?),
         Request::SetOptions(_) => Response::Nothing,

@@ -492,6 +492,10 @@ impl Store for RestrictedStore {
         Ok(())
     }
 
+    fn add_perm_root(&self, _path: &StorePath, _link: &Path) -> Result<(), StoreError> {
+        self.refuse("make a root")
+    }
+
     fn find_roots(&self, _censor: bool) -> Result<Roots, StoreError> {
         Ok(Roots::new())
     }

@@ -2,7 +2,9 @@
 
 mod add;
 mod dump;
+mod gc;
 mod path_info;
+mod roots;
 mod verify;
 
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use super::error::{CommandError, Hint};
 use super::store_arg::{StoreArgError, StorePlace};
 use crate::wiring;
 
-/// Look into the store, and add to it
+/// Look into the store, add to it, and keep it in order
 #[derive(Debug, Args)]
 pub struct StoreArgs {
     #[command(subcommand)]
@@ -28,6 +30,9 @@ enum StoreCommand {
     Add(add::AddArgs),
     PathInfo(path_info::PathInfoArgs),
     Dump(dump::DumpArgs),
+    Gc(gc::GcArgs),
+    Delete(gc::DeleteArgs),
+    Roots(roots::RootsArgs),
     Verify(verify::VerifyArgs),
 }
 
@@ -52,6 +57,9 @@ pub fn run(context: &Context, args: &StoreArgs) -> Result<u8, CommandError> {
         StoreCommand::Add(args) => add::run(context, args),
         StoreCommand::PathInfo(args) => path_info::run(context, args),
         StoreCommand::Dump(args) => dump::run(context, args),
+        StoreCommand::Gc(args) => gc::run(context, args),
+        StoreCommand::Delete(args) => gc::delete(context, args),
+        StoreCommand::Roots(args) => roots::run(context, args),
         StoreCommand::Verify(args) => verify::run(context, args),
     }
 }

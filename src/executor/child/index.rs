@@ -8,15 +8,19 @@
 //! On disk: `var/droste/children.sqlite` beside Nix's own database. It can be lost
 //! at any time; then children are built again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use store_types::StorePath;
 
 use super::outcome::{ChildFile, ChildResult};
 use super::stand_in::verdict::Verdict;
+
+/// How many notes of use are held in memory.
+const USES_MAX: usize = 1000;
 
 /// A change of the table's meaning changes its name.
 const SCHEMA: &str = "
@@ -31,6 +35,10 @@ const SCHEMA: &str = "
         number integer primary key autoincrement,
         drv text unique not null
     );
+    create table if not exists Uses1 (
+        drv text primary key not null,
+        used integer not null
+    ) without rowid;
     create table if not exists Verdicts1 (
         drv text primary key not null,
         verdict text not null
@@ -61,6 +69,8 @@ pub struct Index {
     database: Mutex<Connection>,
     known: Mutex<HashMap<StorePath, Arc<Child>>>,
     verdicts: Mutex<HashMap<StorePath, Verdict>>,
+    /// Children that were used since that was last written, and when.
+    uses: Mutex<HashMap<StorePath, i64>>,
 }
 
 impl Index {
@@ -80,6 +90,7 @@ impl Index {
             database: Mutex::new(database),
             known: Mutex::default(),
             verdicts: Mutex::default(),
+            uses: Mutex::default(),
         })
     }
 
@@ -126,6 +137,7 @@ impl Index {
 
     /// Remembers a child whose output is valid.
     pub fn put(&self, drv: &StorePath, child: Arc<Child>) -> Result<(), IndexError> {
+        self.note_use(drv);
         self.insert(drv, child, true)
     }
 
@@ -177,6 +189,61 @@ impl Index {
             known.insert(drv.clone(), child);
         }
         Ok(())
+    }
+
+    /// Notes that a child is used now, which is written when there are many such notes, or the
+    /// index is closed: a hit must not wait for a disk.
+    pub fn note_use(&self, drv: &StorePath) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        });
+        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        uses.insert(drv.clone(), now);
+        if uses.len() < USES_MAX {
+            return;
+        }
+        let uses = std::mem::take(&mut *uses);
+        // What is lost lets a child seem older than it is.
+        let _ = self.write_uses(uses);
+    }
+
+    fn write_uses(&self, uses: HashMap<StorePath, i64>) -> Result<(), rusqlite::Error> {
+        if uses.is_empty() {
+            return Ok(());
+        }
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let change = database.transaction()?;
+        let mut insert =
+            change.prepare_cached("insert or replace into Uses1 (drv, used) values (?, ?)")?;
+        for (drv, used) in uses {
+            insert.execute(params![drv.base_name(), used])?;
+        }
+        drop(insert);
+        change.commit()
+    }
+
+    /// The outputs of all children, those used last first; of children that were never used
+    /// again, and of those used in one second, the newest first.
+    pub fn outputs_last_used_first(&self) -> Result<Vec<StorePath>, IndexError> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut query = database
+            .prepare(
+                "select output from Children2 left join Uses1 using (drv)
+                 left join Order1 using (drv)
+                 order by coalesce(used, 0) desc, coalesce(number, 0) desc",
+            )
+            .map_err(|source| self.error(source))?;
+        let rows = query
+            .query_map([], |row| row.get::<_, String>(0))
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|source| self.error(source))?;
+        let mut seen = HashSet::new();
+        Ok(rows
+            .iter()
+            .filter_map(|output| StorePath::from_base_name(output).ok())
+            .filter(|output| seen.insert(output.clone()))
+            .collect())
     }
 
     /// Takes a child out of the [order](Self::select): it is no call's own.
@@ -309,6 +376,14 @@ impl Index {
     }
 }
 
+impl Drop for Index {
+    fn drop(&mut self) {
+        let uses = self.uses.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let uses = std::mem::take(uses);
+        let _ = self.write_uses(uses);
+    }
+}
+
 /// The row's form: status (256 for none), the two lengths, then each file:
 /// whether it is executable, its length, its path; integers are little-endian.
 fn encode(result: &ChildResult) -> Vec<u8> {
@@ -420,6 +495,16 @@ mod tests {
         assert_eq!(order(&again), [drv.clone(), other.clone()]);
         again.set_aside(&other).unwrap();
         assert_eq!(order(&again), std::slice::from_ref(&drv));
+        let older = Child {
+            output: other.clone(),
+            ..child()
+        };
+        again.put(&other, Arc::new(older)).unwrap();
+        again.uses.lock().unwrap().insert(other.clone(), 1);
+        drop(again);
+        let again = Index::open(&file).unwrap();
+        let outputs = [child().output, other.clone()];
+        assert_eq!(again.outputs_last_used_first().unwrap(), outputs);
         again.forget(&drv).unwrap();
         assert_eq!(Index::open(&file).unwrap().get(&drv).unwrap(), None);
     }

@@ -243,6 +243,7 @@ impl Executor {
             return Ok(None);
         };
         if self.crashes.is_sound(&self.store, &child.output) {
+            self.index.note_use(drv_path);
             return Ok(Some(child));
         }
         self.index.forget(drv_path).map_err(failed)?;

@@ -121,6 +121,10 @@ pub trait Store: Send + Sync {
     /// Makes the target of this link, which lies outside the store, a root.
     fn add_indirect_root(&self, link: &Path) -> Result<(), StoreError>;
 
+    /// Makes a link to a valid path, which is a root as long as the link is there; only a link
+    /// to a path of the store may be replaced.
+    fn add_perm_root(&self, path: &StorePath, link: &Path) -> Result<(), StoreError>;
+
     /// All garbage collector roots; with `censor`, without naming those that an
     /// ordinary user could not see.
     fn find_roots(&self, censor: bool) -> Result<Roots, StoreError>;

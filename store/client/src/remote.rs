@@ -659,6 +659,11 @@ impl Store for RemoteStore {
         self.nothing(Request::AddIndirectRoot(link))
     }
 
+    fn add_perm_root(&self, path: &StorePath, link: &Path) -> Result<(), StoreError> {
+        // The inherent method, which tells the link, too.
+        Self::add_perm_root(self, path, link).map(drop)
+    }
+
     /// What is censored is up to the server.
     fn find_roots(&self, _censor: bool) -> Result<Roots, StoreError> {
         let response = self.call(Request::FindRoots)?;

@@ -207,6 +207,25 @@ pub enum LocalError {
         /// The one it depends on.
         dependency: String,
     },
+    /// A path cannot be deleted, because it is needed.
+    #[error("path `{path}` cannot be deleted: {}", match keeper {
+        Some(keeper) => format!("it is needed by `{keeper}`"),
+        None => "it is still alive, as `droste store roots` and `nix-store --query --roots` show".to_owned(),
+    })]
+    StillAlive {
+        /// The path.
+        path: StorePath,
+        /// What needs it, unless that is a root.
+        keeper: Option<StorePath>,
+    },
+    /// A link cannot be a root.
+    #[error("`{link}` cannot be a root: {reason}", link = link.display())]
+    RootRefused {
+        /// The link.
+        link: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
     /// The garbage collector holds its lock, but does not answer.
     #[error("the garbage collector holds `{path}`, but does not answer", path = path.display())]
     CollectorSilent {

@@ -27,7 +27,7 @@
 //! 4. A temporary directory that nobody has locked belongs to nobody, and the
 //!    next who opens the store removes it.
 //!
-//! Nothing here collects garbage; Nix may, at any time.
+//! Garbage may be collected at any time, by Nix or by [`LocalStore::collect_garbage`].
 //!
 //! Source: nix 2.8 and 2.34, `src/libstore/local-store.cc`, `gc.cc`,
 //! `pathlocks.cc`, and what those versions write.
@@ -37,10 +37,13 @@ mod borrowed;
 mod canonicalise;
 mod db;
 mod error;
+mod gc;
+mod gcroots;
 mod layout;
 mod locks;
 mod output;
 mod roots;
+mod runtime_roots;
 mod schema;
 mod store;
 mod temp;
@@ -49,6 +52,8 @@ mod verify;
 pub use add::FileObject;
 pub use canonicalise::{Canonicaliser, canonicalise};
 pub use error::LocalError;
+pub use gc::{GcAction, GcObserver, GcOptions, GcReport, Unobserved};
+pub use gcroots::Roots;
 pub use locks::PathLocks;
 pub use output::OutputTree;
 pub use store::{LocalStore, Registration};

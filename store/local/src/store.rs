@@ -610,7 +610,7 @@ impl LocalStore {
         })
     }
 
-    fn parse(&self, text: &str) -> Result<StorePath, LocalError> {
+    pub(crate) fn parse(&self, text: &str) -> Result<StorePath, LocalError> {
         self.dir.parse(text).map_err(|_| LocalError::MalformedRow {
             row: text.to_owned(),
             column: "path",

@@ -205,6 +205,13 @@ pub fn open_lock_file(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> 
     )?)
 }
 
+/// Opens a file that exists for reading and writing.
+pub fn open_to_write(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    fault::point()?;
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | CLOSE;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
+}
+
 /// Makes a directory.
 pub fn make_dir(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> io::Result<()> {
     fault::point()?;

@@ -40,7 +40,7 @@ pub use error::NarError;
 pub use git::{GIT_TREES_LEN_MAX, GitHasher, git_hash_tree};
 pub use hasher::Hasher;
 pub use parse::copy;
-pub use remove::remove_tree;
+pub use remove::{measure_tree, remove_tree, remove_tree_measured};
 pub use restore::{RestoreWriter, restore};
 pub use rewrite::{HashModuloSink, HashModuloVariant, RewritingWriter, rewrite_tree};
 pub use scan::{RefScanner, Tee};

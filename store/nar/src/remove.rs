@@ -21,11 +21,73 @@ const LISTINGS_MAX: usize = 100;
 /// deeper than 64 directories is first moved up. Directories without
 /// permissions are given them. A mount point inside is an error.
 pub fn remove_tree(dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), NarError> {
+    remove(dir, name, None)
+}
+
+/// [`remove_tree`], and how many bytes that sets free, as Nix counts them: the lengths of what is
+/// no directory and has one name, or two, of which one is then taken to lie among the store's
+/// links.
+///
+/// Source: nix `src/libutil/unix/file-system.cc`.
+pub fn remove_tree_measured(dir: BorrowedFd<'_>, name: &OsStr) -> Result<u64, NarError> {
+    let mut freed = 0;
+    remove(dir, name, Some(&mut freed))?;
+    Ok(freed)
+}
+
+/// How many bytes [`remove_tree_measured`] would set free; nothing is changed. What cannot be
+/// read, or lies deeper than an object of a store can, is not counted.
+pub fn measure_tree(dir: BorrowedFd<'_>, name: &OsStr) -> u64 {
+    let mut size = 0;
+    let mut stack = Vec::new();
+    if let Ok(Some(stat)) = fs::stat_if_exists(dir, name) {
+        size += freed_by(&stat);
+        if Kind::of(&stat) == Kind::Directory {
+            stack.extend(frame_of(dir, name));
+        }
+    }
+    while let Some(frame) = stack.last_mut() {
+        let Some(entry) = frame.entries.pop() else {
+            stack.pop();
+            continue;
+        };
+        let Ok(Some(stat)) = fs::stat_if_exists(frame.fd.as_fd(), &entry.name) else {
+            continue;
+        };
+        size += freed_by(&stat);
+        if Kind::of(&stat) == Kind::Directory && stack.len() < DEPTH_MAX {
+            let child = stack
+                .last()
+                .and_then(|frame| frame_of(frame.fd.as_fd(), &entry.name));
+            stack.extend(child);
+        }
+    }
+    size
+}
+
+fn frame_of(dir: BorrowedFd<'_>, name: &OsStr) -> Option<Frame> {
+    let fd = fs::open_dir_same_mount(dir, name).ok()?;
+    let entries = fs::list(fd.as_fd()).ok()?;
+    Some(Frame { fd, entries })
+}
+
+fn freed_by(stat: &fs::Stat) -> u64 {
+    if Kind::of(stat) == Kind::Directory || stat.st_nlink > 2 {
+        return 0;
+    }
+    u64::try_from(stat.st_size).unwrap_or(0)
+}
+
+fn remove(dir: BorrowedFd<'_>, name: &OsStr, mut freed: Option<&mut u64>) -> Result<(), NarError> {
     let mut path = PathBuf::from(name);
     match fs::stat_if_exists(dir, name) {
         Ok(None) => return Ok(()),
         Ok(Some(stat)) if Kind::of(&stat) != Kind::Directory => {
-            return ignore_missing(fs::unlink(dir, name)).map_err(io_error("remove", &path));
+            ignore_missing(fs::unlink(dir, name)).map_err(io_error("remove", &path))?;
+            if let Some(freed) = freed {
+                *freed += freed_by(&stat);
+            }
+            return Ok(());
         }
         Ok(Some(_)) => {}
         Err(error) => return Err(io_error("examine", &path)(error)),
@@ -37,7 +99,7 @@ pub fn remove_tree(dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), NarError> {
         let Some(root) = open_writable(dir, name, &path)? else {
             return Ok(());
         };
-        empty(&root, &mut path, &mut lifted)?;
+        empty(&root, &mut path, &mut lifted, freed.as_deref_mut())?;
         match ignore_missing(fs::remove_dir(dir, name)) {
             Ok(()) => return Ok(()),
             // What was lifted is emptied in the next round.
@@ -111,7 +173,12 @@ struct Frame {
 
 /// Removes all that is in a directory, but for what is lifted into it from too
 /// deep below.
-fn empty(root: &OwnedFd, path: &mut PathBuf, lifted: &mut u64) -> Result<(), NarError> {
+fn empty(
+    root: &OwnedFd,
+    path: &mut PathBuf,
+    lifted: &mut u64,
+    mut freed: Option<&mut u64>,
+) -> Result<(), NarError> {
     let entries = fs::list(root.as_fd()).map_err(io_error("list", path))?;
     let root = root.try_clone().map_err(io_error("open", path))?;
     let mut stack = vec![Frame { fd: root, entries }];
@@ -139,6 +206,11 @@ fn empty(root: &OwnedFd, path: &mut PathBuf, lifted: &mut u64) -> Result<(), Nar
             },
         };
         if !is_directory {
+            if let Some(freed) = freed.as_deref_mut()
+                && let Ok(Some(stat)) = fs::stat_if_exists(frame.fd.as_fd(), &entry.name)
+            {
+                *freed += freed_by(&stat);
+            }
             ignore_missing(fs::unlink(frame.fd.as_fd(), &entry.name))
                 .map_err(io_error("remove", path))?;
             path.pop();

@@ -361,6 +361,13 @@ impl Store for DirStore {
         Ok(())
     }
 
+    fn add_perm_root(&self, path: &StorePath, _link: &Path) -> Result<(), StoreError> {
+        match self.is_valid_path(path)? {
+            true => Ok(()),
+            false => Err(StoreError::NotValid { path: path.clone() }),
+        }
+    }
+
     fn find_roots(&self, _censor: bool) -> Result<Roots, StoreError> {
         Ok(self
             .paths()
