@@ -285,6 +285,21 @@ impl<'a> Attempt<'a> {
             .map_err(environment(&self.text, "query the input closure"))
     }
 
+    /// Whether the builder is to see this machine, as one without a sandbox would.
+    ///
+    /// In a store that is not where its name says, no builder could find its inputs without one.
+    fn sees_machine(&self) -> bool {
+        let executor = self.executor;
+        let is_elsewhere =
+            executor.store.physical_dir() != Path::new(executor.store_dir().as_str());
+        let is_asked = match executor.settings.sandbox {
+            SandboxMode::Enabled => false,
+            SandboxMode::Relaxed => !self.kind.is_sandboxed() || self.options.no_chroot,
+            SandboxMode::Disabled => true,
+        };
+        is_asked && !is_elsewhere && builtin_name(self.drv).is_none()
+    }
+
     fn is_recursive(&self) -> bool {
         let features = &self.options.required_system_features;
         features.contains("recursive-nix")
@@ -338,7 +353,7 @@ impl Run<'_> {
             kind,
             ..
         } = self.attempt;
-        let network = if kind.is_sandboxed() {
+        let network = if kind.is_sandboxed() && !self.attempt.sees_machine() {
             Network::Isolated
         } else {
             Network::Host
@@ -360,6 +375,9 @@ impl Run<'_> {
                 contents,
             });
         }
+        if self.attempt.sees_machine() {
+            self.add_machine(&mut request)?;
+        }
         self.add_host_paths(&mut request)?;
         executor.add_inputs(&mut request, &self.setting.inputs);
         if let Some(name) = builtin_name(drv) {
@@ -368,6 +386,36 @@ impl Run<'_> {
         }
         request.allow_new_mounts = self.attempt.is_recursive();
         Ok(request)
+    }
+
+    /// All that is at the top of this machine, but what the build has of its own: the store (its
+    /// inputs alone, and its outputs), its directory, and `/proc` of its processes.
+    fn add_machine(&self, request: &mut Request) -> Result<(), BuildError> {
+        let text = &self.attempt.text;
+        let own = [
+            "/proc",
+            BUILD_DIR,
+            self.attempt.executor.store_dir().as_str(),
+        ];
+        let entries = std::fs::read_dir("/").map_err(environment(text, "list the machine"))?;
+        for entry in entries {
+            let path = entry.map_err(environment(text, "list the machine"))?.path();
+            if own.iter().any(|own| Path::new(own).starts_with(&path)) {
+                continue;
+            }
+            request.nodes.retain(|node| !node.path().starts_with(&path));
+            request
+                .mounts
+                .retain(|mount| !mount.target().starts_with(&path));
+            request.mounts.push(Mount::Bind {
+                source: droste_sandbox::Source::Path(path.clone()),
+                target: path,
+                read_only: false,
+                recursive: true,
+                devices: true,
+            });
+        }
+        Ok(())
     }
 
     /// What the settings, the derivation and the `pre-build-hook` have of this machine.
@@ -381,10 +429,14 @@ impl Run<'_> {
             optional: false,
             read_only: true,
         });
-        let configured = shell.chain(settings.sandbox_paths.iter().cloned());
+        let sees_machine = self.attempt.sees_machine();
+        let configured = shell
+            .chain(settings.sandbox_paths.iter().cloned())
+            .filter(|_| !sees_machine);
+        let root = Some(self.dir.root()).filter(|_| !sees_machine);
         let all = configured
             .chain(self.impure_host_deps()?)
-            .chain(executor.run_pre_build_hook(text, Some(self.dir.root()))?);
+            .chain(executor.run_pre_build_hook(text, root)?);
         paths.extend(all.map(|path| (path.inside.clone(), path)));
         if paths.contains_key(Path::new("/dev")) {
             request
@@ -547,7 +599,9 @@ impl Run<'_> {
         // A fixed output's builder has the network: its calls are nobody's children.
         // Nor does a builtin one call a compiler.
         let is_program = builtin_name(self.attempt.drv).is_none();
-        let has_shims = executor.settings.memo && self.attempt.kind.is_sandboxed() && is_program;
+        // Nor is a call somebody's child that can see any file of the machine.
+        let is_closed = self.attempt.kind.is_sandboxed() && !self.attempt.sees_machine();
+        let has_shims = executor.settings.memo && is_closed && is_program;
         let shims = if has_shims {
             executor.open_shims(text, request, self.dir, self.context, self.interpose)?
         } else {

@@ -69,6 +69,12 @@ in
 
   # What of the machine is seen.
   no-chroot = drv "no-chroot" "echo ok > $out" { __noChroot = true; };
+  sees-machine = drv "sees-machine" ''
+    { for path in /usr/bin /etc/os-release /sys /dev/null @WORK@/host/file; do [ -e $path ] && echo $path; done
+      cat @WORK@/host/file ${dep}/file; } > $out
+    echo temporary > $TMPDIR/file'' { __noChroot = true; };
+  sees-nothing = drv "sees-nothing" "[ -e @WORK@/host/file ] && exit 1; echo ok > $out" { };
+  fixed-sees-machine = drv "fixed-sees-machine" "[ -e @WORK@/host/file ]; echo content > $out" fixed;
   host-paths = drv "host-paths" ''
     for path in /shown/file /shown/directory/file /shown/link /absent /shown/closure/dep; do
       [ -e $path ] && { echo "$path:"; cat $path; } || echo "no $path"

@@ -100,6 +100,34 @@ alike "__impureHostDeps is refused beside what is allowed" "requested impure pat
 alike "__impureHostDeps is taken below what is allowed" '' --option allowed-impure-host-deps "$WORK/host" "$(drv wants-host-path)"
 alike "and may be missing" '' --option allowed-impure-host-deps "$WORK/host" "$(drv wants-missing-host-path)"
 
+# Only where the store is where its name says is there no sandbox: each in a mount namespace in
+# which it is.
+at_home() {
+    local name=$1
+    shift
+    with_private_nix "$WORK/home-$name/nix" env NIX_REMOTE=local "$@"
+}
+for name in 34 droste; do copy_store "$seed" "$WORK/home-$name"; done
+# home SENTENCE STATUS ARGUMENTS...: both end with it, with the same outputs.
+home() {
+    local sentence=$1 status=$2 nix=0 droste=0
+    shift 2
+    at_home 34 "$NIX34/nix-store" -r "$@" > "$WORK/nix.out" 2> "$WORK/nix.err" < /dev/null || nix=$?
+    at_home droste "$DROSTE" build --store / "$@" > "$WORK/droste.out" 2> "$WORK/droste.err" < /dev/null || droste=$?
+    if [ "$nix $droste" != "$status $status" ]; then
+        fail "$sentence" "exit status $droste, and $nix of Nix, not $status: $*" "$(cat "$WORK/droste.err")" "Nix:" "$(cat "$WORK/nix.err")"
+    elif [ "$status" = 0 ]; then
+        equal "$sentence" "$(sort "$WORK/nix.out" | info home-34)" "$(sort "$WORK/droste.out" | info home-droste)"
+    else
+        pass "$sentence"
+    fi
+}
+home "at home __noChroot is refused, too, where all builds are sandboxed" 1 "$(drv sees-machine)"
+home "a relaxed sandbox shows the machine to who asks for it" 0 --option sandbox relaxed "$(drv sees-machine)"
+home "and to fixed outputs" 0 --option sandbox relaxed "$(drv fixed-sees-machine)"
+home "and to nobody else" 0 --option sandbox relaxed "$(drv sees-nothing)"
+home "without a sandbox all see it" 0 --option sandbox false "$(drv sees-machine)"
+
 # script NAME: an executable of that name with what is on standard input.
 script() { { echo '#!/bin/sh'; cat; } > "$WORK/$1" && chmod 755 "$WORK/$1"; }
 script pre-build << END
