@@ -66,6 +66,7 @@ let
   };
 in
 {
+  inherit lower lowest;
   env-none = env [ ];
   env-one = env [ (pkg "a") ];
   env-two = env [ (pkg "a") (pkg "b") ];

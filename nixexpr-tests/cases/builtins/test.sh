@@ -157,12 +157,30 @@ else
     skip "the outputs are those that Nix 2.8 makes" "$NIX28_WHY"
 fi
 
-# -- What nix-env and nix-channel make of them.
 copy_store "$seed" "$WORK/profile"
 droste build --store "$WORK/profile" "$(sed -n 's/^channel-xz //p' "$WORK/drvs")" > "$WORK/channel" 2> "$WORK/err"
 check "the channel's files are there" test -x "$WORK/profile$(cat "$WORK/channel")/nixos/script"
 droste build --keep-failed --store "$WORK/profile" "$(sed -n 's/^channel-two //p' "$WORK/drvs")" 2> "$WORK/err"
 equal "a builtin builder's directory is never kept" "" "$(ls -A "$WORK/profile/nix/var/nix/builds" | grep -v '^$')"
+
+# -- What nix-env makes of them.
+# profile NAME STORE: installs a package that brings another one along; what becomes the profile
+profile() {
+    nix34 nix-env --store "$2" -p "$WORK/$1" -f default.nix -iA lower \
+        --argstr busybox "$busybox" --argstr made "$store_path" > "$WORK/$1.err" 2>&1 || cat "$WORK/$1.err"
+    readlink "$WORK/$(readlink "$WORK/$1")"
+}
+copy_store "$seed" "$WORK/env-34"
+copy_store "$seed" "$DROSTE_DIR/store"
+"$DROSTE" daemon > "$WORK/daemon.log" 2>&1 < /dev/null &
+trap "kill $!" EXIT
+for _ in $(seq 100); do [ ! -S "$DROSTE_DIR/daemon.socket" ] || break; sleep 0.1; done
+expected=$(profile env-of-34 "$WORK/env-34")
+url="unix://$DROSTE_DIR/daemon.socket?root=$DROSTE_DIR/store"
+equal "nix-env has Droste make the profile that Nix makes" "$expected" "$(profile env-of-droste "$url")"
+equal "which shows both packages" "all lower lowest" "$(ls "$DROSTE_DIR/store$expected/bin" | xargs)"
+equal "with all that is in it" "$(nix34 nix-store -q --hash --store "$WORK/env-34" "$expected")" "$(nix34 nix-store -q --hash --store "$url" "$expected")"
+droste daemon stop --quiet
 
 # -- Fetching.
 command -v python3 > /dev/null && command -v openssl > /dev/null || {
@@ -223,7 +241,7 @@ drvs() {
         in builtins.concatStringsSep \"\" (map (name:
             \"\${name} \${builtins.unsafeDiscardStringContext all.\${name}.drvPath}\n\") (builtins.attrNames all))"
 }
-drvs "$seed" > "$WORK/drvs"
+drvs "$seed" > "$WORK/drvs" 2> "$WORK/err" || cat "$WORK/err"
 # fetch_all NAME COMMAND...: all of them at once, since some wait
 fetch_all() {
     local into=$WORK/logs/$1 name drv pids=()
