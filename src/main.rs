@@ -3,6 +3,7 @@
 mod cli;
 mod embedded;
 mod open_store;
+mod proxy_store;
 mod shared_store;
 mod wiring;
 

@@ -52,7 +52,8 @@ impl OpenStore {
         }
     }
 
-    fn load(&self, drv: &StorePath) -> Result<Derivation, StoreError> {
+    /// The derivation of a valid path.
+    pub(crate) fn load(&self, drv: &StorePath) -> Result<Derivation, StoreError> {
         self.check_valid(drv)?;
         let bytes = std::fs::read(self.store().physical_path(drv))
             .map_err(StoreError::io(format!("read `{drv}`")))?;

@@ -100,7 +100,10 @@ impl SharedStore {
     }
 
     /// Makes those of these paths valid that the machine's store has.
-    fn borrow<'a>(&self, paths: impl IntoIterator<Item = &'a StorePath>) -> Result<(), StoreError> {
+    pub fn borrow<'a>(
+        &self,
+        paths: impl IntoIterator<Item = &'a StorePath>,
+    ) -> Result<(), StoreError> {
         let Some(host) = &self.host else {
             return Ok(());
         };
@@ -211,6 +214,43 @@ impl SharedStore {
                 .unwrap_or(Err(StoreError::NotValid { path: path.clone() }));
             added.and(dumped)
         })
+    }
+
+    /// The derivation of a valid path.
+    pub fn load(&self, drv: &StorePath) -> Result<Derivation, StoreError> {
+        self.own.load(drv)
+    }
+
+    /// Adds outputs to the machine's store, after what they refer to.
+    pub fn deliver_outputs(&self, result: &BuildResult) -> Result<(), StoreError> {
+        let Some(Host { store: host, .. }) = self.host.as_ref() else {
+            return Ok(());
+        };
+        let outputs: BTreeSet<StorePath> = result
+            .built_outputs
+            .values()
+            .map(|realisation| realisation.out_path.clone())
+            .collect();
+        self.deliver(&outputs)?;
+        // Outputs of one derivation may refer to each other, without cycles.
+        let mut left = outputs;
+        while let Some(path) = left.first().cloned() {
+            let mut next = path;
+            while let Some(before) = self
+                .info(&next)?
+                .references
+                .into_iter()
+                .find(|path| *path != next && left.contains(path))
+            {
+                next = before;
+            }
+            host.hold(&next)?;
+            if host.path_info(&next)?.is_none() {
+                self.add_to_host(&**host, &next)?;
+            }
+            left.remove(&next);
+        }
+        Ok(())
     }
 
     fn deliver_result(&self, result: &BuildResult) -> Result<(), StoreError> {

@@ -28,6 +28,13 @@ pub fn open_store(root: &Path) -> Result<Arc<LocalStore>, LocalError> {
     Ok(Arc::new(store))
 }
 
+/// Opens the store in this directory beside another one, whose objects lie there.
+pub fn open_store_beside(root: &Path, lender: &Path) -> Result<Arc<LocalStore>, LocalError> {
+    let store = LocalStore::open(root, StoreDir::default())?;
+    store.set_lender(lender)?;
+    Ok(Arc::new(store))
+}
+
 /// Opens the machine's own store, from which this one may borrow; `None` if there is none, if it
 /// is this one, or if it cannot be used.
 ///

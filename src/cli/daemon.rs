@@ -13,11 +13,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use droste_daemon::{Limits, Server, Trust};
+use droste_daemon::{ConnectionOptions, Limits, Server, Trust};
 use droste_executor::{Executor, Shims};
 use rustix::fs::{Mode, OFlags};
 use shim_core::client::Server as SocketServer;
-use store_api::Store;
+use store_api::{Store, StoreError};
+use store_client::{RemoteOptions, RemoteStore};
 
 use super::build::SettingsArgs;
 use super::error::CommandError;
@@ -25,6 +26,7 @@ use super::instance::{self, InstanceError};
 use super::stdio::Streams;
 use super::{Context, exit_code, interrupt, print_line, serving};
 use crate::open_store::OpenStore;
+use crate::proxy_store::ProxyStore;
 use crate::shared_store::SharedStore;
 use crate::wiring;
 
@@ -33,6 +35,9 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// How long directories stay open after a call, for the next one.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// Where the machine's own daemon listens.
+const MACHINES_SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
 
 /// How often statistics are written.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -46,6 +51,10 @@ pub struct DaemonArgs {
     /// Where to listen to Nix's commands [default: $DROSTE_DIR/daemon.socket]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Serve the machine's own store, with all of its daemon at this socket but builds, which are
+    /// Droste's: PATH, `unix://PATH`, `unix://PATH?root=DIR` for a store in a directory, or `auto`
+    #[arg(long, value_name = "SOCKET", conflicts_with = "stdio")]
+    proxy: Option<String>,
     /// End when there has been nothing to do for so long
     #[arg(long, value_name = "SECONDS")]
     idle_seconds: Option<u64>,
@@ -82,6 +91,12 @@ enum DaemonError {
         socket: PathBuf,
         #[source]
         source: io::Error,
+    },
+    #[error("cannot use the daemon at `{}`", socket.display())]
+    Machines {
+        socket: PathBuf,
+        #[source]
+        source: StoreError,
     },
     #[error("cannot leave the session of whoever started the daemon")]
     Detach(#[source] io::Error),
@@ -132,23 +147,38 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
         error => error.into(),
     })?;
     let spawner = wiring::start_spawner()?;
-    let store = wiring::open_store(&context.store_root)?;
+    let machines = args.proxy.as_deref().map(Machines::parse);
+    let store = match &machines {
+        Some(machines) => wiring::open_store_beside(&context.store_root, &machines.store_dir())?,
+        None => wiring::open_store(&context.store_root)?,
+    };
     let root = store.root().to_owned();
     let executor = wiring::open_executor(store, settings, spawner)?;
     let is_ended = interrupt::watch()?;
     let default = context.droste_dir.join("daemon.socket");
     let socket = args.socket.clone().unwrap_or(default);
-    let server = serve_store(&executor, &socket)?;
+    let server = match &machines {
+        Some(machines) => serve_machines_store(&executor, &socket, machines)?,
+        None => serve_store(&executor, &socket)?,
+    };
     let builds_socket = context.builds_socket();
     let builds = serve_builds(&executor, &builds_socket)?;
     let calls_socket = context.calls_socket();
     let calls = serve_calls(context, &executor, &calls_socket)?;
     let status = context.status();
-    status.line(&format!(
-        "serving the store in `{0}`; for Nix: --store 'unix://{1}?root={0}'",
-        root.display(),
-        socket.display()
-    ));
+    status.line(&match &machines {
+        Some(machines) => format!(
+            "serving the store of the daemon at `{}`, builds apart; for Nix: --store 'unix://{}{}'",
+            machines.socket.display(),
+            socket.display(),
+            machines.query()
+        ),
+        None => format!(
+            "serving the store in `{0}`; for Nix: --store 'unix://{1}?root={0}'",
+            root.display(),
+            socket.display()
+        ),
+    });
     let idle_max = args.idle_seconds.map(Duration::from_secs);
     let mut flushed = Instant::now();
     while !is_ended.load(Ordering::Relaxed) {
@@ -213,6 +243,93 @@ fn connect_to_running(context: &Context) -> Option<(UnixStream, PathBuf)> {
     let socket = context.droste_dir.join("daemon.socket");
     let connected = SocketServer::of_host(socket.clone()).connect().ok()?;
     Some((connected.into(), socket))
+}
+
+/// Where the machine's own daemon is, and its store.
+struct Machines {
+    socket: PathBuf,
+    /// The directory of a store that is not the root's.
+    root: Option<PathBuf>,
+}
+
+impl Machines {
+    /// What follows `--proxy`.
+    fn parse(text: &str) -> Self {
+        if text == "auto" {
+            let socket = std::env::var_os("NIX_DAEMON_SOCKET_PATH");
+            return Self {
+                socket: socket.unwrap_or_else(|| MACHINES_SOCKET.into()).into(),
+                root: None,
+            };
+        }
+        let text = text.strip_prefix("unix://").unwrap_or(text);
+        let (socket, root) = match text.split_once("?root=") {
+            Some((socket, root)) => (socket, Some(root.into())),
+            None => (text, None),
+        };
+        Self {
+            socket: socket.into(),
+            root,
+        }
+    }
+
+    fn store_dir(&self) -> PathBuf {
+        let root = self.root.as_deref().unwrap_or(Path::new("/"));
+        root.join("nix/store")
+    }
+
+    /// What a client must say as well.
+    fn query(&self) -> String {
+        let root = self.root.as_ref();
+        root.map_or_else(String::new, |root| format!("?root={}", root.display()))
+    }
+
+    /// The store, with one connection, which holds what its client holds.
+    fn open(&self) -> RemoteStore {
+        let options = RemoteOptions {
+            connections_max: 1,
+            ..RemoteOptions::default()
+        };
+        RemoteStore::at_socket(&self.socket, options)
+    }
+}
+
+/// Serves the machine's store by Nix's protocol; who is trusted there is trusted here.
+fn serve_machines_store(
+    executor: &Arc<Executor>,
+    socket: &Path,
+    machines: &Machines,
+) -> Result<Server, DaemonError> {
+    let (_, hello) = machines
+        .open()
+        .hello()
+        .map_err(|source| DaemonError::Machines {
+            socket: machines.socket.clone(),
+            source,
+        })?;
+    let options = ConnectionOptions {
+        trust: match hello.trust {
+            Trust::NotTrusted => Trust::NotTrusted,
+            // An old daemon does not say, and refuses what it does not allow.
+            Trust::Trusted | Trust::Unknown => Trust::Trusted,
+        },
+        ..wiring::connection_options(Trust::Unknown)
+    };
+    let executor = executor.clone();
+    let machines = Machines {
+        socket: machines.socket.clone(),
+        root: machines.root.clone(),
+    };
+    let make_store =
+        move || -> Arc<dyn Store> { Arc::new(ProxyStore::new(machines.open(), executor.clone())) };
+    listen(socket)
+        .and_then(|listener| {
+            Server::start(listener, Arc::new(make_store), options, Limits::default())
+        })
+        .map_err(|source| DaemonError::Serve {
+            socket: socket.to_owned(),
+            source,
+        })
 }
 
 /// Serves the store by Nix's protocol.

@@ -1,0 +1,284 @@
+//! The machine's own store behind its daemon, with builds that are ours: what
+//! `droste daemon --proxy` serves.
+//!
+//! Every operation is passed to the machine's daemon, on a connection of this
+//! client's own, except builds. For those the derivations and all of their inputs
+//! that the machine has are borrowed (see [`SharedStore`]), Droste's executor
+//! builds in its own store, and the outputs are added to the machine's, with what
+//! they refer to, before the client is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use droste_executor::Executor;
+use store_api::{
+    BuildMode, BuildObserver, BuildResult, GcRequest, GcResult, KeyedBuildResult, Missing, Roots,
+    Store, StoreError, VerifyRequest,
+};
+use store_client::RemoteStore;
+use store_types::{
+    ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm, PathInfo, Realisation,
+    StoreDir, StorePath,
+};
+
+use crate::shared_store::{Host, HostStore, SharedStore};
+
+impl HostStore for Arc<RemoteStore> {
+    fn path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, StoreError> {
+        self.query_path_info(path)
+    }
+
+    fn hold(&self, path: &StorePath) -> Result<(), StoreError> {
+        self.add_temp_root(path)
+    }
+
+    fn add(&self, info: &PathInfo, nar: &mut dyn Read) -> Result<(), StoreError> {
+        self.add_nar(info, false, false, nar)
+    }
+}
+
+/// The machine's store for one client.
+pub struct ProxyStore {
+    machines: Arc<RemoteStore>,
+    shared: SharedStore,
+}
+
+impl ProxyStore {
+    /// This store, with the builds of this executor, which must have its directory as
+    /// the lender of its own store. Temporary roots live as long as the remote store's
+    /// connection, so it should have one only.
+    pub fn new(machines: RemoteStore, executor: Arc<Executor>) -> Self {
+        let machines = Arc::new(machines);
+        let host = Host::new(Box::new(machines.clone()));
+        Self {
+            shared: SharedStore::new(executor, Some(host)),
+            machines,
+        }
+    }
+
+    /// Borrows what building these takes: the derivations that are not built, and
+    /// what the machine has of the others' outputs and of their own.
+    fn borrow_for(&self, paths: &[DerivedPath]) -> Result<(), StoreError> {
+        let wanted: Vec<&StorePath> = paths.iter().map(DerivedPath::base_path).collect();
+        self.shared.borrow(wanted.iter().copied())?;
+        let missing = self.machines.query_missing(paths)?;
+        for path in &missing.will_substitute {
+            // What cannot be had after all is built.
+            let _ = self.machines.ensure_path(path);
+        }
+        // The inputs of what is to be built; and what was asked for, which may be
+        // built already.
+        let mut drvs: BTreeSet<StorePath> = wanted
+            .into_iter()
+            .filter(|path| path.is_derivation())
+            .cloned()
+            .collect();
+        for drv in &missing.will_build {
+            drvs.extend(self.shared.load(drv)?.input_drvs.into_keys());
+        }
+        let mut outputs = BTreeSet::new();
+        for drv in &drvs {
+            let known = self.machines.query_derivation_output_map(drv)?;
+            outputs.extend(known.into_values().flatten());
+        }
+        self.shared.borrow(&outputs)
+    }
+
+    /// Tells the machine's store what came of outputs whose paths nobody knew before.
+    fn register(&self, drv: &Derivation, result: &BuildResult) -> Result<(), StoreError> {
+        for (name, realisation) in &result.built_outputs {
+            let is_known = drv
+                .outputs
+                .get(name)
+                .is_none_or(|output| output.path().is_some());
+            if !is_known {
+                self.machines.register_realisation(realisation)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Store for ProxyStore {
+    fn store_dir(&self) -> &StoreDir {
+        self.machines.store_dir()
+    }
+
+    fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError> {
+        self.machines.is_valid_path(path)
+    }
+
+    fn query_path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, StoreError> {
+        self.machines.query_path_info(path)
+    }
+
+    fn query_valid_paths(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        substitute: bool,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        self.machines.query_valid_paths(paths, substitute)
+    }
+
+    fn query_all_valid_paths(&self) -> Result<BTreeSet<StorePath>, StoreError> {
+        self.machines.query_all_valid_paths()
+    }
+
+    fn query_substitutable_paths(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        self.machines.query_substitutable_paths(paths)
+    }
+
+    fn query_referrers(&self, path: &StorePath) -> Result<BTreeSet<StorePath>, StoreError> {
+        self.machines.query_referrers(path)
+    }
+
+    fn query_path_from_hash_part(&self, hash_part: &str) -> Result<Option<StorePath>, StoreError> {
+        self.machines.query_path_from_hash_part(hash_part)
+    }
+
+    fn query_valid_derivers(&self, path: &StorePath) -> Result<BTreeSet<StorePath>, StoreError> {
+        self.machines.query_valid_derivers(path)
+    }
+
+    fn query_derivation_output_map(
+        &self,
+        drv: &StorePath,
+    ) -> Result<BTreeMap<String, Option<StorePath>>, StoreError> {
+        self.machines.query_derivation_output_map(drv)
+    }
+
+    fn query_realisation(&self, id: &DrvOutput) -> Result<Option<Realisation>, StoreError> {
+        self.machines.query_realisation(id)
+    }
+
+    fn register_realisation(&self, realisation: &Realisation) -> Result<(), StoreError> {
+        self.machines.register_realisation(realisation)
+    }
+
+    fn nar_from_path(&self, path: &StorePath, out: &mut dyn Write) -> Result<(), StoreError> {
+        self.machines.nar_from_path(path, out)
+    }
+
+    fn add_content_addressed(
+        &self,
+        name: &str,
+        method: ContentAddressMethod,
+        algorithm: HashAlgorithm,
+        references: &BTreeSet<StorePath>,
+        repair: bool,
+        dump: &mut dyn Read,
+    ) -> Result<PathInfo, StoreError> {
+        self.machines
+            .add_content_addressed(name, method, algorithm, references, repair, dump)
+    }
+
+    fn add_nar(
+        &self,
+        info: &PathInfo,
+        repair: bool,
+        check_signatures: bool,
+        nar: &mut dyn Read,
+    ) -> Result<(), StoreError> {
+        self.machines.add_nar(info, repair, check_signatures, nar)
+    }
+
+    fn add_signatures(&self, path: &StorePath, signatures: &[String]) -> Result<(), StoreError> {
+        self.machines.add_signatures(path, signatures)
+    }
+
+    fn ensure_path(&self, path: &StorePath) -> Result<(), StoreError> {
+        self.machines.ensure_path(path)
+    }
+
+    fn add_temp_root(&self, path: &StorePath) -> Result<(), StoreError> {
+        self.machines.add_temp_root(path)
+    }
+
+    fn add_indirect_root(&self, link: &Path) -> Result<(), StoreError> {
+        self.machines.add_indirect_root(link)
+    }
+
+    fn add_perm_root(&self, path: &StorePath, link: &Path) -> Result<(), StoreError> {
+        self.machines.add_perm_root(path, link).map(drop)
+    }
+
+    fn find_roots(&self, censor: bool) -> Result<Roots, StoreError> {
+        self.machines.find_roots(censor)
+    }
+
+    /// To mend what is damaged in the machine's store is left to its daemon.
+    fn build_paths(
+        &self,
+        paths: &[DerivedPath],
+        mode: BuildMode,
+        observer: &mut dyn BuildObserver,
+    ) -> Result<Vec<KeyedBuildResult>, StoreError> {
+        let is_build = |path: &DerivedPath| matches!(path, DerivedPath::Built { .. });
+        if mode == BuildMode::Repair || !paths.iter().any(is_build) {
+            return self.machines.build_paths(paths, mode, observer);
+        }
+        for path in paths.iter().filter(|path| !is_build(path)) {
+            self.machines.ensure_path(path.base_path())?;
+        }
+        self.borrow_for(paths)?;
+        let results = self.shared.build_paths(paths, mode, observer)?;
+        for keyed in &results {
+            if let DerivedPath::Built { drv, .. } = &keyed.path {
+                self.shared.deliver_outputs(&keyed.result)?;
+                self.register(&self.shared.load(drv)?, &keyed.result)?;
+            }
+        }
+        Ok(results)
+    }
+
+    fn build_derivation(
+        &self,
+        drv_path: &StorePath,
+        derivation: &Derivation,
+        mode: BuildMode,
+        observer: &mut dyn BuildObserver,
+    ) -> Result<BuildResult, StoreError> {
+        if mode == BuildMode::Repair {
+            return self
+                .machines
+                .build_derivation(drv_path, derivation, mode, observer);
+        }
+        let known = derivation
+            .outputs
+            .values()
+            .filter_map(|output| output.path());
+        self.shared.borrow(known)?;
+        let result = self
+            .shared
+            .build_derivation(drv_path, derivation, mode, observer)?;
+        self.shared.deliver_outputs(&result)?;
+        self.register(derivation, &result)?;
+        Ok(result)
+    }
+
+    fn query_missing(&self, paths: &[DerivedPath]) -> Result<Missing, StoreError> {
+        self.machines.query_missing(paths)
+    }
+
+    fn add_build_log(&self, drv: &StorePath, log: &mut dyn Read) -> Result<(), StoreError> {
+        self.machines.add_build_log(drv, log)
+    }
+
+    fn collect_garbage(&self, request: &GcRequest) -> Result<GcResult, StoreError> {
+        self.machines.collect_garbage(request)
+    }
+
+    fn optimise(&self) -> Result<(), StoreError> {
+        self.machines.optimise()
+    }
+
+    fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError> {
+        self.machines.verify(request)
+    }
+}
