@@ -300,7 +300,10 @@ impl Store for OpenStore {
     }
 
     fn optimise(&self) -> Result<(), StoreError> {
-        self.refuse("OptimiseStore")
+        self.store()
+            .optimise(&mut |_| false)
+            .map(drop)
+            .map_err(failed("optimise the store"))
     }
 
     fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError> {

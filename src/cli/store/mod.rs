@@ -3,6 +3,7 @@
 mod add;
 mod dump;
 mod gc;
+mod optimise;
 mod path_info;
 mod roots;
 mod verify;
@@ -33,6 +34,7 @@ enum StoreCommand {
     Gc(gc::GcArgs),
     Delete(gc::DeleteArgs),
     Roots(roots::RootsArgs),
+    Optimise(optimise::OptimiseArgs),
     Verify(verify::VerifyArgs),
 }
 
@@ -60,6 +62,7 @@ pub fn run(context: &Context, args: &StoreArgs) -> Result<u8, CommandError> {
         StoreCommand::Gc(args) => gc::run(context, args),
         StoreCommand::Delete(args) => gc::delete(context, args),
         StoreCommand::Roots(args) => roots::run(context, args),
+        StoreCommand::Optimise(args) => optimise::run(context, args),
         StoreCommand::Verify(args) => verify::run(context, args),
     }
 }

@@ -193,6 +193,18 @@ pub fn name_file(fd: impl AsFd, dir: BorrowedFd<'_>, name: &OsStr) -> io::Result
     Ok(rustix::fs::linkat(rustix::fs::CWD, path, dir, name, flags)?)
 }
 
+/// Gives a node another name, and fails with `EEXIST` if that is taken.
+pub fn link(
+    from_dir: BorrowedFd<'_>,
+    from: &OsStr,
+    to_dir: BorrowedFd<'_>,
+    to: &OsStr,
+) -> io::Result<()> {
+    fault::point()?;
+    let flags = AtFlags::empty();
+    Ok(rustix::fs::linkat(from_dir, from, to_dir, to, flags)?)
+}
+
 /// Opens a file for reading and writing, making it if it does not exist.
 pub fn open_lock_file(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     fault::point()?;

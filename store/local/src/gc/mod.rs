@@ -36,6 +36,7 @@ use store_types::StorePath;
 use crate::temp::TempDir;
 use crate::{LocalError, LocalStore};
 use graph::Graph;
+pub(crate) use links::LINKS;
 use server::RootServer;
 
 /// How long to wait between two attempts to get the collector's lock.
@@ -254,7 +255,7 @@ impl LocalStore {
         Ok(entries
             .into_iter()
             .map(|entry| entry.name)
-            .filter(|name| name != links::LINKS)
+            .filter(|name| name != LINKS)
             .collect())
     }
 
