@@ -11,6 +11,7 @@
 //! ROOT/nix/var/nix/db/{schema,ca-schema,big-lock}
 //! ROOT/nix/var/nix/{gcroots,profiles,temproots,builds,userpool}
 //! ROOT/nix/var/nix/gc.lock            held while garbage is collected
+//! ROOT/nix/var/nix/gc-socket/socket   where the collector is told what is needed
 //! ROOT/nix/var/log/nix                logs of builds
 //! ```
 //!
