@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     ("src/sys", "droste-sys", &[]),
     ("src/sys/start", "droste-start", &[]),
     ("src/sandbox", "droste-sandbox", &["droste-sys"]),
+    ("src/settings", "droste-settings", &[]),
     ("src/toolchain", "droste-toolchain", &["store-types"]),
     (
         "src/daemon",
@@ -34,6 +35,7 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
             "store-nar",
             "store-local",
             "droste-sandbox",
+            "droste-settings",
             "droste-sys",
             "shim-core",
         ],

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use droste_executor::{BuildError, ChildCounts, SandboxPath, Settings, UnitOutcome};
+use droste_executor::{BuildError, ChildCounts, Settings, UnitOutcome};
+use droste_settings::Origin;
 use serde::Serialize;
 use store_api::{BuildMode, BuildStatus};
 use store_local::LocalStore;
@@ -16,7 +16,7 @@ use super::expressions::{EvalError, Expressions};
 use super::interrupt::{self, Interrupted};
 use super::report::{Reporter, Status};
 use super::store_arg::{StoreArgError, StorePlace};
-use super::{Context, exit_code, print, print_line};
+use super::{Context, exit_code, nix_conf, print, print_line};
 use crate::wiring;
 
 /// Build derivations, and make every compile a derivation of its own
@@ -44,9 +44,9 @@ pub struct BuildArgs {
     /// After a failure, go on with what does not depend on it
     #[arg(short, long)]
     keep_going: bool,
-    /// How many of the log's last lines the error of a failed build repeats
+    /// How many of the log's last lines the error of a failed build repeats [default: 25]
     #[arg(long, value_name = "N")]
-    log_lines: Option<usize>,
+    log_lines: Option<u32>,
     /// Show the builders' logs
     #[arg(short = 'L', long)]
     print_build_logs: bool,
@@ -78,27 +78,43 @@ pub struct SettingsArgs {
     #[arg(long, conflicts_with = "interpose")]
     no_interpose: bool,
     /// How many builders may run at once [default: as many as there are processors]
-    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    max_jobs: Option<u16>,
+    #[arg(short = 'j', long, value_name = "N|auto")]
+    max_jobs: Option<String>,
     /// How many processes each builder should run at once, 0 for as many as there are
     /// processors
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    cores: u16,
+    #[arg(long, value_name = "N")]
+    cores: Option<u32>,
     /// Keep the build directories of builds that failed
     #[arg(short = 'K', long)]
     keep_failed: bool,
     /// Kill builders that run longer than this
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
     /// Kill builders that write nothing to their log for longer than this
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS")]
     max_silent_time: Option<u64>,
     /// Show builds a file or directory of this machine
     #[arg(long, value_name = "INSIDE=OUTSIDE")]
     sandbox_path: Vec<String>,
-    /// Set what nix.conf calls NAME, such as sandbox, post-build-hook or diff-hook
-    #[arg(long, value_names = ["NAME", "VALUE"], num_args = 2)]
+    #[command(flatten)]
+    options: OptionArgs,
+}
+
+/// Settings of `nix.conf` on the command line, where they win.
+#[derive(Debug, Default, Args)]
+pub struct OptionArgs {
+    /// Set what `nix.conf` could set
+    #[arg(long, num_args = 2, value_names = ["NAME", "VALUE"], action = clap::ArgAction::Append)]
     option: Vec<String>,
+}
+
+impl OptionArgs {
+    /// The names and their values, in order.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.option
+            .chunks_exact(2)
+            .map(|pair| (pair[0].as_str(), pair[1].as_str()))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -123,28 +139,31 @@ fn warn_once(text: &str) {
 }
 
 impl SettingsArgs {
-    /// What was meant.
-    pub fn to_settings(&self, context: &Context) -> Result<Settings, CommandError> {
+    /// What was meant: the command line's options, and below them those of `nix.conf`.
+    pub fn to_settings(
+        &self,
+        context: &Context,
+        more: &[(&str, String)],
+    ) -> Result<Settings, CommandError> {
         let mut settings = Settings::new(context.droste_dir.clone());
         settings.memo = self.memo == Switch::On;
         settings.diagnose = warn_once;
         settings.interpose = self.interpose == Switch::On && !self.no_interpose;
-        if let Some(jobs) = self.max_jobs {
-            settings.max_jobs = jobs.into();
-        }
-        if self.cores > 0 {
-            settings.cores = self.cores.into();
-        }
-        for pair in self.option.chunks_exact(2) {
-            settings.set(&pair[0], &pair[1])?;
-        }
-        settings.keep_failed |= self.keep_failed;
-        if let Some(seconds) = self.timeout {
-            settings.timeout = Some(Duration::from_secs(seconds));
-        }
-        if let Some(seconds) = self.max_silent_time {
-            settings.max_silent_time = Some(Duration::from_secs(seconds));
-        }
+        let mut given: Vec<(&str, String)> = more.to_vec();
+        let mut give = |name, value: Option<String>| given.extend(value.map(|value| (name, value)));
+        give("max-jobs", self.max_jobs.clone());
+        give("cores", self.cores.map(|cores| cores.to_string()));
+        give("keep-failed", self.keep_failed.then(|| "true".to_owned()));
+        give("timeout", self.timeout.map(|limit| limit.to_string()));
+        give(
+            "max-silent-time",
+            self.max_silent_time.map(|limit| limit.to_string()),
+        );
+        let options = self
+            .options
+            .pairs()
+            .chain(given.iter().map(|(name, value)| (*name, value.as_str())));
+        let mut config = nix_conf::read(&settings, options)?;
         for text in &self.sandbox_path {
             let (inside, outside) = text.split_once('=').unwrap_or((text, text));
             let (inside, outside) = (PathBuf::from(inside), PathBuf::from(outside));
@@ -155,28 +174,24 @@ impl SettingsArgs {
                 Ok(outside) => outside,
                 Err(_) => return Err(SandboxPathError::NoSuchFile(outside).into()),
             };
-            if inside == std::path::Path::new("/bin/sh") {
-                settings.sandbox_shell = Some(outside);
-            } else {
-                settings.sandbox_paths.push(SandboxPath {
-                    inside,
-                    outside,
-                    optional: false,
-                    read_only: true,
-                });
-            }
+            let (inside, outside) = (inside.display().to_string(), outside.display().to_string());
+            config.add_sandbox_path(inside, outside, Origin::CommandLine);
         }
+        settings.apply(config)?;
         Ok(settings)
     }
 }
 
 pub fn run(context: &Context, args: &BuildArgs) -> Result<u8, CommandError> {
     let status = context.status();
-    let mut settings = args.settings.to_settings(context)?;
-    settings.keep_going |= args.keep_going;
-    if let Some(lines) = args.log_lines {
-        settings.log_lines = lines;
+    let mut given = Vec::new();
+    if args.keep_going {
+        given.push(("keep-going", "true".to_owned()));
     }
+    if let Some(lines) = args.log_lines {
+        given.push(("log-lines", lines.to_string()));
+    }
+    let settings = args.settings.to_settings(context, &given)?;
     // Before the store is opened: Nix may want it alone, to bring it up to date.
     let evaluated = evaluate(context, args, &status)?;
     // Only an expression can be built in a store that is not there yet.

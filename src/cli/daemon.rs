@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use droste_daemon::{ConnectionOptions, Limits, Server, Trust};
-use droste_executor::{Executor, Shims};
+use droste_executor::{Executor, Settings, Shims};
 use rustix::fs::{Mode, OFlags};
 use shim_core::client::Server as SocketServer;
 use store_api::{Store, StoreError};
@@ -65,6 +65,9 @@ pub struct DaemonArgs {
     /// Leave the terminal and everything else of whoever started it
     #[arg(long, hide = true)]
     detach: bool,
+    /// Go on without `nix.conf` if it is faulty: who runs a compiler has nothing to do with it
+    #[arg(long, hide = true)]
+    despite_nix_conf: bool,
     #[command(flatten)]
     settings: SettingsArgs,
 }
@@ -128,6 +131,7 @@ fn detach(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
     let mut command = std::process::Command::new("/proc/self/exe");
     command
         .arg("daemon")
+        .arg("--despite-nix-conf")
         .arg("--store")
         .arg(&context.store_root);
     if let Some(seconds) = args.idle_seconds {
@@ -137,7 +141,13 @@ fn detach(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
 }
 
 fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
-    let mut settings = args.settings.to_settings(context)?;
+    let mut settings = match args.settings.to_settings(context, &[]) {
+        Err(error) if args.despite_nix_conf => {
+            error.print();
+            Settings::new(context.droste_dir.clone())
+        }
+        settings => settings?,
+    };
     settings.diagnose = |text| eprintln!("droste: {text}");
     let pid_file = context.pid_file();
     let _claim = instance::claim(&pid_file, &context.store_root).map_err(|error| match error {
@@ -214,7 +224,7 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
 /// Serves one client on standard input and output. Who is there cannot be seen, so it is
 /// trusted: to let only those in who are is the business of whoever made the connection.
 fn serve_stdio(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
-    let mut settings = args.settings.to_settings(context)?;
+    let mut settings = args.settings.to_settings(context, &[])?;
     settings.diagnose = |text| eprintln!("droste: {text}");
     let streams = Streams::take()?;
     let is_ended = interrupt::watch()?;

@@ -14,6 +14,7 @@ mod instance;
 mod interrupt;
 mod masquerade;
 mod memo;
+mod nix_conf;
 mod remote;
 mod report;
 mod run;

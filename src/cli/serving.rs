@@ -22,7 +22,7 @@ const IDLE_VARIABLE: &str = "DROSTE_IDLE_SECONDS";
 
 /// What a daemon keeps of the environment of whoever starts it: of the last ones, where the
 /// machine's own store and its settings are.
-const KEPT_VARIABLES: [&str; 10] = [
+const KEPT_VARIABLES: [&str; 12] = [
     "HOME",
     "PATH",
     "TMPDIR",
@@ -33,6 +33,8 @@ const KEPT_VARIABLES: [&str; 10] = [
     "NIX_STATE_DIR",
     "NIX_STORE_DIR",
     "NIX_USER_CONF_FILES",
+    "XDG_CONFIG_DIRS",
+    "XDG_CONFIG_HOME",
 ];
 
 /// How long a daemon may take to start, or to make room for the next.

@@ -40,7 +40,7 @@ use crate::restricted::Recursive;
 use crate::settings::{SandboxMode, SandboxPath};
 use crate::unit::Tally;
 use crate::users::BuildUser;
-use crate::{Executor, Monitor};
+use crate::{Executor, Monitor, Settings};
 
 /// How long to wait before asking again for a lock that somebody else holds.
 const LOCK_POLL: Duration = Duration::from_millis(100);
@@ -123,6 +123,11 @@ impl<'a> Attempt<'a> {
         })
     }
 
+    /// How it is to be built.
+    fn settings(&self) -> &Settings {
+        self.executor.settings_for(self.monitor)
+    }
+
     /// Makes all outputs valid.
     pub(crate) fn build(
         &self,
@@ -139,7 +144,7 @@ impl<'a> Attempt<'a> {
         }
         let setting = self.setting()?;
         self.monitor.started(self.drv_path);
-        let mut interpose = self.executor.settings.interpose;
+        let mut interpose = self.settings().interpose;
         loop {
             let stand_ins = StandIns::new(setting.scratch.values());
             let context = Arc::new(BuildContext::new(setting.inputs.clone(), stand_ins));
@@ -164,7 +169,7 @@ impl<'a> Attempt<'a> {
             let made = ran.and_then(|ran| run.take_outputs(&ran, tally));
             // A builtin builder's has what the executor put there for it alone.
             let may_keep = builtin_name(self.drv).is_none();
-            if made.is_err() && self.executor.settings.keep_failed && may_keep {
+            if made.is_err() && self.settings().keep_failed && may_keep {
                 let kept = dir.keep_failed(&self.text)?;
                 self.monitor
                     .note(&format!("keeping build directory `{}`", kept.display()));
@@ -182,8 +187,13 @@ impl<'a> Attempt<'a> {
     }
 
     fn check_buildable(&self) -> Result<(), BuildError> {
-        let (drv, options, settings) = (self.drv, &self.options, &self.executor.settings);
+        let (drv, options, settings) = (self.drv, &self.options, self.settings());
         let required = &options.required_system_features;
+        if settings.max_jobs == 0 {
+            return Err(BuildError::NoJobs {
+                drv: self.text.clone(),
+            });
+        }
         let available = &settings.system_features;
         let runs = builtin_name(drv).is_some() || settings.runs(&drv.system);
         let mut reasons = Vec::new();
@@ -421,7 +431,7 @@ impl Run<'_> {
     /// What the settings, the derivation and the `pre-build-hook` have of this machine.
     fn add_host_paths(&self, request: &mut Request) -> Result<(), BuildError> {
         let Attempt { executor, text, .. } = self.attempt;
-        let settings = &executor.settings;
+        let settings = self.attempt.settings();
         let mut paths: BTreeMap<PathBuf, SandboxPath> = BTreeMap::new();
         let shell = settings.sandbox_shell.iter().map(|shell| SandboxPath {
             inside: "/bin/sh".into(),
@@ -557,7 +567,7 @@ impl Run<'_> {
         let socket = format!("unix://{BUILD_DIR}/.nix-socket");
         let around = Surroundings {
             store_dir: executor.store_dir(),
-            cores: executor.settings.cores,
+            cores: self.attempt.settings().cores,
             scratch: &self.setting.scratch,
             is_fixed: *kind == DerivationKind::Fixed,
             passes_impure: !kind.is_sandboxed(),
@@ -601,7 +611,7 @@ impl Run<'_> {
         let is_program = builtin_name(self.attempt.drv).is_none();
         // Nor is a call somebody's child that can see any file of the machine.
         let is_closed = self.attempt.kind.is_sandboxed() && !self.attempt.sees_machine();
-        let has_shims = executor.settings.memo && is_closed && is_program;
+        let has_shims = self.attempt.settings().memo && is_closed && is_program;
         let shims = if has_shims {
             executor.open_shims(text, request, self.dir, self.context, self.interpose)?
         } else {
@@ -639,8 +649,11 @@ impl Run<'_> {
             monitor,
             ..
         } = self.attempt;
-        let mut file = executor.open_log(drv_path);
-        let settings = &executor.settings;
+        let settings = self.attempt.settings();
+        let mut file = match settings.keep_build_log {
+            true => executor.open_log(drv_path),
+            false => None,
+        };
         let begun = Instant::now();
         let heard = Cell::new(begun);
         let timed_out = RefCell::new(None);
@@ -713,7 +726,7 @@ impl Run<'_> {
         if ran.log.is_too_long {
             return Err(BuildError::LogTooLong {
                 drv: attempt.text.clone(),
-                bytes_max: attempt.executor.settings.max_build_log_size,
+                bytes_max: attempt.settings().max_build_log_size,
                 log: ran.log.for_error(),
             });
         }

@@ -96,13 +96,8 @@ fn private(path: &Path) -> std::io::Result<()> {
 
 impl Executor {
     pub(crate) fn acquire_user(&self, text: &str) -> Result<BuildUser, BuildError> {
-        BuildUser::acquire(self.store.state_dir())
-            .map_err(environment(text, "get a user to build as"))?
-            .ok_or_else(|| BuildError::Environment {
-                drv: text.to_owned(),
-                action: "get a user to build as",
-                source: "all of them are in use".into(),
-            })
+        BuildUser::acquire(self.store.state_dir(), &self.settings.users)
+            .map_err(environment(text, "get a user to build as"))
     }
 
     /// Makes a directory: nobody else's, empty, and gone with us.

@@ -92,7 +92,7 @@ enum Report {
 
 impl Run<'_> {
     fn to_end(&self) -> Vec<UnitOutcome> {
-        let settings = &self.executor.settings;
+        let settings = self.executor.settings_for(self.monitor);
         let mut plan = Plan::new(settings.max_jobs, settings.keep_going);
         let mut outcomes = Vec::new();
         let (sender, receiver) = mpsc::channel();

@@ -283,6 +283,14 @@ pub enum BuildError {
         /// Why.
         why: &'static str,
     },
+    /// Nothing may be built here.
+    #[error(
+        "unable to start the build of `{drv}`: `max-jobs` is 0, and there are no remote builders"
+    )]
+    NoJobs {
+        /// The derivation.
+        drv: String,
+    },
     /// The machine, not the derivation, is at fault.
     #[error("cannot {action} for derivation `{drv}`")]
     Environment {
@@ -312,6 +320,7 @@ impl BuildError {
             | Self::NoSuchOutput { .. }
             | Self::Environment { .. }
             | Self::Cancelled { .. }
+            | Self::NoJobs { .. }
             | Self::NothingToCheck { .. }
             | Self::Malformed { .. }
             | Self::WantsOutside { .. }

@@ -12,6 +12,7 @@ use store_api::{BoxError, Store};
 use store_local::LocalStore;
 use store_types::{Derivation, DrvOutput, Hash, HashModulo, StoreDir, StorePath};
 
+use crate::Monitor;
 use crate::child::crash::Crashes;
 use crate::child::files::FileMemory;
 use crate::child::host::HostCompilers;
@@ -113,7 +114,10 @@ impl Executor {
         embedded: Embedded,
         serve_store: Box<ServeStore>,
     ) -> Result<Arc<Self>, OpenError> {
-        let builds = store.state_dir().join("builds");
+        let builds = match &settings.build_dir {
+            Some(dir) => dir.clone(),
+            None => store.state_dir().join("builds"),
+        };
         std::fs::create_dir_all(&builds).map_err(state_error(&builds))?;
         remove_abandoned(&builds).map_err(state_error(&builds))?;
         let (builds_dir, builds_lock) = claim_builds_dir(&builds).map_err(state_error(&builds))?;
@@ -163,6 +167,11 @@ impl Executor {
     /// How it was told to build.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// How to build for this one: as it wants, or as the executor was told.
+    pub(crate) fn settings_for<'a>(&'a self, monitor: &'a dyn Monitor) -> &'a Settings {
+        monitor.settings().unwrap_or(&self.settings)
     }
 
     /// The memory of children.

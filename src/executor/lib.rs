@@ -26,6 +26,7 @@ mod graphs;
 mod hooks;
 mod interpose;
 mod log;
+mod nix_settings;
 mod output_checks;
 mod outputs;
 mod programs;
@@ -43,6 +44,7 @@ pub use error::BuildError;
 pub use executor::{Embedded, Executor, OpenError, ServeStore};
 pub use settings::{Downloads, SandboxMode, SandboxPath, SettingError, Settings, THIS_SYSTEM};
 pub use unit::UnitOutcome;
+pub use users::BuildUsers;
 
 use store_types::StorePath;
 
@@ -62,6 +64,11 @@ pub trait Monitor: Sync {
 
     /// Something worth a line to the user.
     fn note(&self, text: &str);
+
+    /// What the one who waits wants instead of the executor's own settings: `None` for nothing.
+    fn settings(&self) -> Option<&Settings> {
+        None
+    }
 
     /// Whether nobody waits any more, so that builders are to be killed.
     fn is_cancelled(&self) -> bool;

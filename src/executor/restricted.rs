@@ -28,7 +28,7 @@ use crate::context::BuildContext;
 use crate::error::{BuildError, environment};
 use crate::unit::UnitOutcome;
 use crate::users::BuildUser;
-use crate::{Executor, Monitor};
+use crate::{Executor, Monitor, Settings};
 
 /// Where a build finds the socket, relative to its root.
 const SOCKET: &str = "/build/.nix-socket";
@@ -171,6 +171,7 @@ impl RestrictedStore {
 
 /// Passes what happens to a protocol client's observer.
 struct ForwardTo<'a> {
+    settings: Option<&'a Settings>,
     observer: Mutex<&'a mut dyn BuildObserver>,
 }
 
@@ -205,6 +206,10 @@ impl Monitor for ForwardTo<'_> {
 
     fn note(&self, _text: &str) {}
 
+    fn settings(&self) -> Option<&Settings> {
+        self.settings
+    }
+
     fn is_cancelled(&self) -> bool {
         self.observer
             .lock()
@@ -222,7 +227,19 @@ impl Executor {
         mode: BuildMode,
         observer: &mut dyn BuildObserver,
     ) -> Result<Vec<KeyedBuildResult>, StoreError> {
+        self.build_as_wanted(None, paths, mode, observer)
+    }
+
+    /// The same, as this client wants it.
+    pub fn build_as_wanted(
+        self: &Arc<Self>,
+        settings: Option<&Settings>,
+        paths: &[DerivedPath],
+        mode: BuildMode,
+        observer: &mut dyn BuildObserver,
+    ) -> Result<Vec<KeyedBuildResult>, StoreError> {
         let monitor = ForwardTo {
+            settings,
             observer: Mutex::new(observer),
         };
         let outcomes = self.build(paths, mode, &monitor).map_err(failed("build"))?;
@@ -260,12 +277,14 @@ impl Executor {
     /// is. What it reads must be valid.
     pub fn build_given_for_client(
         self: &Arc<Self>,
+        settings: Option<&Settings>,
         drv_path: &StorePath,
         drv: &Derivation,
         mode: BuildMode,
         observer: &mut dyn BuildObserver,
     ) -> BuildResult {
         let monitor = ForwardTo {
+            settings,
             observer: Mutex::new(observer),
         };
         let outcome = self.realise_given(drv_path, drv, mode, &monitor);

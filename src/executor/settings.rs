@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use droste_settings::Config;
 use store_types::{KeyError, PublicKey, PublicKeys, SecretKey};
+
+use crate::users::BuildUsers;
 
 /// The longest file of a secret key in bytes; one has 90 and its name.
 const KEY_FILE_LEN_MAX: u64 = 64 << 10;
@@ -117,6 +121,15 @@ pub struct Settings {
     pub max_silent_time: Option<Duration>,
     /// How many lines of a failed build's log its error repeats.
     pub log_lines: usize,
+    /// Keep the logs of builds.
+    pub keep_build_log: bool,
+    /// Where build directories are made, if not in the store's state.
+    pub build_dir: Option<PathBuf>,
+    /// Where builds of root get their users.
+    pub users: BuildUsers,
+    /// All settings of `nix.conf`, for what has no field here; see
+    /// [`apply`](Self::apply).
+    pub nix: Arc<Config>,
     /// How `builtin:fetchurl` fetches.
     pub downloads: Downloads,
 }
@@ -234,6 +247,10 @@ impl Settings {
             max_silent_time: None,
             log_lines: 25,
             downloads: Downloads::of_environment(|name| std::env::var_os(name)),
+            keep_build_log: true,
+            build_dir: None,
+            users: BuildUsers::default(),
+            nix: Arc::new(Config::new(u32::try_from(cores).unwrap_or(u32::MAX))),
         }
     }
 
@@ -364,6 +381,9 @@ impl Settings {
                 self.downloads.stalled_download_timeout_seconds = count()?;
             }
             "download-attempts" => self.downloads.download_attempts = count()?,
+            "system" => self.system = text.to_owned(),
+            "keep-build-log" | "build-keep-log" => self.keep_build_log = flag()?,
+            "build-dir" => self.build_dir = program(),
             _ => return Err(SettingError::Unknown(name.to_owned())),
         }
         Ok(())
