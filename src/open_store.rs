@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use droste_executor::{Executor, Settings};
+use droste_executor::Executor;
 use store_api::{
     BoxError, BuildMode, BuildObserver, BuildResult, GcRequest, GcResult, KeyedBuildResult,
     Missing, Roots, Store, StoreError, VerifyRequest,
@@ -24,8 +24,6 @@ const BUFFER_LEN: usize = 64 << 10;
 /// A store without restrictions, and the executor that builds in it.
 pub struct OpenStore {
     executor: Arc<Executor>,
-    /// How the client of this view wants its builds.
-    wanted: RwLock<Option<Arc<Settings>>>,
 }
 
 /// An error with what was being done.
@@ -36,19 +34,7 @@ fn failed<E: Into<BoxError>>(action: &str) -> impl FnOnce(E) -> StoreError {
 impl OpenStore {
     /// The store that this executor builds in.
     pub fn new(executor: Arc<Executor>) -> Self {
-        let wanted = RwLock::default();
-        Self { executor, wanted }
-    }
-
-    /// From now on, builds are made with these settings.
-    pub fn set_wanted(&self, settings: Settings) {
-        let mut wanted = self.wanted.write().unwrap_or_else(PoisonError::into_inner);
-        *wanted = Some(Arc::new(settings));
-    }
-
-    fn wanted(&self) -> Option<Arc<Settings>> {
-        let wanted = self.wanted.read().unwrap_or_else(PoisonError::into_inner);
-        wanted.clone()
+        Self { executor }
     }
 
     fn store(&self) -> &LocalStore {
@@ -264,8 +250,7 @@ impl Store for OpenStore {
         mode: BuildMode,
         observer: &mut dyn BuildObserver,
     ) -> Result<Vec<KeyedBuildResult>, StoreError> {
-        self.executor
-            .build_as_wanted(self.wanted().as_deref(), paths, mode, observer)
+        self.executor.build_for_client(paths, mode, observer)
     }
 
     fn build_derivation(
@@ -275,13 +260,9 @@ impl Store for OpenStore {
         mode: BuildMode,
         observer: &mut dyn BuildObserver,
     ) -> Result<BuildResult, StoreError> {
-        Ok(self.executor.build_given_for_client(
-            self.wanted().as_deref(),
-            drv_path,
-            derivation,
-            mode,
-            observer,
-        ))
+        Ok(self
+            .executor
+            .build_given_for_client(None, drv_path, derivation, mode, observer))
     }
 
     fn query_missing(&self, paths: &[DerivedPath]) -> Result<Missing, StoreError> {

@@ -154,10 +154,7 @@ mod tests {
         assert_eq!(settings.cores, plain.cores);
         assert_eq!(settings.timeout, None);
         assert_eq!(settings.users, plain.users);
-        let shell = plain
-            .sandbox_shell
-            .and_then(|shell| shell.canonicalize().ok());
-        assert_eq!(settings.sandbox_shell, shell);
+        assert_eq!(settings.sandbox_shell, plain.sandbox_shell);
         assert!(settings.sandbox_paths.is_empty());
     }
 
@@ -176,10 +173,8 @@ mod tests {
             ("log-lines", "2"),
             ("build-dir", "/b"),
             ("build-users-group", "builders"),
-            (
-                "sandbox-paths",
-                "/bin/sh=/proc/self/exe /a=/proc /no=/no/such/file?",
-            ),
+            ("sandbox", "relaxed"),
+            ("sandbox-paths", "/bin/sh=/sh /a=/b?"),
         ]);
         assert!(settings.runs(b"riscv64-linux") && settings.runs(b"b"));
         assert_eq!(
