@@ -382,7 +382,7 @@ impl Store for SharedStore {
     ) -> Result<Vec<KeyedBuildResult>, StoreError> {
         self.borrow(paths.iter().map(|path| match path {
             DerivedPath::Opaque(path) => path,
-            DerivedPath::Built { drv, .. } => drv,
+            DerivedPath::Built { drv, .. } => &drv.base,
         }))?;
         let results = self.own.build_paths(paths, mode, observer)?;
         for keyed in &results {

@@ -9,7 +9,7 @@ use droste_settings::Origin;
 use serde::Serialize;
 use store_api::{BuildMode, BuildStatus};
 use store_local::LocalStore;
-use store_types::{DerivedPath, OutputsSpec, StoreDir, StorePath};
+use store_types::{DerivedPath, OutputsSpec, SingleDerivedPath, StoreDir};
 
 use super::error::{CommandError, Hint, describe};
 use super::expressions::{EvalError, Expressions};
@@ -23,8 +23,12 @@ use crate::wiring;
 #[derive(Debug, Args)]
 pub struct BuildArgs {
     /// Derivations, with their outputs if not all are wanted: a path in the store, as it is
-    /// inside builds (/nix/store/….drv) or on this machine
-    #[arg(value_name = "PATH.drv[^OUTPUTS]", required_unless_present = "file")]
+    /// inside builds (/nix/store/….drv) or on this machine. Of an output that is a derivation
+    /// itself, outputs can be named in turn: PATH.drv^out^out
+    #[arg(
+        value_name = "PATH.drv[^OUTPUT]…[^OUTPUTS]",
+        required_unless_present = "file"
+    )]
     paths: Vec<String>,
     #[command(flatten)]
     expressions: Expressions,
@@ -302,7 +306,7 @@ fn hint_for(error: &BuildError) -> Option<&'static str> {
 /// A derivation that was asked for.
 #[derive(Debug, PartialEq, Eq)]
 struct Requested {
-    drv: StorePath,
+    drv: SingleDerivedPath,
     outputs: OutputsSpec,
 }
 
@@ -436,7 +440,7 @@ impl BuildJson {
             None => Some("it was not built".to_owned()),
         };
         Self {
-            drv_path: dir.display(&request.drv),
+            drv_path: request.drv.display(dir),
             outputs: outputs
                 .filter(|(name, _)| request.outputs.contains(name))
                 .map(|(name, path)| (name.clone(), dir.display(path)))
@@ -482,9 +486,11 @@ fn to_json(results: &[BuildJson]) -> String {
 mod tests {
     use super::*;
     use store_api::BuildResult;
+    use store_types::StorePath;
 
-    fn drv() -> StorePath {
-        StorePath::from_base_name("0mdqa9w1p6cmli6976v4wi0sw9r4p5pr-x.drv").unwrap()
+    fn drv() -> SingleDerivedPath {
+        let path = StorePath::from_base_name("0mdqa9w1p6cmli6976v4wi0sw9r4p5pr-x.drv");
+        path.unwrap().into()
     }
 
     fn output(letter: char) -> StorePath {

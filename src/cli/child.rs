@@ -243,7 +243,7 @@ fn derivation_json(dir: &StoreDir, drv: &Derivation) -> Value {
     let inputs: serde_json::Map<String, Value> = drv
         .input_drvs
         .iter()
-        .map(|(path, outputs)| (dir.display(path), json!(outputs)))
+        .map(|(path, outputs)| (dir.display(path), json!(outputs.outputs)))
         .collect();
     let env: serde_json::Map<String, Value> = drv
         .env

@@ -215,7 +215,7 @@ impl Monitor for Reporter<'_> {
 
     fn finished(&self, outcome: &UnitOutcome) {
         let mut builds = self.builds();
-        let was_running = builds.running.remove(&outcome.drv).is_some();
+        let was_running = builds.running.remove(&outcome.drv.base).is_some();
         builds.done += usize::from(was_running);
         drop(builds);
         if was_running {
@@ -286,7 +286,11 @@ fn finished_line(outcome: &UnitOutcome) -> String {
         _ => "failed:",
     };
     let children = children_text(&outcome.children);
-    let mut line = format!("{verb} {} in {}", name(&outcome.drv), seconds(outcome.wall));
+    let mut line = format!(
+        "{verb} {} in {}",
+        name(&outcome.drv.base),
+        seconds(outcome.wall)
+    );
     if !children.is_empty() {
         let _ = write!(line, " ({children})");
     }
@@ -324,7 +328,9 @@ mod tests {
 
     fn outcome(status: BuildStatus) -> UnitOutcome {
         UnitOutcome {
-            drv: StorePath::from_base_name("0mdqa9w1p6cmli6976v4wi0sw9r4p5pr-lua-5.4.drv").unwrap(),
+            drv: StorePath::from_base_name("0mdqa9w1p6cmli6976v4wi0sw9r4p5pr-lua-5.4.drv")
+                .unwrap()
+                .into(),
             result: BuildResult::new(status, ""),
             error: None,
             outputs: BTreeMap::new(),

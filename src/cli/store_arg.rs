@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use store_types::{DerivedPath, OutputsSpec, StoreDir, StorePath, is_output_name};
+use store_types::{
+    DerivedPath, NESTING_MAX, OutputsSpec, SingleDerivedPath, StoreDir, StorePath, is_output_name,
+};
 
 /// What was typed is no path of the store.
 #[derive(Debug, thiserror::Error)]
@@ -102,12 +104,22 @@ impl StorePlace<'_> {
     }
 
     /// A derivation and its outputs: `PATH.drv`, `PATH.drv^out,dev`, `PATH.drv^*`, or
-    /// the same with `!`; without outputs, all of them.
+    /// the same with `!`; without outputs, all of them. `PATH.drv^out^dev` is an output of
+    /// the derivation that an output is.
     pub fn derived_path(&self, text: &str) -> Result<DerivedPath, StoreArgError> {
-        let (path, outputs) = match text.rsplit_once(['^', '!']) {
-            Some((path, outputs)) => (path, Some(outputs)),
+        let (drv, outputs) = match text.rsplit_once(['^', '!']) {
+            Some((drv, outputs)) => (drv, Some(outputs)),
             None => (text, None),
         };
+        let wrong = || StoreArgError::Outputs {
+            text: text.to_owned(),
+        };
+        let mut parts = drv.split(['^', '!']);
+        let path = parts.next().unwrap_or_default();
+        let nested: Vec<String> = parts.take(NESTING_MAX + 1).map(str::to_owned).collect();
+        if nested.len() > NESTING_MAX || !nested.iter().all(|output| is_output_name(output)) {
+            return Err(wrong());
+        }
         let drv = self.path(path)?;
         if !drv.is_derivation() {
             return Err(StoreArgError::NotADerivation {
@@ -119,11 +131,11 @@ impl StorePlace<'_> {
             Some(names) if names.split(',').all(is_output_name) => {
                 OutputsSpec::Names(names.split(',').map(str::to_owned).collect())
             }
-            Some(_) => {
-                return Err(StoreArgError::Outputs {
-                    text: text.to_owned(),
-                });
-            }
+            Some(_) => return Err(wrong()),
+        };
+        let drv = SingleDerivedPath {
+            base: drv,
+            outputs: nested,
         };
         Ok(DerivedPath::Built { drv, outputs })
     }
@@ -203,6 +215,16 @@ mod tests {
             assert_eq!(outputs("^*").unwrap(), OutputsSpec::All);
             assert_eq!(outputs("!out").unwrap(), names(&["out"]));
             assert_eq!(outputs("^dev,out").unwrap(), names(&["dev", "out"]));
+            assert_eq!(outputs("^out^dev").unwrap(), names(&["dev"]));
+            let nested = place.derived_path(&format!("/nix/store/{BASE_NAME}^a!b^c"));
+            assert_eq!(
+                nested.unwrap().display(place.dir),
+                format!("/nix/store/{BASE_NAME}^a^b^c")
+            );
+            assert!(matches!(
+                outputs("^a,b^c"),
+                Err(StoreArgError::Outputs { .. })
+            ));
             assert!(matches!(outputs("^"), Err(StoreArgError::Outputs { .. })));
             assert!(matches!(
                 outputs("^a b"),

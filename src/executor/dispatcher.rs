@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use store_api::{BuildMode, BuildResult, BuildStatus};
-use store_types::{DerivedPath, OutputsSpec, StorePath};
+use store_types::{DerivedPath, OutputsSpec, SingleDerivedPath, StorePath};
 
 use crate::context::ChildCounts;
 use crate::error::BuildError;
@@ -17,14 +17,15 @@ use crate::{Executor, Monitor};
 impl Executor {
     /// Makes the wanted outputs valid, building what they need. The outcomes are
     /// those of all derivations that were looked at, in the order in which they
-    /// ended; a path that is no derivation's output has none if it is valid.
+    /// ended, and then of those wanted ones that are outputs; a path that is no
+    /// derivation's output has none if it is valid.
     pub fn build(
         self: &Arc<Self>,
         wanted: &[DerivedPath],
         mode: BuildMode,
         monitor: &dyn Monitor,
     ) -> Result<Vec<UnitOutcome>, BuildError> {
-        let mut targets: BTreeMap<StorePath, OutputsSpec> = BTreeMap::new();
+        let mut targets: Wanted = BTreeMap::new();
         for path in wanted {
             match path {
                 DerivedPath::Opaque(path) => {
@@ -49,19 +50,22 @@ impl Executor {
             executor: self,
             mode,
             monitor,
-            wanted: Mutex::new(targets.clone()),
+            wanted: Mutex::new(BTreeMap::new()),
+            found: Mutex::new(BTreeMap::new()),
             made: Made::default(),
             targets: &targets,
         };
+        for (drv, outputs) in &targets {
+            run.want(drv, outputs);
+        }
         Ok(run.to_end())
     }
 }
 
-fn add_wanted(
-    targets: &mut BTreeMap<StorePath, OutputsSpec>,
-    drv: &StorePath,
-    outputs: &OutputsSpec,
-) {
+/// Which outputs of each derivation are needed.
+type Wanted = BTreeMap<SingleDerivedPath, OutputsSpec>;
+
+fn add_wanted(targets: &mut Wanted, drv: &SingleDerivedPath, outputs: &OutputsSpec) {
     match (targets.get_mut(drv), outputs) {
         (Some(OutputsSpec::Names(names)), OutputsSpec::Names(more)) => {
             names.extend(more.iter().cloned())
@@ -78,9 +82,10 @@ struct Run<'a> {
     executor: &'a Arc<Executor>,
     mode: BuildMode,
     monitor: &'a dyn Monitor,
-    /// Which outputs of each derivation are needed.
-    wanted: Mutex<BTreeMap<StorePath, OutputsSpec>>,
-    targets: &'a BTreeMap<StorePath, OutputsSpec>,
+    wanted: Mutex<Wanted>,
+    /// Which derivations outputs turned out to be.
+    found: Mutex<BTreeMap<SingleDerivedPath, StorePath>>,
+    targets: &'a Wanted,
     /// What came of derivations that give something else each time.
     made: Made,
 }
@@ -110,7 +115,22 @@ impl Run<'_> {
                                 Err(outcome) => {
                                     let succeeded = outcome.error.is_none();
                                     outcomes.push(*outcome);
+                                    let drv = drv.into();
                                     Event::Ended { drv, succeeded }
+                                }
+                            };
+                            effects.extend(plan.step(event));
+                        }
+                        Effect::Find(output) => {
+                            let event = match self.find(&output) {
+                                Ok(drv) => Event::Found { output, drv },
+                                Err(error) => {
+                                    outcomes.push(failed(&output, error));
+                                    let succeeded = false;
+                                    Event::Ended {
+                                        drv: output,
+                                        succeeded,
+                                    }
                                 }
                             };
                             effects.extend(plan.step(event));
@@ -120,7 +140,7 @@ impl Run<'_> {
                             scope.spawn(move || {
                                 let wanted = self.outputs_of(&drv);
                                 // Inputs of a rebuilt derivation are not rebuilt.
-                                let mode = if self.targets.contains_key(&drv) {
+                                let mode = if self.is_target(&drv) {
                                     self.mode
                                 } else {
                                     BuildMode::Normal
@@ -134,10 +154,14 @@ impl Run<'_> {
                             });
                         }
                         Effect::Abandon { drv, because_of } => {
-                            let text = |path| self.executor.store_dir().display(path);
-                            let error = BuildError::InputFailed {
-                                drv: text(&drv),
-                                input: text(&because_of),
+                            let text =
+                                |path: &SingleDerivedPath| path.display(self.executor.store_dir());
+                            let error = match drv.as_opaque() {
+                                Some(_) => BuildError::InputFailed {
+                                    drv: text(&drv),
+                                    input: text(&because_of),
+                                },
+                                None => BuildError::NotObtained { drv: text(&drv) },
                             };
                             outcomes.push(failed(&drv, error));
                         }
@@ -162,29 +186,129 @@ impl Run<'_> {
             outcomes.push(failed(
                 drv,
                 BuildError::Cancelled {
-                    drv: self.executor.store_dir().display(drv),
+                    drv: drv.display(self.executor.store_dir()),
                     why: "another build has failed",
                 },
             ));
         }
+        let of_outputs: Vec<UnitOutcome> = self
+            .targets
+            .iter()
+            .filter_map(|(target, wanted)| self.outcome_of_output(target, wanted, &outcomes))
+            .collect();
+        outcomes.extend(of_outputs);
         outcomes
+    }
+
+    /// The outcome of a wanted derivation that is an output: that of the derivation
+    /// which it turned out to be. `None` if there is one already.
+    fn outcome_of_output(
+        &self,
+        target: &SingleDerivedPath,
+        wanted: &OutputsSpec,
+        outcomes: &[UnitOutcome],
+    ) -> Option<UnitOutcome> {
+        if outcomes.iter().any(|outcome| outcome.drv == *target) {
+            return None;
+        }
+        let drv = self.found().get(target)?.clone();
+        let own = outcomes
+            .iter()
+            .find(|outcome| outcome.drv.as_opaque() == Some(&drv))?;
+        let mut outcome = match &own.error {
+            Some(_) => failed(
+                target,
+                BuildError::InputFailed {
+                    drv: target.display(self.executor.store_dir()),
+                    input: self.executor.store_dir().display(&drv),
+                },
+            ),
+            None => UnitOutcome {
+                drv: target.clone(),
+                result: own.result.clone(),
+                error: None,
+                outputs: own.outputs.clone(),
+                children: ChildCounts::default(),
+                wall: own.wall,
+            },
+        };
+        let has_all = match wanted {
+            OutputsSpec::All => true,
+            OutputsSpec::Names(names) => names.iter().all(|name| own.outputs.contains_key(name)),
+        };
+        if outcome.error.is_some() {
+            // The words are those of the derivation itself, which are told once.
+            outcome.result = own.result.clone();
+        } else if !has_all {
+            // It had ended before this was known to be wanted of it.
+            let late =
+                self.executor
+                    .realise(&drv, wanted, BuildMode::Normal, &self.made, self.monitor);
+            outcome = UnitOutcome {
+                drv: target.clone(),
+                ..late
+            };
+        }
+        Some(outcome)
+    }
+
+    fn found(&self) -> MutexGuard<'_, BTreeMap<SingleDerivedPath, StorePath>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn outputs_of(&self, drv: &StorePath) -> OutputsSpec {
         let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        wanted.get(drv).cloned().unwrap_or(OutputsSpec::All)
+        let outputs = wanted.get(&SingleDerivedPath::from(drv.clone()));
+        outputs.cloned().unwrap_or(OutputsSpec::All)
+    }
+
+    /// Whether outputs of this derivation were asked for.
+    fn is_target(&self, drv: &StorePath) -> bool {
+        let is_plain = self
+            .targets
+            .keys()
+            .any(|path| path.as_opaque() == Some(drv));
+        let found = self.found();
+        is_plain || self.targets.keys().any(|path| found.get(path) == Some(drv))
+    }
+
+    /// Notes what is needed of a derivation; of one that is an output, that this output
+    /// is needed.
+    fn want(&self, drv: &SingleDerivedPath, outputs: &OutputsSpec) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        add_wanted(&mut wanted, drv, outputs);
+        let mut drv = drv.clone();
+        while let Some((outer, output)) = drv.split_last() {
+            let output = OutputsSpec::Names([output.to_owned()].into());
+            add_wanted(&mut wanted, &outer, &output);
+            drv = outer;
+        }
+    }
+
+    /// Which derivation an output is; of that derivation the same outputs are needed.
+    fn find(&self, output: &SingleDerivedPath) -> Result<StorePath, BuildError> {
+        let drv = self.executor.find(output, &self.made, self.monitor)?;
+        let wanted = {
+            let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            wanted.get(output).cloned()
+        };
+        if let Some(wanted) = wanted {
+            self.want(&drv.clone().into(), &wanted);
+        }
+        self.found().insert(output.clone(), drv.clone());
+        Ok(drv)
     }
 
     /// The input derivations that must be realised first: none if the wanted outputs
     /// are valid, and then the derivation's own outcome.
-    fn load(&self, drv: &StorePath) -> Result<BTreeSet<StorePath>, Box<UnitOutcome>> {
-        let fail = |error| Box::new(failed(drv, error));
+    fn load(&self, drv: &StorePath) -> Result<BTreeSet<SingleDerivedPath>, Box<UnitOutcome>> {
+        let fail = |error| Box::new(failed(&drv.clone().into(), error));
         let loaded = self.executor.load(drv).map_err(fail)?;
         self.executor.check_derivation(drv, &loaded).map_err(fail)?;
         let known = self.executor.known_outputs(drv, &loaded).map_err(fail)?;
         let wanted = self.outputs_of(drv);
         let needed = |name: &&String| wanted.contains(name);
-        let is_rebuild = self.mode != BuildMode::Normal && self.targets.contains_key(drv);
+        let is_rebuild = self.mode != BuildMode::Normal && self.is_target(drv);
         if !is_rebuild
             && loaded
                 .outputs
@@ -198,15 +322,16 @@ impl Run<'_> {
             return Err(Box::new(outcome));
         }
         self.executor.check_purity(drv, &loaded).map_err(fail)?;
-        let mut all = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        for (input, outputs) in &loaded.input_drvs {
-            add_wanted(&mut all, input, &OutputsSpec::Names(outputs.clone()));
+        let mut inputs = BTreeSet::new();
+        for (input, outputs) in loaded.inputs() {
+            self.want(&input, &OutputsSpec::Names(outputs.clone()));
+            inputs.insert(input);
         }
-        Ok(loaded.input_drvs.into_keys().collect())
+        Ok(inputs)
     }
 }
 
-fn failed(drv: &StorePath, error: BuildError) -> UnitOutcome {
+fn failed(drv: &SingleDerivedPath, error: BuildError) -> UnitOutcome {
     let mut result = BuildResult::new(BuildStatus::MiscFailure, error.chain());
     result.status = error.status();
     UnitOutcome {

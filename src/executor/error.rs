@@ -267,6 +267,12 @@ pub enum BuildError {
         /// The derivation.
         drv: String,
     },
+    /// A derivation that is an output was not made.
+    #[error("failed to obtain derivation of `{drv}`")]
+    NotObtained {
+        /// The output.
+        drv: String,
+    },
     /// An input failed.
     #[error("cannot build `{drv}`; reason: dependency failed: `{input}`")]
     InputFailed {
@@ -340,7 +346,7 @@ impl BuildError {
             | Self::BadCheck { .. }
             | Self::OutputCycle { .. } => BuildStatus::OutputRejected,
             Self::NotDeterministic { .. } => BuildStatus::NotDeterministic,
-            Self::InputFailed { .. } => BuildStatus::DependencyFailed,
+            Self::InputFailed { .. } | Self::NotObtained { .. } => BuildStatus::DependencyFailed,
         }
     }
 

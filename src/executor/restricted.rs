@@ -19,7 +19,7 @@ use store_api::{
 };
 use store_types::{
     ContentAddressMethod, Derivation, DerivationKind, DerivedPath, DrvOutput, HashAlgorithm,
-    OutputsSpec, PathInfo, Realisation, StoreDir, StorePath,
+    OutputsSpec, PathInfo, Realisation, SingleDerivedPath, StoreDir, StorePath,
 };
 
 use crate::build_dir::BuildDir;
@@ -71,6 +71,17 @@ impl Executor {
         };
         open().map_err(environment(text, "open the socket for recursive builds"))
     }
+}
+
+/// How many derivations may have to be made within each other before it is known what a
+/// build asks for. Each is made by what was checked before.
+const CHECK_DEPTH_MAX: usize = 64;
+
+/// What of a request was checked.
+#[derive(Default)]
+struct Checked {
+    seen: BTreeSet<SingleDerivedPath>,
+    depth: usize,
 }
 
 /// What one build may see of the store.
@@ -134,13 +145,33 @@ impl RestrictedStore {
 
     /// Checks that a derivation, and all that it depends on, reads only what the
     /// build may see, and that none of it reaches the network for the build.
-    fn check_derivation(&self, drv_path: &StorePath) -> Result<(), StoreError> {
-        let mut todo = vec![drv_path.clone()];
-        let mut seen = BTreeSet::new();
+    ///
+    /// What is an output of a derivation is made for that, as it is for the build that
+    /// follows: only then is it known what it reads.
+    fn check_derivation(
+        &self,
+        drv: &SingleDerivedPath,
+        checked: &mut Checked,
+        observer: &mut dyn BuildObserver,
+    ) -> Result<(), StoreError> {
+        checked.depth += 1;
+        if checked.depth > CHECK_DEPTH_MAX {
+            let what = format!(
+                "more than {CHECK_DEPTH_MAX} derivations would have to be made one after the \
+                 other to know what `{}` is",
+                drv.display(self.store_dir())
+            );
+            return Err(StoreError::BadRequest { what });
+        }
+        let mut todo = vec![drv.clone()];
         while let Some(path) = todo.pop() {
-            if !seen.insert(path.clone()) {
+            if !checked.seen.insert(path.clone()) {
                 continue;
             }
+            let path = match path.split_last() {
+                None => path.base,
+                Some((outer, output)) => self.make(&outer, output, checked, observer)?,
+            };
             self.check_allowed(&path)?;
             let drv = self
                 .executor
@@ -162,10 +193,66 @@ impl RestrictedStore {
                 });
             }
             if !all_valid {
-                todo.extend(drv.input_drvs.into_keys());
+                todo.extend(drv.inputs().into_iter().map(|(input, _)| input));
             }
         }
+        checked.depth -= 1;
         Ok(())
+    }
+
+    /// Makes an output that is to be a derivation.
+    fn make(
+        &self,
+        outer: &SingleDerivedPath,
+        output: &str,
+        checked: &mut Checked,
+        observer: &mut dyn BuildObserver,
+    ) -> Result<StorePath, StoreError> {
+        self.check_derivation(outer, checked, observer)?;
+        let wanted = [DerivedPath::Built {
+            drv: outer.clone(),
+            outputs: OutputsSpec::Names([output.to_owned()].into()),
+        }];
+        let results = self.build_checked(&wanted, observer)?;
+        let result = results.into_iter().next().map(|keyed| keyed.result);
+        let text = outer.output(output).display(self.store_dir());
+        let lost = || StoreError::BadRequest {
+            what: format!("failed to obtain derivation of `{text}`"),
+        };
+        let mut result = result.ok_or_else(lost)?;
+        match result.built_outputs.remove(output) {
+            Some(realisation) if realisation.out_path.is_derivation() => Ok(realisation.out_path),
+            Some(realisation) => Err(StoreError::BadRequest {
+                what: format!("`{text}` is no derivation, but `{}`", realisation.out_path),
+            }),
+            None if result.error_msg.is_empty() => Err(lost()),
+            None => Err(StoreError::Failed {
+                action: format!("obtain derivation of `{text}`"),
+                source: result.error_msg.into(),
+            }),
+        }
+    }
+
+    /// Builds what was checked before, and shows the build what came of it.
+    fn build_checked(
+        &self,
+        paths: &[DerivedPath],
+        observer: &mut dyn BuildObserver,
+    ) -> Result<Vec<KeyedBuildResult>, StoreError> {
+        let results = self
+            .executor
+            .build_for_client(paths, BuildMode::Normal, observer)?;
+        for result in &results {
+            for realisation in result.result.built_outputs.values() {
+                self.show(&realisation.out_path)?;
+                let mut realisations = self
+                    .realisations
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                realisations.insert(realisation.id.clone(), realisation.clone());
+            }
+        }
+        Ok(results)
     }
 }
 
@@ -200,7 +287,7 @@ impl Monitor for ForwardTo<'_> {
     fn finished(&self, outcome: &UnitOutcome) {
         if outcome.result.times_built > 0 {
             let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
-            observer.finished(&outcome.drv, &outcome.result);
+            observer.finished(&outcome.drv.base, &outcome.result);
         }
     }
 
@@ -243,7 +330,7 @@ impl Executor {
             observer: Mutex::new(observer),
         };
         let outcomes = self.build(paths, mode, &monitor).map_err(failed("build"))?;
-        let by_drv: BTreeMap<&StorePath, &UnitOutcome> = outcomes
+        let by_drv: BTreeMap<&SingleDerivedPath, &UnitOutcome> = outcomes
             .iter()
             .map(|outcome| (&outcome.drv, outcome))
             .collect();
@@ -528,24 +615,16 @@ impl Store for RestrictedStore {
         if mode != BuildMode::Normal {
             return self.refuse("repair or check a build");
         }
+        let mut checked = Checked::default();
         for path in paths {
             match path {
                 DerivedPath::Opaque(path) => self.check_allowed(path)?,
-                DerivedPath::Built { drv, .. } => self.check_derivation(drv)?,
+                DerivedPath::Built { drv, .. } => {
+                    self.check_derivation(drv, &mut checked, observer)?;
+                }
             }
         }
-        let results = self.executor.build_for_client(paths, mode, observer)?;
-        for result in &results {
-            for realisation in result.result.built_outputs.values() {
-                self.show(&realisation.out_path)?;
-                let mut realisations = self
-                    .realisations
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                realisations.insert(realisation.id.clone(), realisation.clone());
-            }
-        }
-        Ok(results)
+        self.build_checked(paths, observer)
     }
 
     fn build_derivation(
@@ -563,6 +642,10 @@ impl Store for RestrictedStore {
         let (allowed, others): (Vec<_>, Vec<_>) = paths.iter().partition(is_allowed);
         let allowed: Vec<DerivedPath> = allowed.into_iter().cloned().collect();
         let mut missing = self.executor.missing(&allowed)?;
+        // What an output turned out to be is known to whom it was built for.
+        missing
+            .will_build
+            .retain(|path| self.context.is_allowed(path));
         missing
             .unknown
             .extend(others.into_iter().map(|path| path.base_path().clone()));
@@ -613,7 +696,7 @@ impl Executor {
         let mut todo: Vec<DerivedPath> = paths.to_vec();
         let mut seen = BTreeSet::new();
         while let Some(path) = todo.pop() {
-            let (drv_path, outputs) = match path {
+            let (drv, outputs) = match path {
                 DerivedPath::Opaque(path) => {
                     if !self.store.is_valid(&path).map_err(failed("query a path"))? {
                         missing.unknown.insert(path);
@@ -621,6 +704,20 @@ impl Executor {
                     continue;
                 }
                 DerivedPath::Built { drv, outputs } => (drv, outputs),
+            };
+            let drv_path = match drv.split_last() {
+                None => drv.base,
+                Some((outer, output)) => match self.known_output(&drv)? {
+                    Some(drv_path) => drv_path,
+                    // What it will be is not known before this is built.
+                    None => {
+                        todo.push(DerivedPath::Built {
+                            drv: outer,
+                            outputs: OutputsSpec::Names([output.to_owned()].into()),
+                        });
+                        continue;
+                    }
+                },
             };
             if !seen.insert(drv_path.clone()) {
                 continue;
@@ -642,14 +739,32 @@ impl Executor {
             }
             missing.will_build.insert(drv_path);
             todo.extend(
-                drv.input_drvs
+                drv.inputs()
                     .into_iter()
                     .map(|(drv, outputs)| DerivedPath::Built {
                         drv,
-                        outputs: OutputsSpec::Names(outputs),
+                        outputs: OutputsSpec::Names(outputs.clone()),
                     }),
             );
         }
         Ok(missing)
+    }
+
+    /// The store path that an output is, if that is known and valid.
+    fn known_output(&self, path: &SingleDerivedPath) -> Result<Option<StorePath>, StoreError> {
+        let mut found = path.base.clone();
+        for output in &path.outputs {
+            let Ok(drv) = self.load(&found) else {
+                return Ok(None);
+            };
+            let mut known = self
+                .known_outputs(&found, &drv)
+                .map_err(failed("query the store"))?;
+            match known.remove(output) {
+                Some(path) => found = path,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(found))
     }
 }

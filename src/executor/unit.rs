@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use store_api::{BuildMode, BuildResult, BuildStatus};
 use store_types::{
     ContentAddress, ContentAddressMethod, Derivation, DerivationKind, DerivationOutput,
-    OutputsSpec, Realisation, References, StorePath, sha256,
+    OutputsSpec, Realisation, References, SingleDerivedPath, StorePath, sha256,
 };
 
 use crate::attempt::Attempt;
@@ -23,8 +23,8 @@ use crate::{Executor, Monitor};
 /// What became of one derivation.
 #[derive(Debug)]
 pub struct UnitOutcome {
-    /// The derivation.
-    pub drv: StorePath,
+    /// The derivation: a path, or an output that was asked for as one.
+    pub drv: SingleDerivedPath,
     /// As Nix's clients are told.
     pub result: BuildResult,
     /// Why it failed, if it did.
@@ -150,7 +150,9 @@ impl Unit<'_> {
         };
         // Nix may resolve fixed derivations, too, and does so where it has content-addressed
         // ones: then they are not built again for inputs that came out the same.
-        if drv.input_drvs.is_empty() || kind == DerivationKind::InputAddressed {
+        let is_basic = drv.input_drvs.is_empty();
+        let is_known = kind == DerivationKind::InputAddressed && !drv.has_dynamic_inputs();
+        if is_basic || is_known {
             return attempt(self.drv_path, kind)?.build(tally);
         }
         let path = &self.add_resolved(name, &resolved)?;
@@ -249,7 +251,7 @@ impl Executor {
             }
         };
         UnitOutcome {
-            drv: unit.drv_path.clone(),
+            drv: unit.drv_path.clone().into(),
             result,
             error,
             outputs,
@@ -410,6 +412,46 @@ impl Executor {
         Ok(())
     }
 
+    /// Which derivation a path is; all that it is an output of has been realised.
+    pub(crate) fn find(
+        self: &Arc<Self>,
+        path: &SingleDerivedPath,
+        made: &Made,
+        monitor: &dyn Monitor,
+    ) -> Result<StorePath, BuildError> {
+        let mut drv_path = path.base.clone();
+        for output in &path.outputs {
+            let drv = self.load(&drv_path)?;
+            let mut known = self.known_outputs(&drv_path, &drv)?;
+            let here = made.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(outputs) = here.get(&drv_path) {
+                known.extend(outputs.clone());
+            }
+            drop(here);
+            if !known.contains_key(output) {
+                // As for inputs: it may have been collected since.
+                let wanted = OutputsSpec::Names([output.clone()].into());
+                let outcome = self.realise(&drv_path, &wanted, BuildMode::Normal, made, monitor);
+                if let Some(error) = outcome.error {
+                    return Err(error);
+                }
+                known = outcome.outputs;
+            }
+            let text = || path.display(self.store_dir());
+            drv_path = known
+                .remove(output)
+                .ok_or_else(|| BuildError::NotObtained { drv: text() })?;
+            if !drv_path.is_derivation() {
+                return Err(BuildError::Malformed {
+                    drv: text(),
+                    source: format!("store path `{drv_path}` is not a valid derivation path")
+                        .into(),
+                });
+            }
+        }
+        Ok(drv_path)
+    }
+
     /// The derivation with its inputs' outputs in place of its input derivations.
     fn resolve(
         self: &Arc<Self>,
@@ -420,8 +462,9 @@ impl Executor {
         monitor: &dyn Monitor,
     ) -> Result<Derivation, BuildError> {
         let text = self.store_dir().display(drv_path);
-        let mut built: BTreeMap<(StorePath, String), StorePath> = BTreeMap::new();
-        for (input, outputs) in &drv.input_drvs {
+        let mut built: BTreeMap<(SingleDerivedPath, String), StorePath> = BTreeMap::new();
+        for (path, outputs) in drv.inputs() {
+            let input = &self.find(&path, made, monitor)?;
             let loaded = self.load(input)?;
             let mut known = self.known_outputs(input, &loaded)?;
             let here = made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -443,8 +486,8 @@ impl Executor {
                 known = outcome.outputs;
             }
             for output in outputs {
-                if let Some(path) = known.get(output) {
-                    built.insert((input.clone(), output.clone()), path.clone());
+                if let Some(output_path) = known.get(output) {
+                    built.insert((path.clone(), output.clone()), output_path.clone());
                 }
             }
         }

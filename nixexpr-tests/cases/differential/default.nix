@@ -29,6 +29,17 @@ let
     outputHashMode = mode;
     outputHash = hash;
   };
+  # The output is the text of a derivation. What takes part is named dynamic-…
+  text = {
+    __contentAddressed = true;
+    outputHashMode = "text";
+    outputHashAlgo = "sha256";
+  };
+  # Makes the derivation that one is.
+  dynamic =
+    inner: drv "${inner.name}.drv" "cp ${builtins.unsafeDiscardOutputDependency inner.drvPath} $out" text;
+  outputOf = outer: builtins.outputOf outer.outPath "out";
+  dynamicSimple = dynamic (drv "dynamic-inner" "echo inner > $out" { });
   hashOf = algo: builtins.hashString algo "content\n";
   wrong = algo: builtins.hashString algo "something else\n";
 
@@ -630,4 +641,132 @@ in
   prints-much = drv "prints-much" "yes 'a line of log' | head -n 20000; echo ok > $out" { };
   prints-bytes = drv "prints-bytes" "printf '\\000\\377\\033[31m no newline' ; echo ok > $out" { };
   output-name-in-store-only = drv "writes-beside-its-output" "echo x > $out; echo y > $out-more" { };
+
+  # Derivations that are outputs of derivations.
+  dynamic-producer = dynamicSimple;
+  dynamic-input = drv "dynamic-input" "cat ${outputOf dynamicSimple} > $out" { };
+  dynamic-input-refers = drv "dynamic-input-refers" "ln -s ${outputOf dynamicSimple} $out" { };
+  dynamic-input-of-floating = drv "dynamic-input-of-floating" "cat ${outputOf dynamicSimple} > $out" floating;
+  dynamic-input-of-fixed =
+    drv "dynamic-input-of-fixed" "cat ${outputOf dynamicSimple}; echo content > $out"
+      (fixed "sha256" "flat" (hashOf "sha256"));
+  dynamic-input-of-deferred =
+    drv "dynamic-input-of-deferred" "cat ${outputOf dynamicSimple} ${caDep}/file > $out; echo $out >> $out"
+      { };
+  dynamic-input-in-environment = drv "dynamic-input-in-environment" "cat $inner > $out" { inner = outputOf dynamicSimple; };
+  dynamic-input-structured = drv "dynamic-input-structured" "${outputFrom "out"}; cat ${outputOf dynamicSimple} > $out" {
+    __structuredAttrs = true;
+    inner = [ (outputOf dynamicSimple) ];
+  };
+  dynamic-inner-and-outer =
+    drv "dynamic-inner-and-outer" "cat ${dynamicSimple} ${outputOf dynamicSimple} > $out; [ -s $out ] && echo both > $out"
+      { };
+  dynamic-user-of-user =
+    drv "dynamic-user-of-user"
+      "cat ${drv "dynamic-user" "cat ${outputOf dynamicSimple} > $out" { }} > $out"
+      { };
+  dynamic-inner-floating =
+    drv "dynamic-inner-floating" "cat ${outputOf (dynamic (drv "dynamic-floating-inner" "echo inner > $out" floating))} > $out"
+      { };
+  dynamic-inner-deferred =
+    drv "dynamic-inner-deferred"
+      "cat ${outputOf (dynamic (drv "dynamic-deferred-inner" "cat ${caDep}/file > $out" { }))} > $out"
+      { };
+  dynamic-inner-fixed =
+    drv "dynamic-inner-fixed"
+      "cat ${
+        outputOf (dynamic (drv "dynamic-fixed-inner" "echo content > $out" (fixed "sha256" "flat" (hashOf "sha256"))))
+      } > $out"
+      { };
+  dynamic-inner-has-inputs =
+    drv "dynamic-inner-has-inputs"
+      "cat ${outputOf (dynamic (drv "dynamic-inner-inputs" "cat ${dep2}/dep > $out" { }))} > $out"
+      { };
+  dynamic-outputs =
+    let
+      outer = dynamic (drv "dynamic-two" "echo 1 > $out; echo 2 > $dev" { outputs = [ "out" "dev" ]; });
+    in
+    drv "dynamic-outputs" "cat ${builtins.outputOf outer.outPath "out"} ${builtins.outputOf outer.outPath "dev"} > $out" { };
+  dynamic-second-output =
+    let
+      outer = dynamic (drv "dynamic-two-more" "echo 1 > $out; echo 2 > $dev" { outputs = [ "out" "dev" ]; });
+    in
+    drv "dynamic-second-output" "cat ${builtins.outputOf outer.outPath "dev"} > $out" { };
+  dynamic-two-levels = drv "dynamic-two-levels" "cat ${
+    builtins.outputOf (outputOf (dynamic (dynamic (drv "dynamic-innermost" "echo innermost > $out" { })))) "out"
+  } > $out" { };
+  dynamic-three-levels = drv "dynamic-three-levels" "cat ${
+    builtins.outputOf (builtins.outputOf (
+      outputOf (dynamic (dynamic (dynamic (drv "dynamic-deepest" "echo deepest > $out" { })))))
+    "out") "out"
+  } > $out" { };
+  dynamic-inner-has-dynamic-input = drv "dynamic-inner-has-dynamic-input" "cat ${
+    outputOf (dynamic (drv "dynamic-inner-dynamic" "cat ${outputOf dynamicSimple} > $out" { }))
+  } > $out" { };
+  dynamic-producer-has-dynamic-input = drv "dynamic-producer-has-dynamic-input" "cat ${
+    outputOf (
+      drv "dynamic-made-later.drv"
+        "cat ${outputOf dynamicSimple}; cp ${builtins.unsafeDiscardOutputDependency (drv "dynamic-made-later" "echo later > $out" { }).drvPath} $out"
+        text
+    )
+  } > $out" { };
+  # A fixed output has no references, so that what it describes has no inputs.
+  dynamic-fixed-producer =
+    let
+      sh = {
+        builder = "/bin/sh";
+        PATH = "";
+      };
+      inner = drv "dynamic-from-fixed" "echo fixed > $out" sh;
+      made = drv "dynamic-from-fixed.drv" "echo -n \"$text\" > $out" {
+        text = builtins.unsafeDiscardStringContext (builtins.readFile inner.drvPath);
+        outputHashMode = "text";
+        outputHashAlgo = "sha256";
+        outputHash = builtins.hashFile "sha256" inner.drvPath;
+      };
+    in
+    drv "dynamic-fixed-producer" "cat ${outputOf made} > $out" { };
+
+  # What fails.
+  dynamic-inner-fails =
+    drv "dynamic-inner-fails" "cat ${outputOf (dynamic (drv "dynamic-failing-inner" "exit 3" { }))} > $out"
+      { };
+  dynamic-producer-fails =
+    drv "dynamic-producer-fails" "cat ${outputOf (drv "dynamic-failing-producer.drv" "exit 3" text)} > $out"
+      { };
+  dynamic-user-fails = drv "dynamic-user-fails" "cat ${outputOf dynamicSimple}; exit 3" { };
+  dynamic-no-derivation = drv "dynamic-no-derivation" "cat ${
+    outputOf (drv "dynamic-nonsense.drv" "echo nonsense > $out" text)
+  } > $out" { };
+  dynamic-empty = drv "dynamic-empty" "cat ${outputOf (drv "dynamic-nothing.drv" ": > $out" text)} > $out" { };
+  dynamic-directory = drv "dynamic-directory" "cat ${outputOf (drv "dynamic-dir.drv" "mkdir $out" text)} > $out" { };
+  dynamic-other-text = drv "dynamic-other-text" "cat ${
+    outputOf (drv "dynamic-other-text-inner" "echo nonsense > $out" text)
+  } > $out" { };
+  dynamic-without-suffix = drv "dynamic-without-suffix" "cat ${
+    outputOf (
+      drv "dynamic-unnamed" "cp ${
+        builtins.unsafeDiscardOutputDependency (drv "dynamic-unnamed-inner" "echo x > $out" { }).drvPath
+      } $out" text
+    )
+  } > $out" { };
+  dynamic-other-name = drv "dynamic-other-name" "cat ${
+    outputOf (
+      drv "dynamic-renamed.drv" "cp ${
+        builtins.unsafeDiscardOutputDependency (drv "dynamic-named" "echo x > $out" { }).drvPath
+      } $out" text
+    )
+  } > $out" { };
+  dynamic-other-name-floating = drv "dynamic-other-name-floating" "cat ${
+    outputOf (
+      drv "dynamic-renamed-floating.drv" "cp ${
+        builtins.unsafeDiscardOutputDependency (drv "dynamic-named-floating" "echo x > $out" floating).drvPath
+      } $out" text
+    )
+  } > $out" { };
+  dynamic-missing-output = drv "dynamic-missing-output" "cat ${builtins.outputOf dynamicSimple.outPath "doc"} > $out" { };
+  dynamic-not-text =
+    drv "dynamic-not-text" "cat ${
+      outputOf (drv "dynamic-recursive-hash" "echo nonsense > $out" floating)
+    } > $out" { };
 }

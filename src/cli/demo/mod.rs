@@ -206,7 +206,7 @@ impl Demo<'_> {
         let executor = wiring::open_executor(self.store.clone(), settings, self.spawner.clone())?;
         let reporter = Reporter::new(self.status, false, self.is_cancelled.clone());
         let wanted = [DerivedPath::Built {
-            drv: drv.clone(),
+            drv: drv.clone().into(),
             outputs: OutputsSpec::All,
         }];
         let outcomes = reporter.during(|| executor.build(&wanted, mode, &reporter))?;
@@ -216,7 +216,7 @@ impl Demo<'_> {
         let text = self.store.store_dir().display(drv);
         let mut outcome = outcomes
             .into_iter()
-            .find(|outcome| outcome.drv == *drv)
+            .find(|outcome| outcome.drv.as_opaque() == Some(drv))
             .ok_or(DemoError::Lost(text))?;
         let is_same = match outcome.error.take() {
             None => true,

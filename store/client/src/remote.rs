@@ -360,10 +360,21 @@ impl RemoteStore {
             DerivedPath::Opaque(path) => return self.is_valid_path(path),
             DerivedPath::Built { drv, outputs } => (drv, outputs),
         };
-        let outputs = match self.query_derivation_output_map(drv) {
-            // It may not be valid itself.
-            Err(StoreError::Remote { .. }) => return Ok(false),
-            outputs => outputs?,
+        // It may not be valid itself.
+        let query = |drv: &StorePath| match self.query_derivation_output_map(drv) {
+            Err(StoreError::Remote { .. }) => Ok(None),
+            outputs => outputs.map(Some),
+        };
+        let mut drv_path = drv.base.clone();
+        for output in &drv.outputs {
+            let outputs = query(&drv_path)?.unwrap_or_default();
+            let Some(Some(made)) = outputs.get(output) else {
+                return Ok(false);
+            };
+            drv_path = made.clone();
+        }
+        let Some(outputs) = query(&drv_path)? else {
+            return Ok(false);
         };
         for (name, output) in outputs {
             if wanted.contains(&name) && !output.is_some_and(|path| self.is_valid(&path)) {

@@ -13,7 +13,7 @@ use store_api::{
 use store_client::{RemoteOptions, RemoteStore, Streams};
 use store_types::{
     ContentAddressMethod, Derivation, DerivationOutput, DerivedPath, HashAlgorithm, HashModulo,
-    OutputsSpec, PathInfo, StorePath, sha256,
+    OutputsSpec, PathInfo, SingleDerivedPath, StorePath, sha256,
 };
 use store_wire::{ClientOptions, Version, Writer};
 
@@ -193,7 +193,7 @@ fn add_drv(store: &dyn Store, name: &str, drv: &Derivation) -> DerivedPath {
         &text,
     );
     DerivedPath::Built {
-        drv: added.unwrap().path,
+        drv: added.unwrap().path.into(),
         outputs: OutputsSpec::All,
     }
 }
@@ -313,7 +313,11 @@ fn real_nix_builds_and_tells_its_log() {
             &format!("echo no {version}; exit 7"),
         );
         let bad_path = add_drv(store, "bad", &bad);
-        let DerivedPath::Built { drv, .. } = &good_path else {
+        let DerivedPath::Built {
+            drv: SingleDerivedPath { base: drv, .. },
+            ..
+        } = &good_path
+        else {
             unreachable!()
         };
         let missing = store
@@ -388,7 +392,11 @@ fn real_nix_keeps_its_store_in_order_for_a_client() {
         );
         if version >= 34 {
             let drv = script(store, "logged", &["out"], "exit 1");
-            let DerivedPath::Built { drv, .. } = add_drv(store, "logged", &drv) else {
+            let DerivedPath::Built {
+                drv: SingleDerivedPath { base: drv, .. },
+                ..
+            } = add_drv(store, "logged", &drv)
+            else {
                 unreachable!()
             };
             store.add_build_log(&drv, &mut &b"a log"[..]).unwrap();

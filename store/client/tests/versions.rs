@@ -19,7 +19,7 @@ use store_api::{
 use store_client::{ClientError, RemoteOptions, RemoteStore, Streams, UnixSocket};
 use store_types::{
     ContentAddressMethod, Derivation, DerivationOutput, DerivedPath, DrvOutput, HashAlgorithm,
-    OutputsSpec, PathInfo, Realisation, StorePath, sha256,
+    OutputsSpec, PathInfo, Realisation, SingleDerivedPath, StorePath, sha256,
 };
 use store_wire::{ClientOptions, RemoteError, Session, StderrFrame, Version, Writer};
 
@@ -102,7 +102,7 @@ fn add_script(store: &dyn Store, name: &str, text: &str) -> DerivedPath {
         &text,
     );
     DerivedPath::Built {
-        drv: added.unwrap().path,
+        drv: added.unwrap().path.into(),
         outputs: OutputsSpec::All,
     }
 }
@@ -205,7 +205,11 @@ fn every_question_has_its_answer_at_every_version() {
             .unwrap()
             .path;
         let drv = add_script(remote, "asked", "exit 1");
-        let DerivedPath::Built { drv: drv_path, .. } = &drv else {
+        let DerivedPath::Built {
+            drv: SingleDerivedPath { base: drv_path, .. },
+            ..
+        } = &drv
+        else {
             unreachable!()
         };
         let absent = StorePath::from_hash_and_name(&[9; 20], "absent").unwrap();

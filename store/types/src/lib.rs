@@ -24,11 +24,13 @@ pub use content_address::{
 pub use derivation::{
     Derivation, DerivationKind, DerivationKindError, DerivationOptions, DerivationOptionsError,
     DerivationOutput, DerivationOutputError, DerivationParseError, HashModulo, HashModuloError,
-    HashesModulo, OutputChecks, OutputPathError, PlaceholderRewrites, ResolveError,
-    StructuredAttrs, attribute_file_name, output_path_name, output_placeholder,
-    upstream_placeholder,
+    HashesModulo, InputOutputs, OutputChecks, OutputPathError, PlaceholderRewrites, ResolveError,
+    StructuredAttrs, attribute_file_name, computed_placeholder, output_path_name,
+    output_placeholder, upstream_placeholder,
 };
-pub use derived_path::{DerivedPath, DerivedPathError, OutputsSpec, is_output_name};
+pub use derived_path::{
+    DerivedPath, DerivedPathError, NESTING_MAX, OutputsSpec, SingleDerivedPath, is_output_name,
+};
 pub use hash::{Hash, HashAlgorithm, HashParseError, Sha256Hasher, sha256};
 pub use narinfo::{NARINFO_LEN_MAX, NarInfo, NarInfoError};
 pub use path_info::{PathInfo, PathInfoJson, PathInfoJsonShape, print_references_graph};

@@ -101,7 +101,7 @@ fn resolving_gives_the_derivation_that_nix_built() {
         let mut modulo = HashModulo::new(dir.clone());
         let resolved = drv
             .resolve(&dir, name, |input, output| {
-                let input = read(input).unwrap();
+                let input = read(input.as_opaque()?).unwrap();
                 let id = modulo.realisation_id(&input, output, read).unwrap();
                 recorded.get(&id?).cloned()
             })

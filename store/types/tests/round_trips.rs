@@ -5,8 +5,8 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use store_types::{
     ContentAddress, ContentAddressMethod, Derivation, DerivationOutput, DerivedPath, DrvOutput,
-    Hash, HashAlgorithm, NarInfo, OutputsSpec, PathInfo, PlaceholderRewrites, Realisation,
-    Signature, StoreDir, StorePath, output_placeholder,
+    Hash, HashAlgorithm, InputOutputs, NarInfo, OutputsSpec, PathInfo, PlaceholderRewrites,
+    Realisation, Signature, SingleDerivedPath, StoreDir, StorePath, output_placeholder,
 };
 
 fn store_path(suffix: &'static str) -> impl Strategy<Value = StorePath> {
@@ -59,6 +59,19 @@ fn output_name() -> impl Strategy<Value = String> {
     "[a-z]{1,8}"
 }
 
+fn input_outputs() -> impl Strategy<Value = InputOutputs> {
+    let plain = btree_set(output_name(), 1..4).prop_map(InputOutputs::from);
+    plain.prop_recursive(3, 8, 3, |child| {
+        let dynamic = btree_map(output_name(), child, 1..3);
+        (btree_set(output_name(), 0..3), dynamic).prop_map(|(outputs, dynamic_outputs)| {
+            InputOutputs {
+                outputs,
+                dynamic_outputs,
+            }
+        })
+    })
+}
+
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         vec(any::<u8>(), 0..20),
@@ -69,7 +82,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 fn derivation() -> impl Strategy<Value = Derivation> {
     (
         btree_map(output_name(), output(), 0..4),
-        btree_map(store_path(".drv"), btree_set(output_name(), 1..4), 0..4),
+        btree_map(store_path(".drv"), input_outputs(), 0..4),
         btree_set(store_path(""), 0..4),
         (bytes(), bytes()),
         vec(bytes(), 0..5),
@@ -123,7 +136,8 @@ proptest! {
 
     #[test]
     fn deriving_paths_are_read_back(
-        drv in store_path(".drv"),
+        base in store_path(".drv"),
+        nested in vec(output_name(), 0..4),
         names in btree_set(output_name(), 0..4),
     ) {
         let dir = StoreDir::default();
@@ -131,6 +145,7 @@ proptest! {
             true => OutputsSpec::All,
             false => OutputsSpec::Names(names),
         };
+        let drv = SingleDerivedPath { base, outputs: nested };
         let path = DerivedPath::Built { drv, outputs };
         prop_assert_eq!(DerivedPath::parse_wire(&dir, &path.to_wire(&dir)), Ok(path.clone()));
         prop_assert_eq!(DerivedPath::parse(&dir, &path.display(&dir)), Ok(path));

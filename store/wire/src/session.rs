@@ -170,7 +170,7 @@ impl Session {
             DerivedPath::Built {
                 drv,
                 outputs: OutputsSpec::All,
-            } if !self.since(30) => self.store_dir.display(drv),
+            } if !self.since(30) && drv.as_opaque().is_some() => drv.display(&self.store_dir),
             path => path.to_wire(&self.store_dir),
         };
         w.bytes(text);
@@ -184,7 +184,7 @@ impl Session {
         match DerivedPath::parse_wire(&self.store_dir, &text) {
             Ok(DerivedPath::Opaque(drv)) if !self.since(30) && drv.is_derivation() => {
                 Ok(DerivedPath::Built {
-                    drv,
+                    drv: drv.into(),
                     outputs: OutputsSpec::All,
                 })
             }

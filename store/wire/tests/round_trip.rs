@@ -14,7 +14,7 @@ use store_api::{
 };
 use store_types::{
     ContentAddress, ContentAddressMethod, Derivation, DerivationOutput, DerivedPath, DrvOutput,
-    Hash, HashAlgorithm, OutputsSpec, PathInfo, Realisation, StorePath,
+    Hash, HashAlgorithm, OutputsSpec, PathInfo, Realisation, SingleDerivedPath, StorePath,
 };
 use store_wire::{
     ActivityField, ClientOptions, Reader, RemoteError, Request, Response, Session, StderrFrame,
@@ -97,7 +97,8 @@ fn info() -> impl Strategy<Value = PathInfo> {
 }
 
 fn derived_path() -> impl Strategy<Value = DerivedPath> {
-    (path(), option::of(btree_set("[a-z]{1,5}", 1..3)), 0..3).prop_map(|(path, names, kind)| {
+    let names = option::of(btree_set("[a-z]{1,5}", 1..3));
+    (path(), names, vec("[a-z]{1,5}", 0..3), 0..3).prop_map(|(path, names, nested, kind)| {
         let outputs = match (kind, names) {
             // Before 1.30 a derivation alone cannot be named.
             (0, _) if !path.is_derivation() => return DerivedPath::Opaque(path),
@@ -107,6 +108,10 @@ fn derived_path() -> impl Strategy<Value = DerivedPath> {
         let drv = match path.is_derivation() {
             true => path,
             false => StorePath::from_base_name(&format!("{path}.drv")).unwrap(),
+        };
+        let drv = SingleDerivedPath {
+            base: drv,
+            outputs: nested,
         };
         DerivedPath::Built { drv, outputs }
     })

@@ -391,7 +391,7 @@ impl Store for DirStore {
                         false => BuildResult::new(BuildStatus::NoSubstituters, ""),
                     },
                     DerivedPath::Built { drv, .. } => {
-                        self.build(drv, &self.derivation(drv)?, observer)
+                        self.build(&drv.base, &self.derivation(&drv.base)?, observer)
                     }
                 };
                 Ok(KeyedBuildResult {
@@ -416,9 +416,9 @@ impl Store for DirStore {
         let mut missing = Missing::default();
         for path in paths {
             if let DerivedPath::Built { drv, .. } = path {
-                for out in self.query_derivation_output_map(drv)?.into_values() {
+                for out in self.query_derivation_output_map(&drv.base)?.into_values() {
                     if !out.is_some_and(|out| self.paths().contains(&out)) {
-                        missing.will_build.insert(drv.clone());
+                        missing.will_build.insert(drv.base.clone());
                     }
                 }
             }
@@ -597,7 +597,7 @@ pub fn add_script(client: &mut Client, name: &str, script: &str) -> StorePath {
 
 pub fn all_of(drv: &StorePath) -> Vec<DerivedPath> {
     vec![DerivedPath::Built {
-        drv: drv.clone(),
+        drv: drv.clone().into(),
         outputs: store_types::OutputsSpec::All,
     }]
 }

@@ -1,12 +1,19 @@
 //! Derivations as bytes: the format of `.drv` files.
 //!
 //! ```text
-//! drv    = 'Derive(' list(output) ',' list(input) ',' list(string) ',' string ','
-//!          string ',' list(string) ',' list('(' string ',' string ')') ')'
+//! drv    = 'Derive(' body | 'DrvWithVersion("xp-dyn-drv",' body
+//! body   = list(output) ',' list(input) ',' list(string) ',' string ',' string ','
+//!          list(string) ',' list('(' string ',' string ')') ')'
 //! output = '(' string ',' string ',' string ',' string ')'   name, path, algorithm, hash
-//! input  = '(' string ',' list(string) ')'                   derivation, outputs
+//! input  = '(' string ',' node ')'                           derivation, what of it
+//! node   = list(string)                                      outputs
+//!        | '(' list(string) ',' list('(' string ',' node ')') ')'
 //! list(x) = '[' [ x *( ',' x ) ] ']'
 //! ```
+//!
+//! The second form of a node says of which outputs, being derivations, outputs are
+//! inputs; it is used where there are such, and `DrvWithVersion` where a node of that
+//! form is in the derivation.
 //!
 //! Everything that is a set or a map is sorted bytewise. A string is in double
 //! quotes; `\"`, `\\`, `\n`, `\r` and `\t` are its only escapes.
@@ -19,10 +26,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bstr::BString;
+use bstr::{BString, ByteSlice};
 
-use super::{Derivation, DerivationOutput};
-use crate::{ContentAddress, ContentAddressMethod, Hash, StoreDir, StorePath, is_output_name};
+use super::{Derivation, DerivationOutput, InputOutputs};
+use crate::{
+    ContentAddress, ContentAddressMethod, Hash, NESTING_MAX, StoreDir, StorePath, is_output_name,
+};
+
+/// How a derivation begins.
+const TRADITIONAL: &str = "Derive(";
+
+/// How one begins that has dynamic inputs.
+const DYNAMIC: &str = "DrvWithVersion(\"xp-dyn-drv\",";
 
 /// Why bytes are not a derivation.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,17 +50,17 @@ pub enum DerivationParseError {
         /// What is wrong there.
         reason: String,
     },
-    /// The derivation has an input that is an output of an output.
-    #[error("dynamic derivations (`DrvWithVersion`) are not supported yet")]
-    Dynamic,
+    /// The derivation is of a version that is not known.
+    #[error("unknown derivation ATerm format version `{version}`")]
+    Version {
+        /// The version; at most its first 32 bytes.
+        version: String,
+    },
 }
 
 impl Derivation {
     /// Reads the content of a `.drv` file.
     pub fn parse(dir: &StoreDir, bytes: &[u8]) -> Result<Self, DerivationParseError> {
-        if bytes.starts_with(b"DrvWithVersion(") {
-            return Err(DerivationParseError::Dynamic);
-        }
         let derivation = Parser { bytes, at: 0, dir }.derivation()?;
         let printed = derivation.to_aterm(dir);
         if printed != bytes {
@@ -65,7 +80,7 @@ impl Derivation {
         let inputs = self
             .input_drvs
             .iter()
-            .map(|(path, outputs)| (dir.display(path), outputs));
+            .map(|(path, node)| (dir.display(path), node));
         print(self, dir, inputs, false)
     }
 }
@@ -76,10 +91,14 @@ impl Derivation {
 pub(super) fn print<'a>(
     drv: &Derivation,
     dir: &StoreDir,
-    inputs: impl Iterator<Item = (String, &'a BTreeSet<String>)>,
+    inputs: impl Iterator<Item = (String, &'a InputOutputs)>,
     mask: bool,
 ) -> Vec<u8> {
-    let mut out = b"Derive(".to_vec();
+    let begin = match drv.has_dynamic_inputs() {
+        true => DYNAMIC,
+        false => TRADITIONAL,
+    };
+    let mut out = begin.as_bytes().to_vec();
     print_list(&mut out, drv.outputs.iter(), |out, (name, output)| {
         let [path, algorithm, hash] = output.to_strings(dir);
         let path = if mask { "" } else { path.as_str() };
@@ -88,14 +107,8 @@ pub(super) fn print<'a>(
         out.push(b')');
     });
     out.push(b',');
-    print_list(&mut out, inputs, |out, (path, outputs)| {
-        out.push(b'(');
-        print_string(out, path.as_bytes());
-        out.push(b',');
-        print_list(out, outputs.iter(), |out, name| {
-            print_string(out, name.as_bytes());
-        });
-        out.push(b')');
+    print_list(&mut out, inputs, |out, (path, node)| {
+        print_keyed_node(out, &path, node);
     });
     out.push(b',');
     print_list(&mut out, drv.input_srcs.iter(), |out, path| {
@@ -116,6 +129,30 @@ pub(super) fn print<'a>(
     });
     out.push(b')');
     out
+}
+
+/// Recurses as deep as what is read is nested: at most [`NESTING_MAX`].
+fn print_keyed_node(out: &mut Vec<u8>, key: &str, node: &InputOutputs) {
+    let print_outputs = |out: &mut Vec<u8>| {
+        print_list(out, node.outputs.iter(), |out, name| {
+            print_string(out, name.as_bytes());
+        });
+    };
+    out.push(b'(');
+    print_string(out, key.as_bytes());
+    out.push(b',');
+    if node.dynamic_outputs.is_empty() {
+        print_outputs(out);
+    } else {
+        out.push(b'(');
+        print_outputs(out);
+        out.push(b',');
+        print_list(out, node.dynamic_outputs.iter(), |out, (output, child)| {
+            print_keyed_node(out, output, child);
+        });
+        out.push(b')');
+    }
+    out.push(b')');
 }
 
 fn print_list<T>(
@@ -175,7 +212,7 @@ fn malformed<T>(offset: usize, reason: impl Into<String>) -> Parsed<T> {
 impl Parser<'_> {
     fn derivation(mut self) -> Parsed<Derivation> {
         let mut drv = Derivation::default();
-        self.expect("Derive(")?;
+        let is_dynamic = self.begin()?;
         self.list(|parser| {
             let (name, output) = parser.output()?;
             drv.outputs.insert(name, output);
@@ -183,8 +220,8 @@ impl Parser<'_> {
         })?;
         self.expect(",")?;
         self.list(|parser| {
-            let (path, outputs) = parser.input()?;
-            drv.input_drvs.insert(path, outputs);
+            let (path, node) = parser.input(is_dynamic)?;
+            drv.input_drvs.insert(path, node);
             Ok(())
         })?;
         self.expect(",")?;
@@ -218,6 +255,23 @@ impl Parser<'_> {
         Ok(drv)
     }
 
+    /// Whether dynamic inputs may follow.
+    fn begin(&mut self) -> Parsed<bool> {
+        if self.bytes.starts_with(DYNAMIC.as_bytes()) {
+            self.at += DYNAMIC.len();
+            return Ok(true);
+        }
+        if self.bytes.starts_with(b"DrvWithVersion(") {
+            self.expect("DrvWithVersion(")?;
+            let version = self.string()?;
+            return Err(DerivationParseError::Version {
+                version: version[..version.len().min(32)].as_bstr().to_string(),
+            });
+        }
+        self.expect(TRADITIONAL)?;
+        Ok(false)
+    }
+
     fn output(&mut self) -> Parsed<(String, DerivationOutput)> {
         let start = self.at;
         self.expect("(")?;
@@ -235,7 +289,7 @@ impl Parser<'_> {
         }
     }
 
-    fn input(&mut self) -> Parsed<(StorePath, BTreeSet<String>)> {
+    fn input(&mut self, is_dynamic: bool) -> Parsed<(StorePath, InputOutputs)> {
         self.expect("(")?;
         let start = self.at;
         let path = self.store_path()?;
@@ -246,17 +300,57 @@ impl Parser<'_> {
             );
         }
         self.expect(",")?;
-        let mut outputs = BTreeSet::new();
         let start = self.at;
+        let node = self.node(if is_dynamic { NESTING_MAX } else { 0 })?;
+        if node.is_empty() {
+            return malformed(start, format!("no output of input `{path}` is named"));
+        }
+        self.expect(")")?;
+        Ok((path, node))
+    }
+
+    /// What of a derivation is an input, nested at most this deep.
+    fn node(&mut self, depth_max: usize) -> Parsed<InputOutputs> {
+        if self.bytes.get(self.at) != Some(&b'(') {
+            return Ok(self.outputs()?.into());
+        }
+        let start = self.at;
+        let Some(depth_max) = depth_max.checked_sub(1) else {
+            return malformed(
+                start,
+                format!(
+                    "dynamic inputs, which only `DrvWithVersion` may have, \
+                     and at most {NESTING_MAX} within each other"
+                ),
+            );
+        };
+        self.expect("(")?;
+        let mut node = InputOutputs::from(self.outputs()?);
+        self.expect(",")?;
+        self.list(|parser| {
+            parser.expect("(")?;
+            let output = parser.output_name()?;
+            parser.expect(",")?;
+            let start = parser.at;
+            let child = parser.node(depth_max)?;
+            if child.is_empty() {
+                return malformed(start, format!("no output of output `{output}` is named"));
+            }
+            parser.expect(")")?;
+            node.dynamic_outputs.insert(output, child);
+            Ok(())
+        })?;
+        self.expect(")")?;
+        Ok(node)
+    }
+
+    fn outputs(&mut self) -> Parsed<BTreeSet<String>> {
+        let mut outputs = BTreeSet::new();
         self.list(|parser| {
             outputs.insert(parser.output_name()?);
             Ok(())
         })?;
-        if outputs.is_empty() {
-            return malformed(start, format!("no output of input `{path}` is named"));
-        }
-        self.expect(")")?;
-        Ok((path, outputs))
+        Ok(outputs)
     }
 
     fn expect(&mut self, token: &str) -> Parsed<()> {
@@ -431,7 +525,7 @@ impl DerivationOutput {
 }
 
 /// Inputs named by hashes modulo instead of paths.
-pub(super) type InputsByHash = BTreeMap<String, BTreeSet<String>>;
+pub(super) type InputsByHash = BTreeMap<String, InputOutputs>;
 
 /// Prints a derivation with hashes in the place of its input derivations.
 pub(super) fn print_modulo(
@@ -440,7 +534,7 @@ pub(super) fn print_modulo(
     inputs: &InputsByHash,
     mask: bool,
 ) -> Vec<u8> {
-    let inputs = inputs.iter().map(|(hash, outputs)| (hash.clone(), outputs));
+    let inputs = inputs.iter().map(|(hash, node)| (hash.clone(), node));
     print(drv, dir, inputs, mask)
 }
 
@@ -469,7 +563,7 @@ mod tests {
         let text = minimal();
         let drv = parse(&text).unwrap();
         assert_eq!(drv.args[1], "a\"b\\c\nd\re\tf");
-        assert_eq!(drv.input_drvs.values().next().unwrap().len(), 2);
+        assert_eq!(drv.input_drvs.values().next().unwrap().outputs.len(), 2);
         assert_eq!(drv.to_aterm(&StoreDir::default()), text.as_bytes());
     }
 
@@ -506,12 +600,65 @@ mod tests {
         assert!(error.contains("at byte"), "{error}");
     }
 
+    fn dynamic(node: &str) -> String {
+        let plain = r#"["dev","out"]"#;
+        let text = minimal().replace(plain, node);
+        text.replace("Derive(", r#"DrvWithVersion("xp-dyn-drv","#)
+    }
+
     #[test]
-    fn dynamic_derivations_are_named_as_what_is_missing() {
-        assert_eq!(
-            parse(r#"DrvWithVersion("xp-dyn-drv",[])"#),
-            Err(DerivationParseError::Dynamic)
-        );
+    fn dynamic_inputs_are_read_and_printed_to_the_same_bytes() {
+        let text = dynamic(r#"(["dev"],[("a",["out"]),("b",([],[("c",["dev","out"])]))])"#);
+        let drv = parse(&text).unwrap();
+        assert!(drv.has_dynamic_inputs());
+        let inputs: Vec<String> = drv
+            .inputs()
+            .into_iter()
+            .map(|(drv, outputs)| format!("{}{outputs:?}", drv.outputs.join("^")))
+            .collect();
+        let expected = [r#"{"dev"}"#, r#"a{"out"}"#, r#"b^c{"dev", "out"}"#];
+        assert_eq!(inputs, expected);
+        assert_eq!(drv.to_aterm(&StoreDir::default()), text.as_bytes());
+    }
+
+    #[rstest::rstest]
+    #[case::without_dynamic_inputs(r#"["dev","out"]"#, "not as Nix")]
+    #[case::empty_list(r#"(["out"],[])"#, "not as Nix")]
+    #[case::nothing("([],[])", "no output of input")]
+    #[case::nothing_of_an_output(r#"([],[("a",[])])"#, "no output of output `a`")]
+    #[case::unsorted(r#"([],[("b",["out"]),("a",["out"])])"#, "not as Nix")]
+    #[case::truncated(r#"([],[("a",["out"])]"#, "expected `)`")]
+    fn malformed_dynamic_inputs_are_refused(#[case] node: &str, #[case] reason: &str) {
+        let error = parse(&dynamic(node)).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+
+    #[test]
+    fn dynamic_inputs_need_their_version_and_no_other_version_is_known() {
+        let text = dynamic(r#"([],[("a",["out"])])"#);
+        let traditional = text.replace(r#"DrvWithVersion("xp-dyn-drv","#, "Derive(");
+        let error = parse(&traditional).unwrap_err().to_string();
+        assert!(error.contains("only `DrvWithVersion` may have"), "{error}");
+        let unknown = text.replace("xp-dyn-drv", "xp-other");
+        assert!(matches!(
+            parse(&unknown),
+            Err(DerivationParseError::Version { version }) if version == "xp-other"
+        ));
+    }
+
+    #[test]
+    fn dynamic_inputs_are_nested_to_a_limit() {
+        let nested = |depth: usize| {
+            let (open, close) = (r#"([],[("a","#, ")])");
+            dynamic(&format!(
+                "{}[\"out\"]{}",
+                open.repeat(depth),
+                close.repeat(depth)
+            ))
+        };
+        assert!(parse(&nested(NESTING_MAX)).is_ok());
+        assert!(parse(&nested(NESTING_MAX + 1)).is_err());
+        assert!(parse(&nested(100_000)).is_err());
     }
 
     #[test]

@@ -12,13 +12,16 @@ use bstr::BString;
 
 use crate::{
     ContentAddress, ContentAddressMethod, ContentAddressedPathError, HashAlgorithm, References,
-    StoreDir, StorePath, sha256,
+    SingleDerivedPath, StoreDir, StorePath, sha256,
 };
 
 pub use aterm::{DerivationOutputError, DerivationParseError};
 pub use modulo::{HashModulo, HashModuloError, HashesModulo, OutputPathError};
 pub use options::{DerivationOptions, DerivationOptionsError, OutputChecks, attribute_file_name};
-pub use resolve::{PlaceholderRewrites, ResolveError, output_placeholder, upstream_placeholder};
+pub use resolve::{
+    PlaceholderRewrites, ResolveError, computed_placeholder, output_placeholder,
+    upstream_placeholder,
+};
 pub use structured_attrs::StructuredAttrs;
 
 /// One output of a derivation, as far as its path is known beforehand.
@@ -61,6 +64,39 @@ impl DerivationOutput {
     }
 }
 
+/// What of a derivation is an input of another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InputOutputs {
+    /// The outputs that are inputs themselves.
+    pub outputs: BTreeSet<String>,
+    /// The outputs that are derivations, of which outputs are inputs in turn; nested
+    /// at most [`NESTING_MAX`] deep.
+    pub dynamic_outputs: BTreeMap<String, InputOutputs>,
+}
+
+impl InputOutputs {
+    /// Whether nothing is meant.
+    pub fn is_empty(&self) -> bool {
+        self.outputs.is_empty() && self.dynamic_outputs.is_empty()
+    }
+}
+
+/// Plain outputs.
+impl From<BTreeSet<String>> for InputOutputs {
+    fn from(outputs: BTreeSet<String>) -> Self {
+        Self {
+            outputs,
+            dynamic_outputs: BTreeMap::new(),
+        }
+    }
+}
+
+impl<const N: usize> From<[String; N]> for InputOutputs {
+    fn from(outputs: [String; N]) -> Self {
+        BTreeSet::from(outputs).into()
+    }
+}
+
 /// A derivation. Its name is not part of it, but of its store path.
 ///
 /// The "basic" derivation of the worker protocol is one without input
@@ -70,7 +106,7 @@ pub struct Derivation {
     /// The outputs by name.
     pub outputs: BTreeMap<String, DerivationOutput>,
     /// The derivations whose outputs are inputs, and which outputs.
-    pub input_drvs: BTreeMap<StorePath, BTreeSet<String>>,
+    pub input_drvs: BTreeMap<StorePath, InputOutputs>,
     /// Store objects that are inputs as they are.
     pub input_srcs: BTreeSet<StorePath>,
     /// The system to build on, like `x86_64-linux`.
@@ -167,6 +203,31 @@ impl Derivation {
         found
             .map(|(kind, _)| kind)
             .ok_or(DerivationKindError::NoOutputs)
+    }
+
+    /// The derivations whose outputs are inputs, with those outputs: input derivations,
+    /// and dynamic ones, each after the one that it is an output of.
+    pub fn inputs(&self) -> Vec<(SingleDerivedPath, &BTreeSet<String>)> {
+        let mut inputs = Vec::new();
+        for (drv, node) in &self.input_drvs {
+            let mut todo = vec![(SingleDerivedPath::from(drv.clone()), node)];
+            while let Some((drv, node)) = todo.pop() {
+                for (output, child) in node.dynamic_outputs.iter().rev() {
+                    todo.push((drv.output(output), child));
+                }
+                if !node.outputs.is_empty() {
+                    inputs.push((drv, &node.outputs));
+                }
+            }
+        }
+        inputs
+    }
+
+    /// Whether some input is an output of a derivation that is itself an output.
+    pub fn has_dynamic_inputs(&self) -> bool {
+        self.input_drvs
+            .values()
+            .any(|node| !node.dynamic_outputs.is_empty())
     }
 
     /// What the `.drv` file refers to: input derivations and sources.

@@ -178,10 +178,11 @@ impl HashModulo {
         }
         let mut is_deferred = matches!(kind, DerivationKind::Floating | DerivationKind::Impure);
         let mut inputs = InputsByHash::new();
-        for (path, outputs) in &drv.input_drvs {
+        // Dynamic inputs are not part of the hash but by the placeholders that stand for them.
+        for (path, node) in &drv.input_drvs {
             let known = &self.known[path];
             is_deferred |= known.is_deferred;
-            for output in outputs {
+            for output in &node.outputs {
                 let Some(hash) = known.by_output.get(output) else {
                     return Err(HashModuloError::NoSuchOutput {
                         path: path.clone(),
@@ -191,6 +192,7 @@ impl HashModulo {
                 inputs
                     .entry(hash.to_hex())
                     .or_default()
+                    .outputs
                     .insert(output.clone());
             }
         }
@@ -379,7 +381,6 @@ impl Derivation {
 mod tests {
     use super::*;
     use crate::{ContentAddressMethod, HashAlgorithm};
-    use std::collections::BTreeSet;
     use std::io;
 
     fn path(name: &str) -> StorePath {
@@ -391,7 +392,7 @@ mod tests {
             outputs: [("out".to_owned(), output)].into(),
             input_drvs: inputs
                 .iter()
-                .map(|name| (path(name), BTreeSet::from(["out".to_owned()])))
+                .map(|name| (path(name), ["out".to_owned()].into()))
                 .collect(),
             ..Derivation::default()
         }

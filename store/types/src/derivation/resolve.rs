@@ -8,7 +8,10 @@ use bstr::BString;
 
 use super::aterm::{InputsByHash, print_modulo};
 use super::{Derivation, DerivationKind, DerivationKindError, DerivationOutput, output_path_name};
-use crate::{StoreDir, StorePath, StorePathError, base32, sha256};
+use crate::store_path::fold;
+use crate::{
+    Hash, HashAlgorithm, SingleDerivedPath, StoreDir, StorePath, StorePathError, base32, sha256,
+};
 
 /// A placeholder's length: `/` and the digits of a SHA-256.
 const PLACEHOLDER_LEN: usize = 1 + base32::encoded_len(32);
@@ -30,6 +33,17 @@ pub fn upstream_placeholder(drv: &StorePath, output: &str) -> Option<String> {
     Some(placeholder(&format!(
         "nix-upstream-output:{}:{name}",
         drv.hash_part()
+    )))
+}
+
+/// What stands for an output of a derivation that is itself an output, of which this is
+/// the placeholder; `None` if that is no placeholder.
+pub fn computed_placeholder(drv_placeholder: &str, output: &str) -> Option<String> {
+    let digits = drv_placeholder.strip_prefix('/')?;
+    let hash = Hash::parse_unprefixed(HashAlgorithm::Sha256, digits).ok()?;
+    Some(placeholder(&format!(
+        "nix-computed-output:{}:{output}",
+        base32::encode(&fold(hash.bytes()))
     )))
 }
 
@@ -86,10 +100,10 @@ impl PlaceholderRewrites {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     /// The path of an input is not known.
-    #[error("output `{output}` of input derivation `{drv}` is not known")]
+    #[error("output `{output}` of input derivation `{}` is not known", .drv.display_base_name())]
     Unknown {
         /// The input derivation.
-        drv: StorePath,
+        drv: SingleDerivedPath,
         /// Its output.
         output: String,
     },
@@ -105,18 +119,19 @@ pub enum ResolveError {
 }
 
 impl Derivation {
-    /// Whether the derivation must be resolved before it is built: it has input
-    /// derivations, and is deferred, floating or impure. A fixed one may be
-    /// resolved, but need not.
+    /// Whether the derivation must be resolved before it is built: it has dynamic
+    /// inputs, or has input derivations and is deferred, floating or impure. A fixed
+    /// one may be resolved, but need not.
     pub fn is_resolution_needed(&self) -> Result<bool, DerivationKindError> {
         let kind = self.kind()?;
-        Ok(!self.input_drvs.is_empty()
+        let needs_paths = !self.input_drvs.is_empty()
             && match kind {
                 DerivationKind::InputAddressed | DerivationKind::Fixed => false,
                 DerivationKind::Deferred | DerivationKind::Floating | DerivationKind::Impure => {
                     true
                 }
-            })
+            };
+        Ok(needs_paths || self.has_dynamic_inputs())
     }
 
     /// The same derivation with the outputs of its input derivations in their
@@ -129,7 +144,7 @@ impl Derivation {
         &self,
         dir: &StoreDir,
         name: &str,
-        mut built: impl FnMut(&StorePath, &str) -> Option<StorePath>,
+        mut built: impl FnMut(&SingleDerivedPath, &str) -> Option<StorePath>,
     ) -> Result<Self, ResolveError> {
         let mut resolved = Self {
             outputs: self.outputs.clone(),
@@ -138,13 +153,13 @@ impl Derivation {
             ..Self::default()
         };
         let mut rewrites = PlaceholderRewrites::new();
-        for (drv, outputs) in &self.input_drvs {
+        for (drv, outputs) in self.inputs() {
             for output in outputs {
-                let path = built(drv, output).ok_or_else(|| ResolveError::Unknown {
+                let path = built(&drv, output).ok_or_else(|| ResolveError::Unknown {
                     drv: drv.clone(),
                     output: output.clone(),
                 })?;
-                if let Some(placeholder) = upstream_placeholder(drv, output) {
+                if let Some(placeholder) = drv.output(output).placeholder() {
                     rewrites.insert(placeholder, dir.display(&path));
                 }
                 resolved.input_srcs.insert(path);
@@ -235,7 +250,7 @@ mod tests {
         assert_eq!(
             derivation.resolve(&StoreDir::default(), "x", |_, _| None),
             Err(ResolveError::Unknown {
-                drv,
+                drv: drv.into(),
                 output: "out".to_owned()
             })
         );
