@@ -231,7 +231,21 @@ impl Store for ProxyStore {
         for keyed in &results {
             if let DerivedPath::Built { drv, .. } = &keyed.path {
                 self.shared.deliver_outputs(&keyed.result)?;
-                self.register(&self.shared.load(drv)?, &keyed.result)?;
+                let mut made = Some(drv.base.clone());
+                for output in &drv.outputs {
+                    made = match made {
+                        // Where that failed, there is nothing to register.
+                        None => None,
+                        Some(outer) => self
+                            .shared
+                            .query_derivation_output_map(&outer)?
+                            .remove(output)
+                            .flatten(),
+                    };
+                }
+                if let Some(drv) = made.filter(|_| keyed.result.is_success()) {
+                    self.register(&self.shared.load(&drv)?, &keyed.result)?;
+                }
             }
         }
         Ok(results)
