@@ -11,7 +11,7 @@ use store_local::{LocalError, LocalStore};
 use store_types::StoreDir;
 
 use crate::embedded;
-use crate::shared_store::Host;
+use crate::shared_store::{DaemonsStore, Host};
 
 /// The Nix that our servers behave like; clients show it.
 pub const NIX_VERSION: &str = "2.34.8";
@@ -41,8 +41,20 @@ pub fn open_store_beside(root: &Path, lender: &Path) -> Result<Arc<LocalStore>, 
 /// Not to be kept for long: as long as it is open, no Nix can upgrade it.
 pub fn open_host_store(store: &LocalStore) -> Option<Host> {
     let machines = Path::new(store.store_dir().as_str());
-    let database = Path::new("/nix/var/nix/db/db.sqlite");
-    if is_same_dir(machines, store.physical_dir()) || !database.exists() {
+    if is_same_dir(machines, store.physical_dir()) {
+        return None;
+    }
+    let state = std::env::var_os("NIX_STATE_DIR").unwrap_or_else(|| "/nix/var/nix".into());
+    let state = Path::new(&state);
+    let socket = match std::env::var_os("NIX_DAEMON_SOCKET_PATH") {
+        Some(socket) => socket.into(),
+        None => state.join("daemon-socket/socket"),
+    };
+    // Its daemon knows best who may write to it, and how.
+    if let Some(daemons) = DaemonsStore::connect(socket, store.store_dir().clone()) {
+        return Some(Host::new(Box::new(daemons)));
+    }
+    if !state.join("db/db.sqlite").exists() || state != Path::new("/nix/var/nix") {
         return None;
     }
     let host = LocalStore::open_as_it_is(Path::new("/"), store.store_dir().clone()).ok()?;

@@ -8,8 +8,11 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
+use droste_daemon::{ServeError, serve_over_ssh};
+use store_client::{Connect, RemoteOptions, RemoteStore, Streams, UnixSocket};
 
 use super::error::{CommandError, Hint};
 use super::serving::{self, ServingError};
@@ -24,31 +27,75 @@ const PIECE_LEN: usize = 64 << 10;
 /// nix.conf. The work is done by the daemon, which is started if it does not run.
 #[derive(Debug, Args)]
 pub struct RemoteArgs {
-    /// Serve standard input and output; what Nix says of every such program
+    /// Serve standard input and output, for `ssh-ng://`: what Nix tells every such program
     #[arg(long)]
     stdio: bool,
+    /// Speak the older serve protocol, for `ssh://` and Nix 2.3
+    #[arg(long, conflicts_with = "stdio")]
+    serve: bool,
+    /// Accept objects and build; without it, nothing is served by the serve protocol
+    #[arg(long, requires = "serve")]
+    write: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum RemoteError {
-    #[error("`--stdio` is missing: this program serves a client on its standard input and output")]
+    #[error(
+        "`--stdio` or `--serve` is missing: this program serves a client on its standard input and output"
+    )]
     NotAsked,
     #[error("there is no daemon to pass builds to")]
     NoDaemon(#[source] ServingError),
     #[error("cannot pass on what the client says")]
     Pass(#[source] io::Error),
+    #[error("cannot serve the client")]
+    Serve(#[from] ServeError),
+    #[error("`--write` is missing: a remote builder is written to")]
+    ReadOnly,
 }
 
 pub fn run(context: &Context, args: &RemoteArgs) -> Result<u8, CommandError> {
-    if !args.stdio {
+    if !args.stdio && !args.serve {
         return Err(RemoteError::NotAsked)
             .hint(|| "Nix runs it by itself: see `droste remote --help`");
+    }
+    if args.serve && !args.write {
+        return Err(RemoteError::ReadOnly.into());
     }
     let daemon = serving::connect_to(context, context.builds_socket())
         .map_err(RemoteError::NoDaemon)
         .hint(|| format!("what it said is in `{}`", context.daemon_log().display()))?;
-    pass(daemon.into()).map_err(RemoteError::Pass)?;
+    match args.serve {
+        true => serve(context, daemon.into()).map_err(RemoteError::Serve)?,
+        false => pass(daemon.into()).map_err(RemoteError::Pass)?,
+    }
     Ok(exit_code::SUCCESS)
+}
+
+/// Speaks the serve protocol with the client, and the worker protocol with the daemon. The serve
+/// protocol has no place for logs: they go to standard error.
+fn serve(context: &Context, daemon: UnixStream) -> Result<(), ServeError> {
+    let first = Mutex::new(Some(daemon));
+    let socket = UnixSocket::new(context.builds_socket());
+    let connect = move || {
+        let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match first {
+            Some(daemon) => Streams::socket(daemon),
+            None => socket.connect(),
+        }
+    };
+    let options = RemoteOptions {
+        // What it holds for the client, it holds for the connection.
+        connections_max: 1,
+        ..RemoteOptions::default()
+    };
+    let store = RemoteStore::new(connect, options);
+    serve_over_ssh(
+        io::stdin().lock(),
+        io::stdout().lock(),
+        &mut io::stderr(),
+        &store,
+    )
 }
 
 /// Passes bytes both ways until the daemon has no more to say.

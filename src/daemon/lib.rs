@@ -16,8 +16,10 @@ mod connection;
 mod forward;
 mod operations;
 mod payload;
+mod serve;
 mod server;
 
 pub use connection::{ConnectionError, ConnectionOptions, serve_connection, serve_streams};
+pub use serve::{ServeError, serve_over_ssh};
 pub use server::{Limits, Server};
 pub use store_wire::Trust;

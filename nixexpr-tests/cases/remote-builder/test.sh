@@ -49,6 +49,24 @@ for version in 34 28; do
         equal "no input is copied" "" "$(grep "to .ssh-ng" <<< "$copied" | grep "copying path")"
         equal "there is one daemon" 1 "$("$DROSTE" daemon status | grep -c "^process")"
         equal "the inputs are not in its store" "" "$(ls "$DROSTE_DIR/store/nix/store" | grep -- -busybox)"
+        # The serve protocol, which is that of Nix 2.3.
+        over_ssh=${builders/ssh-ng:/ssh:}
+        drv=$($nix nix-instantiate -E "derivation { name = \"over-ssh-$version\"; system = \"x86_64-linux\"; builder = \"\${builtins.storePath $busybox}/bin/sh\"; args = [ \"-c\" \"echo over ssh; echo done > \$out\" ]; }" 2> /dev/null)
+        check "it builds over ssh://, too" $nix nix-store -r $drv --max-jobs 0 --builders "$over_ssh"
+        equal "with the content that it should have" done "$(cat $($nix nix-store -q --outputs $drv))"
+        refused "a failure over ssh:// is one" 1 "failed" $nix nix-store -r $($nix nix-instantiate -E "derivation { name = \"fails-$version\"; system = \"x86_64-linux\"; builder = \"\${builtins.storePath $busybox}/bin/sh\"; args = [ \"-c\" \"exit 3\" ]; }" 2> /dev/null) --max-jobs 0 --builders "$over_ssh"
+        # The same through the machine'"'"'s own nix-daemon, whose store it is then.
+        if [ $version = 34 ]; then
+            mkdir -p /nix/var/nix/daemon-socket
+            NIX_REMOTE=local "$NIX34/nix-daemon" > "$WORK/nix-daemon.log" 2>&1 &
+            nix_daemon=$!
+            for _ in $(seq 100); do [ ! -S /nix/var/nix/daemon-socket/socket ] || break; sleep 0.1; done
+            drv=$($nix nix-instantiate -E "derivation { name = \"by-daemon-$version\"; system = \"x86_64-linux\"; builder = \"\${builtins.storePath $busybox}/bin/sh\"; args = [ \"-c\" \"echo by daemon > \$out\" ]; }" 2> /dev/null)
+            check "it builds for the daemon of the machine" env NIX_REMOTE=daemon "$NIX34/nix-store" -r $drv --max-jobs 0 --builders "$builders"
+            kill $nix_daemon
+            wait $nix_daemon 2> /dev/null
+            rm -rf /nix/var/nix/daemon-socket
+        fi
         if failed=$(drvs=$($nix nix-instantiate -E "builtins.attrValues (import $PWD/failing.nix { busybox = \"$busybox\"; })" 2> /dev/null); for drv in $drvs; do
             $nix nix-store -r $drv --max-jobs 0 --builders "$builders" > "$WORK/out" 2> "$WORK/log-$(basename $drv | cut -d- -f2- | cut -d. -f1)" && echo "$drv was built"
         done); then :; fi
@@ -65,6 +83,8 @@ for version in 34 28; do
     check "the daemon ends" timeout 60 env DROSTE_DIR="$DROSTE_DIR" "$DROSTE" daemon stop
     # Nix's own derivations, resolved ones and outputs: all that both have is the same.
     path_infos "$root" > "$WORK/infos-$version"
+    others() { grep -vE -- "-(again|over-ssh|by-daemon)-[0-9]*" "$1"; }
+    others "$WORK/infos-$version" > "$WORK/infos" && mv "$WORK/infos" "$WORK/infos-$version"
     equal "what Nix 2.$version has is what Nix 2.34 makes" \
         "$(sed 's/ .*//' "$WORK/infos-judge" | grep -v '\.drv:' | sort)" \
         "$(sed 's/ .*//' "$WORK/infos-$version" | grep -v '\.drv:' | sort)"

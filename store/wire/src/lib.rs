@@ -19,6 +19,7 @@ mod handshake;
 mod nar_end;
 mod request;
 mod response;
+mod serve;
 mod session;
 mod stderr;
 
@@ -33,5 +34,6 @@ pub use handshake::{
 pub use nar_end::NarReader;
 pub use request::{ClientOptions, Payload, Request};
 pub use response::{Response, SubstitutablePathInfo};
+pub use serve::{ServeBuildOptions, ServeRequest, ServeSession};
 pub use session::{Session, Version};
 pub use stderr::{ActivityField, RemoteError, StderrFrame};

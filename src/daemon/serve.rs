@@ -1,0 +1,146 @@
+//! The server's side of the serve protocol, `nix-store --serve`, over any store.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+
+use store_api::{BuildMode, BuildObserver, BuildResult, Store, StoreError};
+use store_types::StorePath;
+use store_wire::{HandshakeError, Reader, ServeRequest, ServeSession, WireError, Writer};
+
+/// How much is read and written at once.
+const BUFFER_LEN: usize = 64 << 10;
+
+/// Why a connection ended before its client left in order.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// There was no connection.
+    #[error("cannot greet the client")]
+    Greeting(#[from] HandshakeError),
+    /// The client sent what is no command.
+    #[error("cannot read the client's command")]
+    Command(#[from] WireError),
+    /// The client is gone.
+    #[error("cannot answer the client")]
+    Write(#[source] io::Error),
+    /// The store refused, or failed: there is no other way to say so.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Answers a client until it leaves. What builds log goes to `log`; so should the error.
+pub fn serve_over_ssh(
+    input: impl Read,
+    output: impl Write,
+    log: &mut (dyn Write + Send),
+    store: &dyn Store,
+) -> Result<(), ServeError> {
+    let mut reader = Reader::new(BufReader::with_capacity(BUFFER_LEN, input));
+    let mut output = BufWriter::with_capacity(BUFFER_LEN, output);
+    let session = ServeSession::greet(&mut reader, &mut output, store.store_dir().clone())?;
+    while let Some(request) = session.read(&mut reader)? {
+        let mut w = Writer::new();
+        match request {
+            ServeRequest::QueryValidPaths {
+                lock,
+                substitute,
+                paths,
+            } => {
+                if lock {
+                    // Before it is asked which are valid, so that they stay so.
+                    for path in &paths {
+                        store.add_temp_root(path)?;
+                    }
+                }
+                session.put_paths(&mut w, &store.query_valid_paths(&paths, substitute)?);
+            }
+            ServeRequest::QueryPathInfos(paths) => {
+                for path in &paths {
+                    if let Some(info) = store.query_path_info(path)? {
+                        session.put_path_info(&mut w, &info);
+                    }
+                }
+                w.bytes("");
+            }
+            ServeRequest::DumpStorePath(path) => store.nar_from_path(&path, &mut output)?,
+            ServeRequest::BuildPaths { paths, .. } => {
+                let mut observer = Logged { log: &mut *log };
+                let results = store.build_paths(&paths, BuildMode::Normal, &mut observer)?;
+                match results.iter().find(|keyed| !keyed.result.is_success()) {
+                    Some(failed) => {
+                        w.u64(1).bytes(&failed.result.error_msg);
+                    }
+                    None => {
+                        w.u64(0);
+                    }
+                }
+            }
+            ServeRequest::QueryClosure { paths, .. } => {
+                session.put_paths(&mut w, &closure(store, paths)?);
+            }
+            ServeRequest::BuildDerivation {
+                drv_path,
+                derivation,
+                ..
+            } => {
+                let mut observer = Logged { log: &mut *log };
+                let result = store.build_derivation(
+                    &drv_path,
+                    &derivation,
+                    BuildMode::Normal,
+                    &mut observer,
+                )?;
+                session.put_build_result(&mut w, &result);
+            }
+            ServeRequest::AddToStoreNar(info) => {
+                let mut nar = reader.inner().take(info.nar_size);
+                store.add_nar(&info, false, false, &mut nar)?;
+                io::copy(&mut nar, &mut io::sink())
+                    .map_err(StoreError::io(format!("read the NAR of `{}`", info.path)))?;
+                w.u64(1);
+            }
+        }
+        output
+            .write_all(&w.into_bytes())
+            .and_then(|()| output.flush())
+            .map_err(ServeError::Write)?;
+    }
+    Ok(())
+}
+
+fn closure(
+    store: &dyn Store,
+    paths: BTreeSet<StorePath>,
+) -> Result<BTreeSet<StorePath>, StoreError> {
+    let mut closure = BTreeSet::new();
+    let mut todo: Vec<StorePath> = paths.into_iter().collect();
+    while let Some(path) = todo.pop() {
+        if closure.contains(&path) {
+            continue;
+        }
+        let info = store
+            .query_path_info(&path)?
+            .ok_or_else(|| StoreError::NotValid { path: path.clone() })?;
+        todo.extend(info.references);
+        closure.insert(path);
+    }
+    Ok(closure)
+}
+
+/// Passes on what builders log.
+struct Logged<'a> {
+    log: &'a mut (dyn Write + Send),
+}
+
+impl BuildObserver for Logged<'_> {
+    fn started(&mut self, _drv: &StorePath) {}
+
+    fn log_line(&mut self, _drv: &StorePath, line: &[u8]) {
+        // Nobody may be there to read it, and the build goes on.
+        let _ = self
+            .log
+            .write_all(line)
+            .and_then(|()| self.log.write_all(b"\n"));
+    }
+
+    fn finished(&mut self, _drv: &StorePath, _result: &BuildResult) {}
+}
