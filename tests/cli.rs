@@ -147,12 +147,13 @@ Commands:
   cc         Run one compiler call, and memoize it: CC=\"droste cc gcc\"
   memo       Run one call of any program, such as bison or a script, and memoize it
   stats      Print what became of compiler calls, over all builds of this store
-  store      Look into the store, and add to it
+  store      Look into the store, add to it, and keep it in order
   child      Look at the children that compiler calls became
   why        Tell why a compiler call was not in memory: the nearest earlier one, and what differs
   toolchain  Compilers for builds, without a Nix package collection
   shims      Add the compiler shims to the store, for the PATH of builds, and print their path
   daemon     Serve the store to Nix's commands and others, and the host's compiler calls, until stopped
+  remote     Be the remote builder of this machine's Nix: pass what it says on to the daemon
   demo       Build Lua five times, and show what was not done again
 
 Options:
@@ -182,18 +183,18 @@ For more information, try '--help'.
     home.run(&["build"]).fails(
         1,
         "error: the following required arguments were not provided:
-  <PATH.drv[^OUTPUTS]>...
+  <PATH.drv[^OUTPUT]…[^OUTPUTS]>...
 
-Usage: droste build <PATH.drv[^OUTPUTS]>...
+Usage: droste build <PATH.drv[^OUTPUT]…[^OUTPUTS]>...
 
 For more information, try '--help'.
 ",
     );
-    let run = home.run(&["build", "-j", "0", "x.drv"]);
+    let run = home.run(&["build", "-j", "x", "x.drv"]);
     assert_eq!(run.code, Some(1));
     assert!(
         run.err
-            .starts_with("error: invalid value '0' for '--max-jobs <N>'"),
+            .starts_with("error: invalid value 'x' for '--max-jobs <N>'"),
         "{}",
         run.err
     );

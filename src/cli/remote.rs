@@ -21,7 +21,7 @@ use super::{Context, exit_code};
 /// How much is passed on at once.
 const PIECE_LEN: usize = 64 << 10;
 
-/// Serve one client of Nix's worker protocol on standard input and output, as `nix-daemon --stdio`
+/// Be the remote builder of this machine's Nix: pass what it says on to the daemon
 ///
 /// For `builders = ssh-ng://localhost?remote-program=/path/to/droste-remote x86_64-linux` in
 /// nix.conf. The work is done by the daemon, which is started if it does not run.
