@@ -194,7 +194,7 @@ For more information, try '--help'.
     assert_eq!(run.code, Some(1));
     assert!(
         run.err
-            .starts_with("error: invalid value 'x' for '--max-jobs <N>'"),
+            .starts_with("error: configuration setting 'max-jobs' should be 'auto' or an integer"),
         "{}",
         run.err
     );

@@ -494,11 +494,15 @@ impl Executor {
             self.store
                 .add_temp_root(path)
                 .map_err(environment(build.text, "hold an output"))?;
-            if self
+            let present = self
                 .store
-                .is_valid(path)
-                .map_err(environment(build.text, "query the store"))?
-            {
+                .path_info(path)
+                .map_err(environment(build.text, "query the store"))?;
+            if let Some(present) = present {
+                // Added by somebody before; now it is known to be built here.
+                if !present.ultimate && present.nar_hash == output.info.nar_hash {
+                    registrations.push(Registration::new(output.info.clone()));
+                }
                 continue;
             }
             self.store
@@ -508,7 +512,11 @@ impl Executor {
             for key in &keys {
                 info.sign(self.store_dir(), key);
             }
-            registrations.push(Registration::new(info));
+            registrations.push(
+                self.store
+                    .registration(info)
+                    .map_err(environment(build.text, "register the outputs"))?,
+            );
         }
         self.store
             .register(&registrations)

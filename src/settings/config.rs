@@ -44,10 +44,10 @@ pub enum ConfigError {
     #[error(transparent)]
     File(#[from] FileError),
     /// A setting cannot be what it is set to.
-    #[error("{source} (from {origin})")]
+    #[error("{why} (from {origin})")]
     Value {
         /// Why not.
-        source: ValueError,
+        why: ValueError,
         /// Who has set it.
         origin: Origin,
     },
@@ -168,8 +168,8 @@ impl Config {
         let warnings = &mut self.warnings;
         let mut warn = |text| warnings.push(text);
         let value = Value::parse(known.name, known.kind, text, self.processors, &mut warn)
-            .map_err(|source| ConfigError::Value {
-                source,
+            .map_err(|why| ConfigError::Value {
+                why,
                 origin: origin.clone(),
             })?;
         let assigned = self

@@ -448,11 +448,7 @@ impl LocalStore {
         }
         self.move_into_store(dir, node, &path)?;
         let register = || {
-            let derivation_outputs = self.derivation_outputs(&path, &BTreeMap::new())?;
-            self.register(&[Registration {
-                info,
-                derivation_outputs,
-            }])?;
+            self.register(&[self.registration(info)?])?;
             self.path_info(&path)?
                 .ok_or_else(|| LocalError::NotValid { path: path.clone() })
         };
@@ -461,6 +457,15 @@ impl LocalStore {
             if let Ok(false) = self.is_valid(&path) {
                 let _ = remove_tree(self.store_fd(), OsStr::new(path.base_name()));
             }
+        })
+    }
+
+    /// What registers an object that is complete at its place: with its outputs, if it is a
+    /// derivation, which it must be if its name is one's.
+    pub fn registration(&self, info: PathInfo) -> Result<Registration, LocalError> {
+        Ok(Registration {
+            derivation_outputs: self.derivation_outputs(&info.path, &BTreeMap::new())?,
+            info,
         })
     }
 
