@@ -22,6 +22,7 @@ use store_types::{
     OutputsSpec, PathInfo, Realisation, SingleDerivedPath, StoreDir, StorePath,
 };
 
+use crate::attempt::options;
 use crate::build_dir::BuildDir;
 use crate::child::service::listen;
 use crate::context::BuildContext;
@@ -189,6 +190,15 @@ impl RestrictedStore {
             if !sandboxed && !all_valid {
                 return Err(StoreError::PathRefused {
                     operation: "build a derivation with access to the network",
+                    path,
+                });
+            }
+            let text = self.store_dir().display(&path);
+            let asked = options(&text, &drv).map_err(failed("read a derivation"))?;
+            if !all_valid && (asked.no_chroot || !asked.impure_host_deps.is_empty()) {
+                // `sandbox = relaxed` is meant for what the machine's user builds.
+                return Err(StoreError::PathRefused {
+                    operation: "build a derivation that asks for more than a sandbox has",
                     path,
                 });
             }

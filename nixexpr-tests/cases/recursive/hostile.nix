@@ -65,6 +65,21 @@ in
     path=$(nix-store -r $drv) && grep -q 'the secret' $path && exit 5
     echo refused > $out
   '';
+  # Whatever `sandbox` is set to.
+  asks-for-no-sandbox = hostile "asks-for-no-sandbox" ''
+    placeholder=${placeholder}
+    cat > /build/drv.json <<END
+    { "name": "free", "system": "x86_64-linux", "version": 4,
+      "builder": "$bb/bin/sh", "args": ["-c", "echo free > \$out"],
+      "env": { "out": "$placeholder", "__noChroot": "1" },
+      "inputs": { "drvs": {}, "srcs": [ "''${bb##*/}" ] },
+      "outputs": { "out": { "hashAlgo": "sha256", "method": "nar" } } }
+    END
+    drv=$(nix derivation add < /build/drv.json) || exit 6
+    nix-store -r $drv 2> /build/told && exit 5
+    grep -q 'more than a sandbox has' /build/told || exit 7
+    echo refused > $out
+  '';
   collects-garbage = hostile "collects-garbage" ''
     nix-store --gc
     nix-store --delete --ignore-liveness $bb $secret

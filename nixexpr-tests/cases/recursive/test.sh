@@ -36,7 +36,7 @@ store=$WORK/hostile
 copy_store "$seed" "$store"
 echo 'the secret' > "$WORK/secret"
 secret=$(nix34 nix-store --store "$store" --add "$WORK/secret")
-for name in asks-for-an-unknown-path builds-with-an-unknown-input builds-with-an-undeclared-input collects-garbage talks-nonsense; do
+for name in asks-for-an-unknown-path builds-with-an-unknown-input builds-with-an-undeclared-input asks-for-no-sandbox collects-garbage talks-nonsense; do
     drv=$(nix34 nix-instantiate --store "$store" hostile.nix -A "$name" --argstr busybox "$busybox" --argstr nix "$NIX34" --argstr secret "$secret")
     check "a build that $name gets nothing by it" droste build -L --store "$store" --sandbox-path "$NIX34_PREFIX" "$drv"
 done
