@@ -59,6 +59,8 @@ pub(crate) struct Attempt<'a> {
     kind: DerivationKind,
     options: DerivationOptions,
     mode: BuildMode,
+    /// Another Nix has planned the build, and gives it.
+    is_given: bool,
     monitor: &'a dyn Monitor,
 }
 
@@ -119,8 +121,15 @@ impl<'a> Attempt<'a> {
             drv,
             kind,
             mode,
+            is_given: false,
             monitor,
         })
+    }
+
+    /// The same, if another Nix has planned the build: then it is that one's affair how many run,
+    /// and what is to be done with the outputs.
+    pub(crate) fn given(self, is_given: bool) -> Self {
+        Self { is_given, ..self }
     }
 
     /// How it is to be built.
@@ -176,6 +185,9 @@ impl<'a> Attempt<'a> {
             }
             drop(dir);
             let made = made?;
+            if self.is_given {
+                return Ok(made);
+            }
             // While the outputs are locked: nobody builds them again before it has ended.
             self.executor.run_post_build_hook(
                 self.drv_path,
@@ -189,7 +201,7 @@ impl<'a> Attempt<'a> {
     fn check_buildable(&self) -> Result<(), BuildError> {
         let (drv, options, settings) = (self.drv, &self.options, self.settings());
         let required = &options.required_system_features;
-        if settings.max_jobs == 0 {
+        if settings.max_jobs == 0 && !self.is_given {
             return Err(BuildError::NoJobs {
                 drv: self.text.clone(),
             });

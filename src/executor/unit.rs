@@ -147,6 +147,7 @@ impl Unit<'_> {
                 },
                 self.monitor,
             )
+            .map(|attempt| attempt.given(self.given.is_some()))
         };
         // Nix may resolve fixed derivations, too, and does so where it has content-addressed
         // ones: then they are not built again for inputs that came out the same.
