@@ -13,7 +13,7 @@ toolchain=$(with_toolchain "$WORK/seed") || {
     fail "a toolchain can be imported"
     finish
 }
-rounds=$((SOAK ? 200 : 20))
+rounds=$((SOAK ? 200 : 14))
 seed=${DROSTE_TESTS_SEED:-$RANDOM}
 RANDOM=$seed
 
