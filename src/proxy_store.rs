@@ -23,21 +23,7 @@ use store_types::{
     StoreDir, StorePath,
 };
 
-use crate::shared_store::{Host, HostStore, SharedStore};
-
-impl HostStore for Arc<RemoteStore> {
-    fn path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, StoreError> {
-        self.query_path_info(path)
-    }
-
-    fn hold(&self, path: &StorePath) -> Result<(), StoreError> {
-        self.add_temp_root(path)
-    }
-
-    fn add(&self, info: &PathInfo, nar: &mut dyn Read) -> Result<(), StoreError> {
-        self.add_nar(info, false, false, nar)
-    }
-}
+use crate::shared_store::{Host, SharedStore};
 
 /// The machine's store for one client.
 pub struct ProxyStore {
@@ -51,7 +37,7 @@ impl ProxyStore {
     /// connection, so it should have one only.
     pub fn new(machines: RemoteStore, executor: Arc<Executor>) -> Self {
         let machines = Arc::new(machines);
-        let host = Host::new(Box::new(machines.clone()));
+        let host = Host::new(machines.clone());
         Self {
             shared: SharedStore::new(executor, Some(host)),
             machines,

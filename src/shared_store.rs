@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use droste_executor::Executor;
@@ -16,7 +16,7 @@ use store_api::{
     BuildMode, BuildObserver, BuildResult, GcRequest, GcResult, KeyedBuildResult, Missing, Roots,
     Store, StoreError, VerifyRequest,
 };
-use store_client::{RemoteOptions, RemoteStore};
+use store_client::RemoteStore;
 use store_local::LocalStore;
 use store_types::{
     ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm, PathInfo, Realisation,
@@ -56,40 +56,24 @@ impl HostStore for LocalStore {
     }
 }
 
-/// The machine's own store, by its daemon.
-pub struct DaemonsStore(RemoteStore);
-
-impl DaemonsStore {
-    /// The store of the daemon at this socket; `None` if none answers there.
-    pub fn connect(socket: PathBuf, store_dir: StoreDir) -> Option<Self> {
-        let options = RemoteOptions {
-            store_dir,
-            // What is held is held for the connection.
-            connections_max: 1,
-            ..RemoteOptions::default()
-        };
-        let store = RemoteStore::at_socket(socket, options);
-        store.hello().is_ok().then_some(Self(store))
-    }
-}
-
-impl HostStore for DaemonsStore {
+/// By its daemon. What is held is held for a connection, so there should be one only.
+impl HostStore for RemoteStore {
     fn path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, StoreError> {
-        self.0.query_path_info(path)
+        self.query_path_info(path)
     }
 
     fn hold(&self, path: &StorePath) -> Result<(), StoreError> {
-        self.0.add_temp_root(path)
+        self.add_temp_root(path)
     }
 
     fn add(&self, info: &PathInfo, nar: &mut dyn Read) -> Result<(), StoreError> {
-        self.0.add_nar(info, false, false, nar)
+        self.add_nar(info, false, false, nar)
     }
 }
 
 /// The machine's own store, and what of it is held.
 pub struct Host {
-    store: Box<dyn HostStore>,
+    store: Arc<dyn HostStore>,
     /// Valid paths, borrowed and held with their closures: nobody collects them, so there is no
     /// need to ask again.
     held: Mutex<HashSet<StorePath>>,
@@ -97,7 +81,7 @@ pub struct Host {
 
 impl Host {
     /// This store.
-    pub fn new(store: Box<dyn HostStore>) -> Self {
+    pub fn new(store: Arc<dyn HostStore>) -> Self {
         Self {
             store,
             held: Mutex::default(),

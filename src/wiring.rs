@@ -7,11 +7,12 @@ use droste_daemon::{ConnectionOptions, Limits, Server, Trust};
 use droste_executor::{Embedded, Executor, OpenError, ServeStore, Settings};
 use droste_sandbox::Spawner;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use store_client::{RemoteOptions, RemoteStore};
 use store_local::{LocalError, LocalStore};
 use store_types::StoreDir;
 
 use crate::embedded;
-use crate::shared_store::{DaemonsStore, Host};
+use crate::shared_store::Host;
 
 /// The Nix that our servers behave like; clients show it.
 pub const NIX_VERSION: &str = "2.34.8";
@@ -23,7 +24,8 @@ pub fn open_store(root: &Path) -> Result<Arc<LocalStore>, LocalError> {
     let store = LocalStore::open(root, StoreDir::default())?;
     let machines = Path::new(store.store_dir().as_str());
     if machines.is_dir() && !is_same_dir(machines, store.physical_dir()) {
-        store.set_lender(machines)?;
+        // Where it may not be looked into there is nothing to borrow, and all else goes on.
+        let _ = store.set_lender(machines);
     }
     Ok(Arc::new(store))
 }
@@ -51,14 +53,21 @@ pub fn open_host_store(store: &LocalStore) -> Option<Host> {
         None => state.join("daemon-socket/socket"),
     };
     // Its daemon knows best who may write to it, and how.
-    if let Some(daemons) = DaemonsStore::connect(socket, store.store_dir().clone()) {
-        return Some(Host::new(Box::new(daemons)));
+    let options = RemoteOptions {
+        store_dir: store.store_dir().clone(),
+        // What is held is held for the connection.
+        connections_max: 1,
+        ..RemoteOptions::default()
+    };
+    let daemons = RemoteStore::at_socket(socket, options);
+    if daemons.hello().is_ok() {
+        return Some(Host::new(Arc::new(daemons)));
     }
     if !state.join("db/db.sqlite").exists() || state != Path::new("/nix/var/nix") {
         return None;
     }
     let host = LocalStore::open_as_it_is(Path::new("/"), store.store_dir().clone()).ok()?;
-    Some(Host::new(Box::new(host)))
+    Some(Host::new(Arc::new(host)))
 }
 
 fn is_same_dir(one: &Path, other: &Path) -> bool {

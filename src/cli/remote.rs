@@ -3,23 +3,18 @@
 //! Nix starts one of these for each derivation that it has built; the daemon is one, so it is the
 //! daemon that knows what runs.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 use droste_daemon::{ServeError, serve_over_ssh};
-use store_client::{Connect, RemoteOptions, RemoteStore, Streams, UnixSocket};
+use store_client::{Connect, RemoteOptions, RemoteStore, UnixSocket};
 
 use super::error::{CommandError, Hint};
 use super::serving::{self, ServingError};
-use super::{Context, exit_code};
-
-/// How much is passed on at once.
-const PIECE_LEN: usize = 64 << 10;
+use super::stdio::Streams;
+use super::{Context, exit_code, interrupt};
 
 /// Be the remote builder of this machine's Nix: pass what it says on to the daemon
 ///
@@ -46,8 +41,6 @@ enum RemoteError {
     NotAsked,
     #[error("there is no daemon to pass builds to")]
     NoDaemon(#[source] ServingError),
-    #[error("cannot pass on what the client says")]
-    Pass(#[source] io::Error),
     #[error("cannot serve the client")]
     Serve(#[from] ServeError),
     #[error("`--write` is missing: a remote builder is written to")]
@@ -67,7 +60,10 @@ pub fn run(context: &Context, args: &RemoteArgs) -> Result<u8, CommandError> {
         .hint(|| format!("what it said is in `{}`", context.daemon_log().display()))?;
     match args.serve {
         true => serve(context, daemon.into()).map_err(RemoteError::Serve)?,
-        false => pass(daemon.into()).map_err(RemoteError::Pass)?,
+        false => {
+            let is_ended = interrupt::watch()?;
+            Streams::take()?.hand_on(&daemon.into(), &context.builds_socket(), &is_ended)?;
+        }
     }
     Ok(exit_code::SUCCESS)
 }
@@ -80,7 +76,7 @@ fn serve(context: &Context, daemon: UnixStream) -> Result<(), ServeError> {
     let connect = move || {
         let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
         match first {
-            Some(daemon) => Streams::socket(daemon),
+            Some(daemon) => store_client::Streams::socket(daemon),
             None => socket.connect(),
         }
     };
@@ -96,34 +92,4 @@ fn serve(context: &Context, daemon: UnixStream) -> Result<(), ServeError> {
         &mut io::stderr(),
         &store,
     )
-}
-
-/// Passes bytes both ways until the daemon has no more to say.
-fn pass(daemon: UnixStream) -> io::Result<()> {
-    let own = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().map(File::from);
-    let mut input = own(&io::stdin())?;
-    let mut output = own(&io::stdout())?;
-    let mut to_daemon = daemon.try_clone()?;
-    // Nobody waits for it: a client that keeps its side open while the daemon has gone is told
-    // by the end of our output.
-    std::thread::Builder::new()
-        .name("client".to_owned())
-        .spawn(move || {
-            let _ = copy(&mut input, &mut to_daemon);
-            let _ = to_daemon.shutdown(Shutdown::Write);
-        })?;
-    copy(&mut &daemon, &mut output)
-}
-
-/// Passes on what comes as soon as it comes.
-fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
-    let mut buffer = vec![0; PIECE_LEN];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(len) => to.write_all(&buffer[..len])?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
 }

@@ -187,7 +187,10 @@ impl RestrictedStore {
                 .known_outputs(&path, &drv)
                 .map_err(failed("query the store"))?;
             let all_valid = drv.outputs.keys().all(|output| known.contains_key(output));
-            if !sandboxed && !all_valid {
+            if all_valid {
+                continue;
+            }
+            if !sandboxed {
                 return Err(StoreError::PathRefused {
                     operation: "build a derivation with access to the network",
                     path,
@@ -195,16 +198,14 @@ impl RestrictedStore {
             }
             let text = self.store_dir().display(&path);
             let asked = options(&text, &drv).map_err(failed("read a derivation"))?;
-            if !all_valid && (asked.no_chroot || !asked.impure_host_deps.is_empty()) {
+            if asked.no_chroot || !asked.impure_host_deps.is_empty() {
                 // `sandbox = relaxed` is meant for what the machine's user builds.
                 return Err(StoreError::PathRefused {
                     operation: "build a derivation that asks for more than a sandbox has",
                     path,
                 });
             }
-            if !all_valid {
-                todo.extend(drv.inputs().into_iter().map(|(input, _)| input));
-            }
+            todo.extend(drv.inputs().into_iter().map(|(input, _)| input));
         }
         checked.depth -= 1;
         Ok(())

@@ -60,11 +60,18 @@ impl Borrowing {
         })
     }
 
-    fn lender_has(&self, path: &StorePath) -> bool {
-        let name = OsStr::new(path.base_name());
-        self.lender.get().is_some_and(|lender| {
-            matches!(fs::stat_if_exists(lender.fd.as_fd(), name), Ok(Some(_)))
+    /// The lender, if it has an object of this name.
+    fn lender_of(&self, base_name: &OsStr) -> Option<&Lender> {
+        self.lender.get().filter(|lender| {
+            matches!(
+                fs::stat_if_exists(lender.fd.as_fd(), base_name),
+                Ok(Some(_))
+            )
         })
+    }
+
+    fn lender_has(&self, path: &StorePath) -> bool {
+        self.lender_of(OsStr::new(path.base_name())).is_some()
     }
 }
 
@@ -116,7 +123,7 @@ impl LocalStore {
             .filter(|info| match known.get(&info.path) {
                 Some(known) => {
                     known.nar_hash != info.nar_hash
-                        && self.physical_path(&info.path).parent() != Some(self.physical_dir())
+                        && !self.has_own(OsStr::new(info.path.base_name()))
                 }
                 None => true,
             })
@@ -148,32 +155,25 @@ impl LocalStore {
 
     /// The directory in which the object of this base name lies, or would lie.
     pub fn dir_of(&self, base_name: &OsStr) -> BorrowedFd<'_> {
-        match self.borrowing.lender.get() {
-            Some(lender)
-                if matches!(fs::stat_if_exists(self.store_fd(), base_name), Ok(None))
-                    && matches!(
-                        fs::stat_if_exists(lender.fd.as_fd(), base_name),
-                        Ok(Some(_))
-                    ) =>
-            {
-                lender.fd.as_fd()
-            }
-            _ => self.store_fd(),
-        }
+        self.lending(base_name)
+            .map_or(self.store_fd(), |lender| lender.fd.as_fd())
     }
 
     /// Where the object of a path is, or would be: in this store, or with the lender.
     pub fn physical_path(&self, path: &StorePath) -> PathBuf {
         let name = OsStr::new(path.base_name());
-        let own = self.layout.store.join(name);
-        match self.borrowing.lender.get() {
-            Some(lender)
-                if matches!(fs::stat_if_exists(self.store_fd(), name), Ok(None))
-                    && self.borrowing.lender_has(path) =>
-            {
-                lender.path.join(name)
-            }
-            _ => own,
+        self.lending(name)
+            .map_or(&self.layout.store, |lender| &lender.path)
+            .join(name)
+    }
+
+    /// The lender, if it has the object of this name and this store does not.
+    fn lending(&self, base_name: &OsStr) -> Option<&Lender> {
+        // A store without a lender, which is most, looks at nothing.
+        self.borrowing.lender.get()?;
+        match self.has_own(base_name) {
+            true => None,
+            false => self.borrowing.lender_of(base_name),
         }
     }
 
@@ -203,15 +203,27 @@ impl LocalStore {
         Ok(found.is_some())
     }
 
-    /// Forgets a borrowed path, before it is registered with an object of this store's own, or
-    /// with what the lender says of it now. Its row stays, since others may refer to it.
-    pub(crate) fn give_back(&self, tx: &Transaction<'_>, id: i64) -> Result<(), DbError> {
-        for statement in [
-            "delete from DrosteBorrowed where id = ?1",
-            "delete from Refs where referrer = ?1",
-        ] {
-            tx.prepare_cached(statement)?.execute([id])?;
+    /// Forgets what is known of a borrowed path, before it is registered anew. It is no longer
+    /// borrowed if this store has an object of its own there now. Its row stays, since others may
+    /// refer to it.
+    pub(crate) fn give_back(
+        &self,
+        tx: &Transaction<'_>,
+        id: i64,
+        path: &StorePath,
+    ) -> Result<(), DbError> {
+        tx.prepare_cached("delete from Refs where referrer = ?1")?
+            .execute([id])?;
+        if self.has_own(OsStr::new(path.base_name())) {
+            tx.prepare_cached("delete from DrosteBorrowed where id = ?1")?
+                .execute([id])?;
         }
         Ok(())
+    }
+
+    /// Whether an object of this name lies in this store, and not with the lender. What cannot be
+    /// found out counts as one.
+    fn has_own(&self, base_name: &OsStr) -> bool {
+        !matches!(fs::stat_if_exists(self.store_fd(), base_name), Ok(None))
     }
 }

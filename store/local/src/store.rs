@@ -675,7 +675,7 @@ impl LocalStore {
         if let Some(id) = path_id(tx, &text)?
             && self.is_borrowed(tx, id)?
         {
-            self.give_back(tx, id)?;
+            self.give_back(tx, id, &info.path)?;
             tx.prepare_cached(
                 "update ValidPaths set hash = ?2, registrationTime = ?3, deriver = ?4,
                  narSize = ?5, ultimate = ?6, sigs = ?7, ca = ?8 where path = ?1",

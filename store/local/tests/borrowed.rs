@@ -126,6 +126,25 @@ fn what_the_lender_has_collected_is_not_valid_and_may_come_again() {
 }
 
 #[test]
+fn what_is_registered_again_without_an_object_of_our_own_stays_borrowed() {
+    let dir = Scratch::new();
+    let (store, lender, tree, text) = borrowing(&dir);
+    store.borrow(&[tree.clone(), text.clone()]).unwrap();
+    // As a build does whose output turns out to be this.
+    let built = PathInfo {
+        ultimate: true,
+        deriver: Some(scratch_path("built.drv")),
+        ..text.clone()
+    };
+    store.register(&[Registration::new(built.clone())]).unwrap();
+    let known = store.path_info(&text.path).unwrap().unwrap();
+    assert!(known.ultimate);
+    assert_eq!(known.references, text.references);
+    collect(&lender, &text.path);
+    assert!(!store.is_valid(&text.path).unwrap());
+}
+
+#[test]
 fn without_its_lender_a_store_has_not_what_it_borrowed() {
     let dir = Scratch::new();
     let (store, lender, tree, text) = borrowing(&dir);

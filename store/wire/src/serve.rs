@@ -32,8 +32,8 @@ const MAGIC_OF_SERVER: u64 = 0x5452_eecb;
 const MAJOR: u64 = 2;
 const MINOR: u64 = 7;
 
-/// The oldest minor version that is spoken: that of Nix 2.0.
-const MINOR_MIN: u64 = 4;
+/// The oldest minor version that is spoken: the first with `AddToStoreNar`.
+const MINOR_MIN: u64 = 5;
 
 /// What two sides agreed on.
 #[derive(Clone, Debug)]
@@ -155,8 +155,7 @@ impl ServeSession {
                 options: self.build_options(r)?,
             },
             9 => ServeRequest::AddToStoreNar(self.path_info(r)?),
-            // ImportPaths and ExportPaths are of clients before 2.5 only, which are older than
-            // any Nix that this program can serve.
+            // ImportPaths and ExportPaths are of clients before 2.5.
             value => {
                 return Err(WireError::Number {
                     field: "command",
