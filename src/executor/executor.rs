@@ -274,7 +274,15 @@ fn claim_builds_dir(builds: &Path) -> Result<(PathBuf, OwnedFd), BoxError> {
             lock => lock?,
         };
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
-        return Ok((dir, lock));
+        // Somebody could have locked it first, for want of an owner, and removed it all.
+        let locked = rustix::fs::fstat(&lock)?;
+        match rustix::fs::stat(dir.join("lock")) {
+            Ok(there) if (there.st_dev, there.st_ino) == (locked.st_dev, locked.st_ino) => {
+                return Ok((dir, lock));
+            }
+            Ok(_) | Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Err("no free name for a build directory".into())
 }
@@ -304,4 +312,29 @@ fn remove_abandoned(builds: &Path) -> Result<(), BoxError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_was_claimed_is_not_taken_for_an_abandoned_one() {
+        let builds = tempfile::tempdir().expect("a directory for the test");
+        let builds = builds.path();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        remove_abandoned(builds).expect("what is abandoned can be removed");
+                        let (dir, lock) = claim_builds_dir(builds).expect("there is a free name");
+                        std::thread::yield_now();
+                        assert!(dir.join("lock").exists(), "{} is gone", dir.display());
+                        std::fs::create_dir(dir.join("0")).expect("a build has its directory");
+                        drop(lock);
+                    }
+                });
+            }
+        });
+    }
 }
