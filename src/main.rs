@@ -2,6 +2,7 @@
 
 mod cli;
 mod embedded;
+mod external;
 mod open_store;
 mod proxy_store;
 mod shared_store;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use droste_daemon::{ConnectionOptions, Limits, Server, Trust};
 use droste_executor::{Executor, Settings, Shims};
+use droste_settings::Accounts;
 use rustix::fs::{Mode, OFlags};
 use shim_core::client::Server as SocketServer;
 use store_api::{Store, StoreError};
@@ -25,6 +26,7 @@ use super::error::CommandError;
 use super::instance::{self, InstanceError};
 use super::stdio::Streams;
 use super::{Context, exit_code, interrupt, print_line, serving};
+use crate::external::server::ExternalBuilds;
 use crate::open_store::OpenStore;
 use crate::proxy_store::ProxyStore;
 use crate::shared_store::SharedStore;
@@ -58,6 +60,12 @@ pub struct DaemonArgs {
     /// End when there has been nothing to do for so long
     #[arg(long, value_name = "SECONDS")]
     idle_seconds: Option<u64>,
+    /// Listen here, too, to the programs that Nix starts for its `external-builders`
+    #[arg(long, value_name = "PATH", conflicts_with = "stdio")]
+    external_socket: Option<PathBuf>,
+    /// Let this group's members connect there: Nix's build users
+    #[arg(long, value_name = "GROUP", requires = "external_socket")]
+    external_group: Option<String>,
     /// Serve one client on standard input and output, as `nix-daemon --stdio` does: through
     /// the daemon that serves the store, if one does, else until the client leaves
     #[arg(long, conflicts_with_all = ["socket", "idle_seconds", "detach"])]
@@ -101,6 +109,10 @@ enum DaemonError {
         #[source]
         source: StoreError,
     },
+    #[error("cannot read which groups there are")]
+    Accounts(#[source] io::Error),
+    #[error("there is no group `{0}`")]
+    NoGroup(String),
     #[error("cannot leave the session of whoever started the daemon")]
     Detach(#[source] io::Error),
     #[error("cannot make `{}`", dir.display())]
@@ -173,6 +185,11 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
     };
     let builds_socket = context.builds_socket();
     let builds = serve_builds(&executor, &builds_socket)?;
+    let external_socket = match &args.external_socket {
+        Some(socket) => socket.clone(),
+        None => context.external_socket(),
+    };
+    let external = serve_external(&executor, &external_socket, args.external_group.as_deref())?;
     let calls_socket = context.calls_socket();
     let calls = serve_calls(context, &executor, &calls_socket)?;
     let status = context.status();
@@ -196,6 +213,7 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
         calls.let_go_after(QUIET);
         if server.connections() == 0
             && builds.connections() == 0
+            && external.connections() == 0
             && let (Some(idle), Some(max)) = (calls.idle_for(), idle_max)
             && idle >= max
         {
@@ -213,8 +231,10 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
     // nobody.
     let _ = std::fs::remove_file(&calls_socket);
     let _ = std::fs::remove_file(&builds_socket);
+    let _ = std::fs::remove_file(&external_socket);
     let _ = std::fs::remove_file(&socket);
     calls.stop();
+    drop(external);
     builds.stop();
     server.stop();
     let _ = executor.statistics().flush();
@@ -374,6 +394,43 @@ fn serve_builds(executor: &Arc<Executor>, socket: &Path) -> Result<Server, Daemo
             // The socket is its owner's, as the other one is.
             let options = wiring::connection_options(Trust::Trusted);
             Server::start(listener, Arc::new(make_store), options, Limits::default())
+        })
+        .map_err(|source| DaemonError::Serve {
+            socket: socket.to_owned(),
+            source,
+        })
+}
+
+/// Serves what Nix starts for its external builders.
+fn serve_external(
+    executor: &Arc<Executor>,
+    socket: &Path,
+    group: Option<&str>,
+) -> Result<ExternalBuilds, DaemonError> {
+    let gid = match group {
+        Some(name) => Some(
+            Accounts::read()
+                .map_err(DaemonError::Accounts)?
+                .group(name)
+                .ok_or_else(|| DaemonError::NoGroup(name.to_owned()))?
+                .gid,
+        ),
+        None => None,
+    };
+    let make_store = {
+        let executor = executor.clone();
+        move || {
+            let host = wiring::open_host_store(executor.store());
+            SharedStore::new(executor.clone(), host)
+        }
+    };
+    listen(socket)
+        .and_then(|listener| {
+            if gid.is_some() {
+                std::os::unix::fs::chown(socket, None, gid)?;
+                std::fs::set_permissions(socket, Permissions::from_mode(0o660))?;
+            }
+            ExternalBuilds::start(listener, executor.clone(), Arc::new(make_store))
         })
         .map_err(|source| DaemonError::Serve {
             socket: socket.to_owned(),

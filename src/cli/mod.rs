@@ -7,9 +7,10 @@ mod cc;
 mod child;
 mod daemon;
 mod demo;
-mod error;
+pub(crate) mod error;
 mod exit_code;
 mod expressions;
+mod external_builder;
 mod instance;
 mod interrupt;
 mod masquerade;
@@ -91,6 +92,7 @@ enum Command {
     Shims(shims::ShimsArgs),
     Daemon(daemon::DaemonArgs),
     Remote(remote::RemoteArgs),
+    ExternalBuilder(external_builder::ExternalBuilderArgs),
     Demo(demo::DemoArgs),
 }
 
@@ -171,6 +173,11 @@ impl Context {
         self.droste_dir.join("builds.socket")
     }
 
+    /// Where the daemon listens to `droste external-builder`.
+    fn external_socket(&self) -> PathBuf {
+        self.droste_dir.join("external.socket")
+    }
+
     /// Where the shims for this machine's commands lie.
     fn bin_dir(&self) -> PathBuf {
         self.droste_dir.join("bin")
@@ -216,6 +223,12 @@ pub fn main() -> ExitCode {
             });
         }
     };
+    if let Command::ExternalBuilder(args) = &cli.command
+        && args.has_socket()
+    {
+        // A build user has no directory of its own.
+        return end(external_builder::run(None, args));
+    }
     end(Context::new(&cli.global).and_then(|context| run(&context, &cli.command)))
 }
 
@@ -240,6 +253,7 @@ fn run(context: &Context, command: &Command) -> Result<u8, CommandError> {
         Command::Shims(args) => shims::run(context, args),
         Command::Daemon(args) => daemon::run(context, args),
         Command::Remote(args) => remote::run(context, args),
+        Command::ExternalBuilder(args) => external_builder::run(Some(context), args),
         Command::Demo(args) => demo::run(context, args),
     }
 }

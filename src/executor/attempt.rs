@@ -61,24 +61,26 @@ pub(crate) struct Attempt<'a> {
     mode: BuildMode,
     /// Another Nix has planned the build, and gives it.
     is_given: bool,
+    /// What the builder is started with, if that is given, too: then the other Nix also has the log.
+    start: Option<&'a BuilderStart>,
     monitor: &'a dyn Monitor,
 }
 
 /// What an attempt's runs of the builder have in common.
-struct Setting {
+pub(crate) struct Setting {
     /// Where the builder is to put each output.
-    scratch: BTreeMap<String, StorePath>,
+    pub(crate) scratch: BTreeMap<String, StorePath>,
     /// The input closure.
     inputs: BTreeSet<StorePath>,
-    user: BuildUser,
+    pub(crate) user: BuildUser,
 }
 
 /// One run of the builder.
-struct Run<'a> {
+pub(crate) struct Run<'a> {
     attempt: &'a Attempt<'a>,
-    setting: &'a Setting,
+    pub(crate) setting: &'a Setting,
     context: &'a Arc<BuildContext>,
-    dir: &'a BuildDir,
+    pub(crate) dir: &'a BuildDir,
     /// Whether shims are laid over the compilers.
     interpose: bool,
 }
@@ -90,9 +92,9 @@ struct Services {
 }
 
 /// How a builder's run ended.
-struct Ran {
-    status: ExitStatus,
-    log: LogTail,
+pub(crate) struct Ran {
+    pub(crate) status: ExitStatus,
+    pub(crate) log: LogTail,
     /// After what it was killed, if it was for taking too long.
     timed_out: Option<String>,
     /// A compiler that a shim was laid over was opened for something else than execution.
@@ -122,6 +124,7 @@ impl<'a> Attempt<'a> {
             kind,
             mode,
             is_given: false,
+            start: None,
             monitor,
         })
     }
@@ -130,6 +133,15 @@ impl<'a> Attempt<'a> {
     /// and what is to be done with the outputs.
     pub(crate) fn given(self, is_given: bool) -> Self {
         Self { is_given, ..self }
+    }
+
+    /// The same, if another Nix also says what the builder is started with.
+    pub(crate) fn started_with(self, start: &'a BuilderStart) -> Self {
+        Self {
+            is_given: true,
+            start: Some(start),
+            ..self
+        }
     }
 
     /// How it is to be built.
@@ -151,6 +163,25 @@ impl<'a> Attempt<'a> {
                 return Ok(known);
             }
         }
+        let made = self.run_builder(tally, |run, ran, tally| run.take_outputs(ran, tally))?;
+        if self.is_given {
+            return Ok(made);
+        }
+        // While the outputs are locked: nobody builds them again before it has ended.
+        self.executor.run_post_build_hook(
+            self.drv_path,
+            &made.values().cloned().collect(),
+            self.monitor,
+        )?;
+        Ok(made)
+    }
+
+    /// Runs the builder, again if need be, and lets `take` have what came of it.
+    pub(crate) fn run_builder<T>(
+        &self,
+        tally: &mut Tally,
+        mut take: impl FnMut(&Run<'_>, &Ran, &mut Tally) -> Result<T, BuildError>,
+    ) -> Result<T, BuildError> {
         let setting = self.setting()?;
         self.monitor.started(self.drv_path);
         let mut interpose = self.settings().interpose;
@@ -175,7 +206,7 @@ impl<'a> Attempt<'a> {
                 interpose = false;
                 continue;
             }
-            let made = ran.and_then(|ran| run.take_outputs(&ran, tally));
+            let made = ran.and_then(|ran| take(&run, &ran, tally));
             // A builtin builder's has what the executor put there for it alone.
             let may_keep = builtin_name(self.drv).is_none();
             if made.is_err() && self.settings().keep_failed && may_keep {
@@ -183,22 +214,11 @@ impl<'a> Attempt<'a> {
                 self.monitor
                     .note(&format!("keeping build directory `{}`", kept.display()));
             }
-            drop(dir);
-            let made = made?;
-            if self.is_given {
-                return Ok(made);
-            }
-            // While the outputs are locked: nobody builds them again before it has ended.
-            self.executor.run_post_build_hook(
-                self.drv_path,
-                &made.values().cloned().collect(),
-                self.monitor,
-            )?;
-            return Ok(made);
+            return made;
         }
     }
 
-    fn check_buildable(&self) -> Result<(), BuildError> {
+    pub(crate) fn check_buildable(&self) -> Result<(), BuildError> {
         let (drv, options, settings) = (self.drv, &self.options, self.settings());
         let required = &options.required_system_features;
         if settings.max_jobs == 0 && !self.is_given {
@@ -568,6 +588,9 @@ impl Run<'_> {
 
     /// What the builder is started with.
     fn start(&self) -> Result<BuilderStart, BuildError> {
+        if let Some(start) = self.attempt.start {
+            return Ok(start.clone());
+        }
         let Attempt {
             executor,
             text,
@@ -662,7 +685,7 @@ impl Run<'_> {
             ..
         } = self.attempt;
         let settings = self.attempt.settings();
-        let mut file = match settings.keep_build_log {
+        let mut file = match settings.keep_build_log && self.attempt.start.is_none() {
             true => executor.open_log(drv_path),
             false => None,
         };
@@ -711,6 +734,33 @@ impl Run<'_> {
             .any(|fs| fs.f_bavail.saturating_mul(fs.f_frsize) < DISK_FULL_BYTES)
     }
 
+    /// Whether the builder came to an end of its own; if not, it has failed.
+    pub(crate) fn check_ended(&self, ran: &Ran) -> Result<(), BuildError> {
+        let attempt = self.attempt;
+        if let Some(after) = &ran.timed_out {
+            return Err(BuildError::TimedOut {
+                drv: attempt.text.clone(),
+                after: after.clone(),
+                log: ran.log.for_error(),
+            });
+        }
+        if ran.log.is_too_long {
+            return Err(BuildError::LogTooLong {
+                drv: attempt.text.clone(),
+                bytes_max: attempt.settings().max_build_log_size,
+                log: ran.log.for_error(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The directory that has what the builder made.
+    pub(crate) fn open_made(&self) -> Result<OwnedFd, BuildError> {
+        let store_dir = self.attempt.executor.store_dir().as_str();
+        open_dir(&self.dir.store(store_dir))
+            .map_err(environment(&self.attempt.text, "open the outputs"))
+    }
+
     /// Takes the outputs into the store, if the builder succeeded.
     fn take_outputs(
         &self,
@@ -728,20 +778,7 @@ impl Run<'_> {
         result.stop_time = seconds(ran.ended);
         result.cpu_user = Some(ran.status.user_time);
         result.cpu_system = Some(ran.status.system_time);
-        if let Some(after) = &ran.timed_out {
-            return Err(BuildError::TimedOut {
-                drv: attempt.text.clone(),
-                after: after.clone(),
-                log: ran.log.for_error(),
-            });
-        }
-        if ran.log.is_too_long {
-            return Err(BuildError::LogTooLong {
-                drv: attempt.text.clone(),
-                bytes_max: attempt.settings().max_build_log_size,
-                log: ran.log.for_error(),
-            });
-        }
+        self.check_ended(ran)?;
         if !ran.status.success() {
             let is_full = self.is_disk_full();
             return Err(BuildError::BuilderFailed {
@@ -765,8 +802,7 @@ impl Run<'_> {
             mode: attempt.mode,
             scratch: &self.setting.scratch,
             candidates: self.context.allowed(),
-            made: open_dir(&self.dir.store(attempt.executor.store_dir().as_str()))
-                .map_err(environment(&attempt.text, "open the outputs"))?,
+            made: self.open_made()?,
             own: &self.dir.own(),
             checked_by: Some((self.dir.build(), attempt.monitor)),
             is_elsewhere: false,

@@ -16,7 +16,7 @@ use store_types::{
 pub const BUILD_DIR: &str = "/build";
 
 /// What a builder gets.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BuilderStart {
     /// The environment, whole.
     pub env: BTreeMap<BString, BString>,
