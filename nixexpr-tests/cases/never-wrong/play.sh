@@ -57,7 +57,8 @@ _broken() {
     exit 1
 }
 # The compiler makes up names for its temporary files.
-_names() { LC_ALL=C sed 's,\(/tmp/\|/build/\|^\|[^A-Za-z0-9_]\)cc[A-Za-z0-9]\{6\}\([^A-Za-z0-9_]\|$\),\1ccXXXXXX\2,g'; }
+_made_up='\(/tmp/\|/build/\|^\|[^A-Za-z0-9_]\)cc[A-Za-z0-9]\{6\}\([^A-Za-z0-9_]\|$\)'
+_names() { LC_ALL=C sed "s,$_made_up,\1ccXXXXXX\2,g"; }
 _observe() {
     local file
     echo "exit status $1" > "$results/$_n.tree"
@@ -68,14 +69,28 @@ _observe() {
     (
         cd "$top" || exit
         LC_ALL=C find . -mindepth 1 -printf '%y %m %n %p -> %l\n' | LC_ALL=C sort -k 4 | sed 's/ -> $//'
-        find . -type f -size -4000k | LC_ALL=C sort | while IFS= read -r file; do
-            # shellcheck disable=SC2254 # a pattern
-            case $file in
-            $_unstable) ;;
-            *) printf '%s %s\n' "$(_names < "$file" | sha256sum | cut -c1-32)" "$file" ;;
-            esac
-        done
+        find . -type f -size -4000k | _hashes | LC_ALL=C sort -k 2
     ) >> "$results/$_n.tree" 2>&1
+}
+# _hashes < FILES: of their contents, with made-up names replaced; as few processes as can be, for
+# this is what takes the time
+_hashes() {
+    local file renamed=()
+    local -A files=()
+    while IFS= read -r file; do
+        # shellcheck disable=SC2254 # a pattern
+        case $file in
+        $_unstable) ;;
+        *) files[$file]=1 ;;
+        esac
+    done
+    [ ${#files[@]} != 0 ] || return 0
+    mapfile -t renamed < <(LC_ALL=C sed -sn "\\,$_made_up,F" -- "${!files[@]}" | uniq)
+    for file in "${renamed[@]}"; do
+        unset -v 'files[$file]'
+        printf '%s  %s\n' "$(_names < "$file" | sha256sum | cut -c1-64)" "$file"
+    done
+    [ ${#files[@]} = 0 ] || sha256sum -- "${!files[@]}"
 }
 
 # class NAME EXPECTED <<'END' ... END: as in the table; here only the one that is played

@@ -1,11 +1,13 @@
 # Real C projects by their recipes in src/toolchain.
 #
 # sources: directories of sources by project. path: what comes before the
-# toolchain in PATH. More attributes of the derivations in `more`.
+# toolchain in PATH. cflags: instead of the recipe's, to be faster. More attributes of the
+# derivations in `more`.
 {
   toolchain,
   sources,
   path ? "",
+  cflags ? null,
   more ? { },
 }:
 let
@@ -26,6 +28,7 @@ let
         makefile = builtins.path { path = recipes + "/${name}.mk"; };
         PATH = path + "${tools}/bin";
       }
+      // (if cflags == null then { } else { MAKEFLAGS = "CFLAGS=${cflags}"; })
       // more
     );
 in

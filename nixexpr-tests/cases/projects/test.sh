@@ -10,7 +10,10 @@ toolchain=$(with_toolchain "$WORK/34") || {
 }
 # instantiate STORE PROJECT SOURCES [NIX-ARGUMENTS...]
 instantiate() {
-    nix34 nix-instantiate --store "$1" "$PWD" -A "$2" --argstr toolchain "$toolchain" --arg sources "{ $2 = \"$3\"; }" "${@:4}"
+    local flags=()
+    # It is the largest, and is built five times.
+    [ "$2" != zstd ] || [ "$SOAK" = 1 ] || flags=(--argstr cflags -O1)
+    nix34 nix-instantiate --store "$1" "$PWD" -A "$2" --argstr toolchain "$toolchain" --arg sources "{ $2 = \"$3\"; }" "${flags[@]}" "${@:4}"
 }
 # field NAME FILE: a field of the only element of what `droste build --json` printed
 field() { sed -n 's/^ *"'"$1"'": *"\{0,1\}\([^",]*\)"\{0,1\},\{0,1\}$/\1/p' "$2" | head -n 1; }

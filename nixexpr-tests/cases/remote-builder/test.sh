@@ -40,6 +40,38 @@ for version in 34 28; do
         # As who has Droste build everything sets it: the daemon reads this, too, and builds.
         sed -i "s/^max-jobs.*/max-jobs = 0/" "$NIX_CONF_DIR/nix.conf"
         nix=nix$version
+        # ssh_to_here: as for another host, by a real ssh and its server.
+        ssh_to_here() {
+            local dir=$WORK/ssh port= sshd drv
+            if [ "$(id -u)" != 0 ] || ! command -v ssh > /dev/null || ! sshd=$("$TESTS/get-sshd.sh" "$CACHE/openssh" 2> "$WORK/err"); then
+                skip "it builds by a real ssh" "not root, no ssh, or no server: $(tail -n 1 "$WORK/err")"
+                return
+            fi
+            mkdir -p "$dir" && chmod 700 "$dir"
+            cp /etc/passwd "$dir/passwd"
+            grep -q ^sshd: "$dir/passwd" || echo "sshd:x:39010:65534::/:/bin/false" >> "$dir/passwd"
+            mount --bind "$dir/passwd" /etc/passwd && mount -t tmpfs none /run && mkdir /run/sshd
+            ssh-keygen -q -t ed25519 -N "" -f "$dir/host" && ssh-keygen -q -t ed25519 -N "" -f "$dir/key"
+            # It has its own environment there.
+            printf "#!/bin/sh\nDROSTE_DIR=%s exec %s \"\$@\"\n" "$DROSTE_DIR" "$remote" > "$dir/remote"
+            chmod 755 "$dir/remote"
+            for _ in $(seq 20); do
+                port=$((20000 + RANDOM % 20000))
+                printf "%s\n" "ListenAddress 127.0.0.1:$port" "HostKey $dir/host" "AuthorizedKeysFile $dir/key.pub" \
+                    "StrictModes no" "PidFile none" "PermitRootLogin yes" "PasswordAuthentication no" > "$dir/config"
+                $sshd -D -e -f "$dir/config" 2> "$dir/log" &
+                server=$!
+                sleep 0.5
+                ! kill -0 $server 2> /dev/null || break
+            done
+            export NIX_SSHOPTS="-p $port -i $dir/key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes"
+            for scheme in ssh-ng ssh; do
+                drv=$($nix nix-instantiate -E "derivation { name = \"by-$scheme-$version\"; system = \"x86_64-linux\"; builder = \"\${builtins.storePath $busybox}/bin/sh\"; args = [ \"-c\" \"echo by $scheme > \$out\" ]; }" 2> /dev/null)
+                check "it builds by a real ssh, with $scheme://" $nix nix-store -r $drv --max-jobs 0 --builders "$scheme://127.0.0.1?remote-program=$dir/remote x86_64-linux - 1 1"
+                equal "with the content that it should have" "by $scheme" "$(cat $($nix nix-store -q --outputs $drv))"
+            done
+            kill $server
+        }
         $nix nix-store --init
         $nix nix-store --add "$BUSYBOX" > /dev/null
         drvs=$($nix nix-instantiate -E "builtins.attrValues (import $PWD/default.nix { busybox = \"$busybox\"; })" 2> /dev/null)
@@ -68,6 +100,7 @@ for version in 34 28; do
             kill $nix_daemon
             wait $nix_daemon 2> /dev/null
             rm -rf /nix/var/nix/daemon-socket
+            ssh_to_here
         fi
         if failed=$(drvs=$($nix nix-instantiate -E "builtins.attrValues (import $PWD/failing.nix { busybox = \"$busybox\"; })" 2> /dev/null); for drv in $drvs; do
             $nix nix-store -r $drv --max-jobs 0 --builders "$builders" > "$WORK/out" 2> "$WORK/log-$(basename $drv | cut -d- -f2- | cut -d. -f1)" && echo "$drv was built"
@@ -85,7 +118,7 @@ for version in 34 28; do
     check "the daemon ends" timeout 60 env DROSTE_DIR="$DROSTE_DIR" "$DROSTE" daemon stop
     # Nix's own derivations, resolved ones and outputs: all that both have is the same.
     path_infos "$root" > "$WORK/infos-$version"
-    others() { grep -vE -- "-(again|over-ssh|by-daemon)-[0-9]*" "$1"; }
+    others() { grep -vE -- "-(again|over-ssh|by-daemon|by-ssh|by-ssh-ng)-[0-9]*" "$1"; }
     others "$WORK/infos-$version" > "$WORK/infos" && mv "$WORK/infos" "$WORK/infos-$version"
     equal "what Nix 2.$version has is what Nix 2.34 makes" \
         "$(sed 's/ .*//' "$WORK/infos-judge" | grep -v '\.drv:' | sort)" \
