@@ -196,6 +196,40 @@ fn a_tree_is_removed_however_deep_and_unreadable_it_is() {
     assert!(dir.path().join("elsewhere/kept").exists());
 }
 
+/// CVE-2025-46415: who may write to what is removed exchanges directories for links meanwhile.
+#[test]
+fn a_tree_that_changes_while_it_is_removed_leads_nowhere_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let precious = dir.path().join("elsewhere/sub/sub/f");
+    fs::create_dir_all(precious.parent().unwrap()).unwrap();
+    fs::write(&precious, "precious").unwrap();
+    let parent = open(dir.path());
+    let (tree, aside) = (dir.path().join("tree"), dir.path().join("aside"));
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Each step fails when the other one was there first.
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let _ = fs::rename(tree.join("sub"), &aside);
+                let _ = symlink("../elsewhere/sub", tree.join("sub"));
+                let _ = fs::remove_file(tree.join("sub"));
+                let _ = fs::rename(&aside, tree.join("sub"));
+                let _ = fs::rename(tree.join("sub/sub"), &aside);
+                let _ = symlink("../../elsewhere/sub", tree.join("sub/sub"));
+                let _ = fs::remove_dir_all(&aside);
+            }
+        });
+        for _ in 0..300 {
+            let _ = fs::create_dir_all(tree.join("sub/sub/sub"));
+            let _ = fs::File::create_new(tree.join("sub/sub/g"));
+            // It may fail; it may not go elsewhere.
+            let _ = remove_tree(parent.as_fd(), OsStr::new("tree"));
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(fs::read(&precious).unwrap(), b"precious");
+}
+
 #[test]
 fn contents_links_and_names_are_rewritten_alike() {
     let dir = tempfile::tempdir().unwrap();
