@@ -40,6 +40,21 @@ impl ContentAddressMethod {
         }
     }
 
+    /// The name in JSON: `text`, `flat`, `nar`, `git`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Flat => "flat",
+            Self::Nar => "nar",
+            Self::Git => "git",
+        }
+    }
+
+    /// The inverse of [`name`](Self::name).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.name() == name)
+    }
+
     /// `<prefix><algorithm>`, as in derivations and the worker protocol:
     /// `r:sha256`, `sha1`, `text:sha256`, `git:sha1`.
     pub fn with_algorithm(self, algorithm: HashAlgorithm) -> String {

@@ -177,6 +177,11 @@ impl Hash {
         if text.contains(':') {
             return Self::parse_prefixed(text);
         }
+        Self::parse_sri(text)
+    }
+
+    /// `<algorithm>-<base 64>`, the inverse of [`to_sri`](Self::to_sri).
+    pub fn parse_sri(text: &str) -> Result<Self, HashParseError> {
         let parsed = text.split_once('-').and_then(|(name, digits)| {
             let algorithm = HashAlgorithm::from_name(name)?;
             Self::new(algorithm, &base64::decode(digits)?)

@@ -22,21 +22,34 @@ pub(crate) fn print_object<'a>(
     members: impl IntoIterator<Item = (&'a String, &'a Value)>,
 ) -> String {
     let mut out = String::new();
-    print_members(&mut out, members);
+    print_members(&mut out, members, None);
     out
 }
 
-/// Recurses as deep as the value, which its parser limits.
-fn print_to(out: &mut String, value: &Value) {
+/// A value, members sorted on every level, numbers as Nix prints them: compact, or with
+/// a line for each member and item, indented by two spaces a level.
+pub(crate) fn print(value: &Value, is_pretty: bool) -> String {
+    let mut out = String::new();
+    print_to(&mut out, value, is_pretty.then_some(0));
+    out
+}
+
+/// Recurses as deep as the value, which its parser limits. `indent` is how far the line
+/// is indented that the value is on; `None` prints no lines.
+fn print_to(out: &mut String, value: &Value, indent: Option<usize>) {
     match value {
-        Value::Object(members) => print_members(out, members),
+        Value::Object(members) => print_members(out, members, indent),
         Value::Array(items) => {
             out.push('[');
             for (i, item) in items.iter().enumerate() {
                 if i > 0 {
                     out.push(',');
                 }
-                print_to(out, item);
+                let indent = next_line(out, indent, INDENT);
+                print_to(out, item, indent);
+            }
+            if !items.is_empty() {
+                next_line(out, indent, 0);
             }
             out.push(']');
         }
@@ -48,16 +61,37 @@ fn print_to(out: &mut String, value: &Value) {
     }
 }
 
-fn print_members<'a>(out: &mut String, members: impl IntoIterator<Item = (&'a String, &'a Value)>) {
+/// What a level is indented by.
+const INDENT: usize = 2;
+
+/// Begins a line that is indented further by `more`, where lines are printed; returns
+/// how far it is indented.
+fn next_line(out: &mut String, indent: Option<usize>, more: usize) -> Option<usize> {
+    let indent = indent? + more;
+    out.push('\n');
+    out.extend(std::iter::repeat_n(' ', indent));
+    Some(indent)
+}
+
+fn print_members<'a>(
+    out: &mut String,
+    members: impl IntoIterator<Item = (&'a String, &'a Value)>,
+    indent: Option<usize>,
+) {
     let sorted: BTreeMap<_, _> = members.into_iter().collect();
+    let is_empty = sorted.is_empty();
     out.push('{');
     for (i, (name, value)) in sorted.into_iter().enumerate() {
         if i > 0 {
             out.push(',');
         }
+        let indent = next_line(out, indent, INDENT);
         out.push_str(&quote(name));
-        out.push(':');
-        print_to(out, value);
+        out.push_str(if indent.is_some() { ": " } else { ":" });
+        print_to(out, value, indent);
+    }
+    if !is_empty {
+        next_line(out, indent, 0);
     }
     out.push('}');
 }
@@ -107,12 +141,6 @@ fn print_float(out: &mut String, number: f64) {
 mod tests {
     use super::*;
 
-    fn print(value: &Value) -> String {
-        let mut out = String::new();
-        print_to(&mut out, value);
-        out
-    }
-
     /// The right side as `nix eval --expr 'builtins.toJSON (builtins.fromJSON "…")'`
     /// of 2.34 gives it (but for the largest integer, which expressions cannot have).
     #[rstest::rstest]
@@ -132,7 +160,7 @@ mod tests {
     #[case("-5", "-5")]
     fn numbers_are_printed_as_nix_prints_them(#[case] text: &str, #[case] printed: &str) {
         let value: Value = serde_json::from_str(text).unwrap();
-        assert_eq!(print(&value), printed);
+        assert_eq!(print(&value, false), printed);
     }
 
     #[test]
@@ -140,8 +168,19 @@ mod tests {
         let text = r#"{ "b": [1, {"d": null, "c": true}], "a": "\u0001\n/ü" }"#;
         let value: Value = serde_json::from_str(text).unwrap();
         assert_eq!(
-            print(&value),
+            print(&value, false),
             r#"{"a":"\u0001\n/ü","b":[1,{"c":true,"d":null}]}"#
         );
+    }
+
+    #[test]
+    fn a_pretty_value_has_lines_for_all_but_what_is_empty() {
+        let text = r#"{"b":[1,{"c":[]}],"a":{}}"#;
+        let value: Value = serde_json::from_str(text).unwrap();
+        let expected = concat!(
+            "{\n  \"a\": {},\n  \"b\": [\n    1,\n    {\n",
+            "      \"c\": []\n    }\n  ]\n}"
+        );
+        assert_eq!(print(&value, true), expected);
     }
 }

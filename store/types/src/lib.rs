@@ -6,6 +6,7 @@
 
 pub mod base32;
 pub mod base64;
+mod build_trace;
 mod content_address;
 mod derivation;
 mod derived_path;
@@ -17,14 +18,16 @@ mod realisation;
 mod signature;
 mod store_path;
 
+pub use build_trace::{BuildTraceEntry, BuildTraceError, BuildTraceKey};
 pub use content_address::{
     ContentAddress, ContentAddressMethod, ContentAddressParseError, ContentAddressedPathError,
     References,
 };
 pub use derivation::{
-    Derivation, DerivationKind, DerivationKindError, DerivationOptions, DerivationOptionsError,
-    DerivationOutput, DerivationOutputError, DerivationParseError, HashModulo, HashModuloError,
-    HashesModulo, InputOutputs, OutputChecks, OutputPathError, PlaceholderRewrites, ResolveError,
+    Derivation, DerivationFromJsonError, DerivationJsonShape, DerivationKind, DerivationKindError,
+    DerivationOptions, DerivationOptionsError, DerivationOutput, DerivationOutputError,
+    DerivationParseError, DerivationToJsonError, HashModulo, HashModuloError, HashesModulo,
+    InputOutputs, OutputChecks, OutputPathError, PlaceholderRewrites, ResolveError,
     StructuredAttrs, attribute_file_name, computed_placeholder, output_path_name,
     output_placeholder, upstream_placeholder,
 };

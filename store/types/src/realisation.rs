@@ -1,7 +1,7 @@
 //! Realisations: which store path an output of a derivation turned out to be.
 //!
 //! Source: nix 2.34 `src/libstore/realisation.cc`. Since 2.35 Nix keys them by
-//! the derivation's path instead; that form is not here.
+//! the derivation's path instead: see [`BuildTraceEntry`](crate::BuildTraceEntry).
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -65,7 +65,7 @@ mod keys {
     use ed25519_dalek::Signer;
 
     use super::{Signature, split};
-    use crate::{PathInfo, Realisation, StoreDir, base64};
+    use crate::{BuildTraceEntry, PathInfo, Realisation, StoreDir, base64};
 
     /// A text that is not a key. It is not shown: it may be a secret one.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -274,6 +274,20 @@ mod keys {
         }
     }
 
+    impl BuildTraceEntry {
+        /// Adds this key's signature.
+        pub fn sign(&mut self, key: &SecretKey) {
+            self.signatures
+                .insert(key.sign(self.fingerprint().as_bytes()));
+        }
+
+        /// Whether one of these keys has signed it.
+        pub fn is_signed_by(&self, keys: &PublicKeys) -> bool {
+            let texts: Vec<String> = self.signatures.iter().map(Signature::to_string).collect();
+            keys.verify_any(self.fingerprint().as_bytes(), &texts)
+        }
+    }
+
     impl Realisation {
         /// Adds this key's signature.
         pub fn sign(&mut self, key: &SecretKey) {
@@ -315,6 +329,30 @@ mod keys {
             let keys: PublicKeys = [key.public_key(), other.public_key()].into_iter().collect();
             assert!(keys.verify_any(b"text", &["x:AA==".to_owned(), signature.to_string()]));
             assert!(!keys.verify_any(b"text", &[other.sign(b"text").to_string()]));
+        }
+
+        /// The key and what it makes of the entry are from nix 2.35,
+        /// `src/libstore-tests/realisation.cc` and `data/realisation/simple-sig.json`.
+        #[test]
+        fn a_build_trace_entry_is_signed_as_nix_signs_it() {
+            let key = "test-key:tU7tTvLcScf8pmz/eTV0BEtLmRsPpZfKaRcd0nCN+pysBZPHSeg61/u2oc7mIOewfuAY1V1BiX32homTaDJ2Jw==";
+            let key: SecretKey = key.parse().unwrap();
+            let path = "g1w7hy3qg1w7hy3qg1w7hy3qg1w7hy3q";
+            let text = format!(
+                "{{\"key\":{{\"drvPath\":\"{path}-bar.drv\",\"outputName\":\"foo\"}},\
+                 \"value\":{{\"outPath\":\"{path}-foo\"}}}}"
+            );
+            let mut entry = BuildTraceEntry::from_json(text.as_bytes()).unwrap();
+            assert_eq!(entry.fingerprint(), text);
+            let keys: PublicKeys = [key.public_key()].into_iter().collect();
+            assert!(!entry.is_signed_by(&keys));
+            entry.sign(&key);
+            assert!(entry.is_signed_by(&keys));
+            let signature = entry.signatures.first().unwrap().to_string();
+            assert_eq!(
+                signature,
+                "test-key:WsjxK4/EI74COtzMDI+VCjQU9O4FydK0+YeY1CE5hUevogd+T+CPvNXza7oog3GTMS+ZlBwsC2S3ppwusKnJDg=="
+            );
         }
 
         #[test]

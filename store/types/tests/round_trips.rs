@@ -4,9 +4,10 @@
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use store_types::{
-    ContentAddress, ContentAddressMethod, Derivation, DerivationOutput, DerivedPath, DrvOutput,
-    Hash, HashAlgorithm, InputOutputs, NarInfo, OutputsSpec, PathInfo, PlaceholderRewrites,
-    Realisation, Signature, SingleDerivedPath, StoreDir, StorePath, output_placeholder,
+    BuildTraceEntry, BuildTraceKey, ContentAddress, ContentAddressMethod, Derivation,
+    DerivationJsonShape, DerivationOutput, DerivedPath, DrvOutput, Hash, HashAlgorithm,
+    InputOutputs, NarInfo, OutputsSpec, PathInfo, PlaceholderRewrites, Realisation, References,
+    Signature, SingleDerivedPath, StoreDir, StorePath, output_path_name, output_placeholder,
 };
 
 fn store_path(suffix: &'static str) -> impl Strategy<Value = StorePath> {
@@ -101,6 +102,34 @@ fn derivation() -> impl Strategy<Value = Derivation> {
         )
 }
 
+/// One that JSON can hold.
+fn derivation_of_text() -> impl Strategy<Value = Derivation> {
+    let text = || "[ -~\n\tü\u{1}]{0,12}";
+    let attributes = vec(("[a-z]{1,4}", any::<i32>()), 0..3).prop_map(|members| {
+        let members = members.into_iter().map(|(name, n)| (name, n.into()));
+        serde_json::Value::Object(members.collect()).to_string()
+    });
+    let env = btree_map("[a-zA-Z]{0,5}", text(), 0..5);
+    (
+        derivation(),
+        vec(text(), 0..4),
+        env,
+        proptest::option::of(attributes),
+    )
+        .prop_map(|(drv, args, mut env, attributes)| {
+            if let Some(attributes) = attributes {
+                env.insert("__json".to_owned(), attributes);
+            }
+            Derivation {
+                system: "x86_64-linux".into(),
+                builder: "/bin/sh".into(),
+                args: args.into_iter().map(Into::into).collect(),
+                env: env.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
+                ..drv
+            }
+        })
+}
+
 proptest! {
     #[test]
     fn a_printed_derivation_is_read_back(drv in derivation()) {
@@ -109,7 +138,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_derivation_is_refused_or_means_other_bytes(
+    fn a_damaged_derivation_is_refused_or_means_what_is_printed_of_it(
         drv in derivation(),
         at in any::<prop::sample::Index>(),
         byte in any::<u8>(),
@@ -119,7 +148,35 @@ proptest! {
         let at = at.index(damaged.len());
         damaged[at] = byte;
         if let Ok(other) = Derivation::parse(&dir, &damaged) {
-            prop_assert_eq!(other.to_aterm(&dir), damaged);
+            prop_assert_eq!(Derivation::parse(&dir, &other.to_aterm(&dir)), Ok(other));
+        }
+    }
+
+    #[test]
+    fn the_json_of_a_derivation_is_read_back(mut drv in derivation_of_text()) {
+        let dir = StoreDir::default();
+        // Paths of fixed outputs are not in it.
+        for (name, output) in &mut drv.outputs {
+            let DerivationOutput::Fixed { ca, path } = output else { continue };
+            if !ca.method.allows(ca.hash.algorithm()) {
+                *output = DerivationOutput::Deferred;
+                continue;
+            }
+            let path_name = output_path_name("x", name);
+            *path = dir
+                .content_addressed_path(&path_name, ca, &References::default())
+                .unwrap();
+        }
+        let path = drv.drv_path(&dir, "x").unwrap();
+        for is_pretty in [false, true] {
+            let printed = DerivationJsonShape::Version4
+                .print(&dir, [(&path, &drv)], is_pretty)
+                .unwrap();
+            let whole: serde_json::Value = serde_json::from_slice(&printed).unwrap();
+            let one = whole["derivations"][path.base_name()].to_string();
+            let (name, read) = Derivation::from_json(&dir, one.as_bytes()).unwrap();
+            prop_assert_eq!(&name, "x");
+            prop_assert_eq!(&read, &drv);
         }
     }
 
@@ -167,6 +224,22 @@ proptest! {
         };
         let read = Realisation::from_json(realisation.to_json().as_bytes()).unwrap();
         prop_assert_eq!(read, realisation);
+    }
+
+    #[test]
+    fn build_trace_entries_are_read_back(
+        drv_path in store_path(".drv"),
+        output_name in output_name(),
+        out_path in store_path(""),
+        signatures in btree_set(signature(), 0..3),
+    ) {
+        let key = BuildTraceKey { drv_path, output_name };
+        let entry = BuildTraceEntry { key: key.clone(), out_path, signatures };
+        let read = BuildTraceEntry::from_json(entry.to_json().as_bytes()).unwrap();
+        prop_assert_eq!(&read, &entry);
+        let text = entry.value_to_json();
+        let read = BuildTraceEntry::from_value_json(key, text.as_bytes()).unwrap();
+        prop_assert_eq!(read, entry);
     }
 
     #[test]

@@ -18,16 +18,25 @@
 //! Everything that is a set or a map is sorted bytewise. A string is in double
 //! quotes; `\"`, `\\`, `\n`, `\r` and `\t` are its only escapes.
 //!
-//! The parser accepts exactly what the printer writes. Nix itself accepts more
-//! (any escape, any order), but never writes it.
+//! That is how it is printed. Derivations that others write, such as a builder whose output is
+//! one, need not be so, and what Nix reads is read: any order, any escape (`\x` is `x`), commas
+//! that are missing or stand before the first item, something behind the end. Of outputs of one
+//! name the first counts, of variables and input derivations the last. So a derivation's text is
+//! not always what is printed of it, and the hash of one is not the hash of the other.
 //!
-//! Source: nix 2.34 `src/libstore/derivations.cc`; Nix manual, "Derivation
-//! ATerm format".
+//! What 2.36 refuses and 2.34 does not is refused: paths of the store in another spelling than
+//! their own, input derivations of which nothing is an input. So is what no store can hold:
+//! output names that can be no part of a path, input derivations that are not named like one.
+//!
+//! Source: nix 2.34 `src/libstore/derivations.cc`, 2.36 `src/libstore/derivation/aterm.cc`; Nix
+//! manual, "Derivation ATerm format".
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bstr::{BString, ByteSlice};
+use serde_json::{Map, Value};
 
+use super::structured_attrs::STRUCTURED_ATTRS_NAME;
 use super::{Derivation, DerivationOutput, InputOutputs};
 use crate::{
     ContentAddress, ContentAddressMethod, Hash, NESTING_MAX, StoreDir, StorePath, is_output_name,
@@ -36,13 +45,16 @@ use crate::{
 /// How a derivation begins.
 const TRADITIONAL: &str = "Derive(";
 
-/// How one begins that has dynamic inputs.
-const DYNAMIC: &str = "DrvWithVersion(\"xp-dyn-drv\",";
+/// How one begins that has a version.
+const VERSIONED: &str = "DrvWithVersion(";
+
+/// The version of those with dynamic inputs.
+const DYNAMIC: &str = "xp-dyn-drv";
 
 /// Why bytes are not a derivation.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DerivationParseError {
-    /// The bytes are not what Nix writes.
+    /// The bytes are not what Nix reads.
     #[error("malformed derivation at byte {offset}: {reason}")]
     Malformed {
         /// Where, counted from 0.
@@ -61,21 +73,10 @@ pub enum DerivationParseError {
 impl Derivation {
     /// Reads the content of a `.drv` file.
     pub fn parse(dir: &StoreDir, bytes: &[u8]) -> Result<Self, DerivationParseError> {
-        let derivation = Parser { bytes, at: 0, dir }.derivation()?;
-        let printed = derivation.to_aterm(dir);
-        if printed != bytes {
-            let same = printed.iter().zip(bytes).take_while(|(a, b)| a == b);
-            return Err(DerivationParseError::Malformed {
-                offset: same.count(),
-                reason: "from here it is not as Nix would write it: sorted, without duplicates, \
-                         with no needless escape"
-                    .to_owned(),
-            });
-        }
-        Ok(derivation)
+        Parser { bytes, at: 0, dir }.derivation()
     }
 
-    /// The content of the `.drv` file.
+    /// The content of the `.drv` file, as Nix writes it.
     pub fn to_aterm(&self, dir: &StoreDir) -> Vec<u8> {
         let inputs = self
             .input_drvs
@@ -94,11 +95,10 @@ pub(super) fn print<'a>(
     inputs: impl Iterator<Item = (String, &'a InputOutputs)>,
     mask: bool,
 ) -> Vec<u8> {
-    let begin = match drv.has_dynamic_inputs() {
-        true => DYNAMIC,
-        false => TRADITIONAL,
+    let mut out = match drv.has_dynamic_inputs() {
+        true => format!("{VERSIONED}\"{DYNAMIC}\",").into_bytes(),
+        false => TRADITIONAL.into(),
     };
-    let mut out = begin.as_bytes().to_vec();
     print_list(&mut out, drv.outputs.iter(), |out, (name, output)| {
         let [path, algorithm, hash] = output.to_strings(dir);
         let path = if mask { "" } else { path.as_str() };
@@ -215,7 +215,7 @@ impl Parser<'_> {
         let is_dynamic = self.begin()?;
         self.list(|parser| {
             let (name, output) = parser.output()?;
-            drv.outputs.insert(name, output);
+            drv.outputs.entry(name).or_insert(output);
             Ok(())
         })?;
         self.expect(",")?;
@@ -243,30 +243,33 @@ impl Parser<'_> {
             parser.expect("(")?;
             let name = parser.string()?;
             parser.expect(",")?;
+            let start = parser.at;
             let value = parser.string()?;
             parser.expect(")")?;
+            if name == STRUCTURED_ATTRS_NAME
+                && let Err(error) = serde_json::from_slice::<Map<String, Value>>(&value)
+            {
+                return malformed(start, format!("structured attributes: {error}"));
+            }
             drv.env.insert(name, value);
             Ok(())
         })?;
         self.expect(")")?;
-        if self.at != self.bytes.len() {
-            return malformed(self.at, "something follows the derivation");
-        }
         Ok(drv)
     }
 
     /// Whether dynamic inputs may follow.
     fn begin(&mut self) -> Parsed<bool> {
-        if self.bytes.starts_with(DYNAMIC.as_bytes()) {
-            self.at += DYNAMIC.len();
-            return Ok(true);
-        }
-        if self.bytes.starts_with(b"DrvWithVersion(") {
-            self.expect("DrvWithVersion(")?;
+        if self.bytes.starts_with(VERSIONED.as_bytes()) {
+            self.expect(VERSIONED)?;
             let version = self.string()?;
-            return Err(DerivationParseError::Version {
-                version: version[..version.len().min(32)].as_bstr().to_string(),
-            });
+            if version != DYNAMIC {
+                return Err(DerivationParseError::Version {
+                    version: version[..version.len().min(32)].as_bstr().to_string(),
+                });
+            }
+            self.expect(",")?;
+            return Ok(true);
         }
         self.expect(TRADITIONAL)?;
         Ok(false)
@@ -363,20 +366,17 @@ impl Parser<'_> {
 
     fn list(&mut self, mut item: impl FnMut(&mut Self) -> Parsed<()>) -> Parsed<()> {
         self.expect("[")?;
-        if self.bytes.get(self.at) == Some(&b']') {
-            self.at += 1;
-            return Ok(());
-        }
         loop {
-            item(self)?;
             match self.bytes.get(self.at) {
+                // Nix asks for it nowhere.
                 Some(b',') => self.at += 1,
                 Some(b']') => {
                     self.at += 1;
                     return Ok(());
                 }
-                _ => return malformed(self.at, "expected `,` or `]`"),
+                _ => {}
             }
+            item(self)?;
         }
     }
 
@@ -398,8 +398,8 @@ impl Parser<'_> {
                 Some(b'n') => b'\n',
                 Some(b'r') => b'\r',
                 Some(b't') => b'\t',
-                Some(byte @ (b'"' | b'\\')) => *byte,
-                _ => return malformed(self.at - 1, "unknown escape"),
+                Some(byte) => *byte,
+                None => return malformed(start, "a string has no end"),
             });
             self.at += 1;
         }
@@ -445,16 +445,13 @@ pub enum DerivationOutputError {
         text: String,
     },
     /// The hash is not one of the algorithm.
-    #[error("`{text}` is not a `{algorithm}` hash in hexadecimal")]
+    #[error("`{text}` is not a `{algorithm}` hash")]
     Hash {
         /// What stood there.
         text: String,
         /// The algorithm's name.
         algorithm: &'static str,
     },
-    /// A hash is given without an algorithm.
-    #[error("a hash without an algorithm")]
-    HashWithoutAlgorithm,
     /// A path is given though it follows from a content not known yet.
     #[error("a path although the content is not known beforehand")]
     PathOfFloating,
@@ -462,7 +459,7 @@ pub enum DerivationOutputError {
 
 impl DerivationOutput {
     /// From the three strings of derivations and of the worker protocol: path,
-    /// method and algorithm, hash in hexadecimal.
+    /// method and algorithm, hash (in hexadecimal, but other digits are read, too).
     pub fn from_strings(
         dir: &StoreDir,
         path: &str,
@@ -471,9 +468,9 @@ impl DerivationOutput {
     ) -> Result<Self, DerivationOutputError> {
         let parse_path = || dir.parse(path).map_err(DerivationOutputError::Path);
         if method_and_algorithm.is_empty() {
-            return match (path, hash) {
-                (_, hash) if !hash.is_empty() => Err(DerivationOutputError::HashWithoutAlgorithm),
-                ("", _) => Ok(Self::Deferred),
+            // What stands for the hash is not looked at.
+            return match path {
+                "" => Ok(Self::Deferred),
                 _ => Ok(Self::InputAddressed(parse_path()?)),
             };
         }
@@ -486,13 +483,12 @@ impl DerivationOutput {
             "" => Ok(Self::Floating { method, algorithm }),
             "impure" => Ok(Self::Impure { method, algorithm }),
             _ => {
-                let hash = Hash::parse_unprefixed(algorithm, hash)
-                    .ok()
-                    .filter(|parsed| parsed.to_hex() == hash)
-                    .ok_or_else(|| DerivationOutputError::Hash {
+                let hash = Hash::parse_unprefixed(algorithm, hash).map_err(|_| {
+                    DerivationOutputError::Hash {
                         text: hash.to_owned(),
                         algorithm: algorithm.name(),
-                    })?;
+                    }
+                })?;
                 Ok(Self::Fixed {
                     ca: ContentAddress { method, hash },
                     path: parse_path()?,
@@ -569,11 +565,6 @@ mod tests {
 
     #[rstest::rstest]
     #[case::truncated(")", "", "expected `)`")]
-    #[case::more_after_the_end(")])", ")]) ", "something follows")]
-    #[case::unsorted_env(r#"("A","1"),("B","")"#, r#"("B",""),("A","1")"#, "not as Nix")]
-    #[case::duplicate(r#""dev","out""#, r#""dev","dev""#, "not as Nix")]
-    #[case::needless_escape("-c", "\\c", "unknown escape")]
-    #[case::literal_newline("-c", "\n", "not as Nix")]
     #[case::no_outputs_of_an_input(r#"["dev","out"]"#, "[]", "no output of input")]
     #[case::input_is_no_derivation("-a.drv", "-a", "no `.drv`")]
     #[case::path_in_another_store(
@@ -582,7 +573,6 @@ mod tests {
         "not in the store"
     )]
     #[case::white_space("],[", "], [", "expected")]
-    #[case::hash_without_algorithm(r#"-x","","""#, r#"-x","","00""#, "without an algorithm")]
     #[case::unknown_algorithm(r#"-x","","""#, r#"-x","r:blake9","00""#, "blake9")]
     #[case::short_hash(r#"-x","","""#, r#"-x","sha1","00""#, "`sha1` hash")]
     #[case::path_of_floating(r#"-x","","""#, r#"-x","r:sha256","""#, "content is not known")]
@@ -598,6 +588,33 @@ mod tests {
         let error = parse(&changed).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
         assert!(error.contains("at byte"), "{error}");
+    }
+
+    /// The left side is in the derivation as it is printed.
+    #[rstest::rstest]
+    #[case::something_behind_the_end(")])", ")])\n")]
+    #[case::unsorted(r#"("A","1"),("B","")"#, r#"("B",""),("A","1")"#)]
+    #[case::duplicates(r#""dev","out""#, r#""out","dev","out""#)]
+    #[case::the_last_variable_counts(r#"("A","1")"#, r#"("A","0"),("A","1")"#)]
+    #[case::the_first_output_counts(r#"-x","","")]"#, r#"-x","",""),("out","","","")]"#)]
+    #[case::needless_escape("-c", r"\-\c")]
+    #[case::plain_line_end(r"\n", "\n")]
+    #[case::missing_comma(r#""dev","out""#, r#""dev""out""#)]
+    #[case::early_comma("[(\"A\"", "[,(\"A\"")]
+    #[case::hash_of_nothing(r#"-x","","""#, r#"-x","","00""#)]
+    fn what_nix_reads_is_read_and_printed_as_nix_prints_it(#[case] from: &str, #[case] to: &str) {
+        let text = minimal();
+        assert_eq!(text.matches(from).count(), 1);
+        let drv = parse(&text.replace(from, to)).unwrap();
+        assert_eq!(drv.to_aterm(&StoreDir::default()), text.as_bytes());
+    }
+
+    #[test]
+    fn structured_attributes_that_are_no_object_are_refused() {
+        let text = minimal().replace(r#"("A","1")"#, r#"("__json","[1]")"#);
+        let error = parse(&text).unwrap_err().to_string();
+        assert!(error.contains("structured attributes"), "{error}");
+        assert!(parse(&text.replace("[1]", "{ }")).is_ok());
     }
 
     fn dynamic(node: &str) -> String {
@@ -622,15 +639,22 @@ mod tests {
     }
 
     #[rstest::rstest]
-    #[case::without_dynamic_inputs(r#"["dev","out"]"#, "not as Nix")]
-    #[case::empty_list(r#"(["out"],[])"#, "not as Nix")]
     #[case::nothing("([],[])", "no output of input")]
     #[case::nothing_of_an_output(r#"([],[("a",[])])"#, "no output of output `a`")]
-    #[case::unsorted(r#"([],[("b",["out"]),("a",["out"])])"#, "not as Nix")]
     #[case::truncated(r#"([],[("a",["out"])]"#, "expected `)`")]
     fn malformed_dynamic_inputs_are_refused(#[case] node: &str, #[case] reason: &str) {
         let error = parse(&dynamic(node)).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
+    }
+
+    #[rstest::rstest]
+    #[case::without_dynamic_inputs(r#"["out"]"#)]
+    #[case::empty_list(r#"(["out"],[])"#)]
+    fn the_other_version_may_have_no_dynamic_inputs(#[case] node: &str) {
+        let drv = parse(&dynamic(node)).unwrap();
+        assert!(!drv.has_dynamic_inputs());
+        let printed = drv.to_aterm(&StoreDir::default());
+        assert_eq!(printed, minimal().replace(r#""dev","#, "").into_bytes());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Derivations: what is built, by which program, from which inputs.
 
 mod aterm;
+mod json;
 mod modulo;
 mod options;
 mod resolve;
@@ -16,6 +17,7 @@ use crate::{
 };
 
 pub use aterm::{DerivationOutputError, DerivationParseError};
+pub use json::{DerivationFromJsonError, DerivationJsonShape, DerivationToJsonError};
 pub use modulo::{HashModulo, HashModuloError, HashesModulo, OutputPathError};
 pub use options::{DerivationOptions, DerivationOptionsError, OutputChecks, attribute_file_name};
 pub use resolve::{

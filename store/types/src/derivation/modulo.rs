@@ -255,8 +255,8 @@ pub enum OutputPathError<E: Error + 'static> {
     /// The hash modulo cannot be computed.
     #[error("cannot compute the output paths of `{drv}`")]
     Hash {
-        /// The derivation.
-        drv: StorePath,
+        /// The derivation, by its path, or by its name if it has none yet.
+        drv: String,
         /// The cause.
         #[source]
         source: HashModuloError<E>,
@@ -264,8 +264,8 @@ pub enum OutputPathError<E: Error + 'static> {
     /// An output's name cannot be part of a path.
     #[error("output `{output}` of `{drv}` cannot have a path")]
     Name {
-        /// The derivation.
-        drv: StorePath,
+        /// The derivation, by its path, or by its name if it has none yet.
+        drv: String,
         /// The output's name.
         output: String,
         /// The cause.
@@ -278,8 +278,8 @@ pub enum OutputPathError<E: Error + 'static> {
         path_or_none(.expected), path_or_none(.found)
     )]
     Path {
-        /// The derivation.
-        drv: StorePath,
+        /// The derivation, by its path, or by its name if it has none yet.
+        drv: String,
         /// The output's name.
         output: String,
         /// The path that follows; `None` if it is not known beforehand.
@@ -287,14 +287,26 @@ pub enum OutputPathError<E: Error + 'static> {
         /// The path in the derivation.
         found: Option<StorePath>,
     },
+    /// The path of an output is to be filled in, and its environment variable is missing:
+    /// a derivation with it is another one.
+    #[error(
+        "the environment of `{drv}` has no variable `{output}`: an output whose path is to be \
+         filled in needs one, which may be empty"
+    )]
+    NoVariable {
+        /// The derivation, by its name.
+        drv: String,
+        /// The output's name.
+        output: String,
+    },
     /// The environment variable of an output has another value than its path.
     #[error(
         "environment variable `{name}` of `{drv}` should be `{expected}`, but is {}",
         .found.as_ref().map_or("missing".to_owned(), |found| format!("`{found}`"))
     )]
     Env {
-        /// The derivation.
-        drv: StorePath,
+        /// The derivation, by its path, or by its name if it has none yet.
+        drv: String,
         /// The variable, named like its output.
         name: String,
         /// The output's full path.
@@ -312,6 +324,55 @@ fn path_or_none(path: &Option<StorePath>) -> String {
 }
 
 impl Derivation {
+    /// Gives paths to deferred outputs whose paths can be known by now, and puts them, and
+    /// those of fixed outputs, into environment variables that are named like them and
+    /// empty (or missing, for fixed ones). `drv_name` is the derivation's, without `.drv`.
+    ///
+    /// `read` reads input derivations; what `modulo` remembers is not read again. What is
+    /// filled in still has to be checked by [`check_output_paths`](Self::check_output_paths).
+    ///
+    /// Source: nix 2.34 `src/libstore/derivations.cc`, `fillInOutputPaths`.
+    pub fn fill_in_output_paths<E: Error + 'static>(
+        &mut self,
+        drv_name: &str,
+        modulo: &mut HashModulo,
+        read: impl FnMut(&StorePath) -> Result<Derivation, E>,
+    ) -> Result<(), OutputPathError<E>> {
+        let drv = || drv_name.to_owned();
+        let hashes = modulo
+            .masked(self, read)
+            .map_err(|source| OutputPathError::Hash { drv: drv(), source })?;
+        let dir = &modulo.dir;
+        for (name, output) in &mut self.outputs {
+            let path = match output {
+                DerivationOutput::Deferred if !hashes.is_deferred => {
+                    if !self.env.contains_key(name.as_bytes()) {
+                        return Err(OutputPathError::NoVariable {
+                            drv: drv(),
+                            output: name.clone(),
+                        });
+                    }
+                    let path = dir
+                        .output_path(drv_name, name, &hashes.by_output[name])
+                        .map_err(|source| OutputPathError::Name {
+                            drv: drv(),
+                            output: name.clone(),
+                            source: ContentAddressedPathError::Name(source),
+                        })?;
+                    *output = DerivationOutput::InputAddressed(path.clone());
+                    path
+                }
+                DerivationOutput::Fixed { path, .. } => path.clone(),
+                _ => continue,
+            };
+            let value = self.env.entry(name.as_str().into()).or_default();
+            if value.is_empty() {
+                *value = dir.display(&path).into();
+            }
+        }
+        Ok(())
+    }
+
     /// Checks that every output path, and every environment variable named like an
     /// output with a known path, is what follows from the derivation.
     ///
@@ -322,10 +383,13 @@ impl Derivation {
         modulo: &mut HashModulo,
         read: impl FnMut(&StorePath) -> Result<Derivation, E>,
     ) -> Result<(), OutputPathError<E>> {
-        let drv = || drv_path.clone();
-        let drv_name = drv_path
-            .derivation_name()
-            .ok_or_else(|| OutputPathError::NoDerivationPath { path: drv() })?;
+        let drv = || drv_path.base_name().to_owned();
+        let drv_name =
+            drv_path
+                .derivation_name()
+                .ok_or_else(|| OutputPathError::NoDerivationPath {
+                    path: drv_path.clone(),
+                })?;
         let hashes = modulo
             .masked(self, read)
             .map_err(|source| OutputPathError::Hash { drv: drv(), source })?;

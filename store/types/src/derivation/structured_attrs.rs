@@ -60,6 +60,11 @@ impl StructuredAttrs {
         json::print_object(&self.attributes)
     }
 
+    /// All of them.
+    pub fn into_json(self) -> Value {
+        Value::Object(self.attributes.into_iter().collect())
+    }
+
     /// The content of `.attrs.sh`: a `declare` for each attribute that is simple,
     /// or an array or object of simple ones, and whose name bash can take.
     pub fn to_shell(&self) -> String {
