@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use store_api::{BoxError, BuildMode};
 use store_local::{Canonicaliser, Registration};
-use store_nar::{HashModuloSink, HashModuloVariant, Hasher, RefScanner, hash_part};
+use store_nar::{HashModuloSink, Hasher, RefScanner, hash_part};
 use store_types::{
     ContentAddress, ContentAddressMethod, Derivation, DerivationKind, DerivationOutput, Hash,
     HashAlgorithm, PathInfo, References, StorePath, output_path_name,
@@ -369,7 +369,7 @@ impl Executor {
                     Ok(hasher.finish().0)
                 }
                 Some(own) => {
-                    let variant = HashModuloVariant::WithoutOffsets;
+                    let variant = self.settings.self_references;
                     let mut sink = HashModuloSink::new(algorithm, &hash_part(own), variant);
                     store_nar::dump(place.0.as_fd(), name, &mut sink)
                         .map_err(|source| bad_output(build, output, source))?;
@@ -523,14 +523,7 @@ impl Executor {
             .map_err(environment(build.text, "register the outputs"))?;
         if build.kind == DerivationKind::Floating {
             for (name, output) in outputs {
-                let realisation =
-                    self.realisation(build.drv_path, build.drv, name, &output.info.path)?;
-                self.store
-                    .register_realisation(&realisation)
-                    .map_err(environment(
-                        build.text,
-                        "register what its output turned out to be",
-                    ))?;
+                self.register_output(build.drv_path, build.drv, name, &output.info.path)?;
             }
         }
         Ok(())

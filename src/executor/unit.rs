@@ -3,14 +3,16 @@
 //! The order of things follows Nix's: look whether the outputs are valid, resolve,
 //! look again, and only then build ([`attempt`](crate::attempt)).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use store_api::{BuildMode, BuildResult, BuildStatus};
+use store_local::LocalError;
 use store_types::{
-    ContentAddress, ContentAddressMethod, Derivation, DerivationKind, DerivationOutput,
-    OutputsSpec, Realisation, References, SingleDerivedPath, StorePath, sha256,
+    BuildTraceEntry, BuildTraceKey, ContentAddress, ContentAddressMethod, Derivation,
+    DerivationKind, DerivationOutput, OutputsSpec, Realisation, References, SingleDerivedPath,
+    StorePath, sha256,
 };
 
 use crate::attempt::Attempt;
@@ -188,6 +190,13 @@ impl Unit<'_> {
     }
 }
 
+fn build_trace_key(drv_path: &StorePath, output: &str) -> BuildTraceKey {
+    BuildTraceKey {
+        drv_path: drv_path.clone(),
+        output_name: output.to_owned(),
+    }
+}
+
 impl Executor {
     /// Makes outputs of one derivation valid; its input derivations have been
     /// realised already. Never fails: what went wrong is part of the outcome.
@@ -310,11 +319,7 @@ impl Executor {
                     Some(path.clone())
                 }
                 DerivationOutput::Floating { .. } | DerivationOutput::Deferred => {
-                    let id = self.realisation_id(drv_path, drv, name)?;
-                    self.store
-                        .query_realisation(&id)
-                        .map_err(environment(&text, "query the store"))?
-                        .map(|realisation| realisation.out_path)
+                    self.realised_output(drv_path, drv, name)?
                 }
                 DerivationOutput::Impure { .. } => None,
             };
@@ -365,20 +370,69 @@ impl Executor {
         drv: &Derivation,
         made: &BTreeMap<String, StorePath>,
     ) -> Result<(), BuildError> {
-        let text = self.store_dir().display(drv_path);
         if drv.kind().is_ok_and(|kind| kind == DerivationKind::Impure) {
             return Ok(());
         }
         for (name, path) in made {
-            let realisation = self.realisation(drv_path, drv, name, path)?;
-            self.store
-                .register_realisation(&realisation)
-                .map_err(environment(
-                    &text,
-                    "register what its output turned out to be",
-                ))?;
+            self.register_output(drv_path, drv, name, path)?;
         }
         Ok(())
+    }
+
+    /// Registers what an output turned out to be: by the hash of its derivation, and, for Nix
+    /// since 2.35, by the path of a resolved one.
+    pub(crate) fn register_output(
+        &self,
+        drv_path: &StorePath,
+        drv: &Derivation,
+        output: &str,
+        path: &StorePath,
+    ) -> Result<(), BuildError> {
+        let text = self.store_dir().display(drv_path);
+        const REGISTER: &str = "register what its output turned out to be";
+        let realisation = self.realisation(drv_path, drv, output, path)?;
+        self.store
+            .register_realisation(&realisation)
+            .map_err(environment(&text, REGISTER))?;
+        if !drv.input_drvs.is_empty() {
+            return Ok(());
+        }
+        let mut entry = BuildTraceEntry {
+            key: build_trace_key(drv_path, output),
+            out_path: path.clone(),
+            signatures: BTreeSet::new(),
+        };
+        let keys = self.settings.secret_keys();
+        for key in keys.map_err(environment(&text, REGISTER))? {
+            entry.sign(&key);
+        }
+        self.store
+            .register_build_trace(&entry)
+            .map(drop)
+            .map_err(environment(&text, REGISTER))
+    }
+
+    /// What a floating or deferred output is known to have turned out to be; it need not be
+    /// valid any more.
+    fn realised_output(
+        &self,
+        drv_path: &StorePath,
+        drv: &Derivation,
+        output: &str,
+    ) -> Result<Option<StorePath>, BuildError> {
+        let text = self.store_dir().display(drv_path);
+        let failed = || environment::<LocalError>(&text, "query the store");
+        let id = self.realisation_id(drv_path, drv, output)?;
+        let by_hash = self.store.query_realisation(&id).map_err(failed())?;
+        if let Some(realisation) = by_hash {
+            return Ok(Some(realisation.out_path));
+        }
+        if !drv.input_drvs.is_empty() {
+            return Ok(None);
+        }
+        let key = build_trace_key(drv_path, output);
+        let by_path = self.store.query_build_trace(&key).map_err(failed())?;
+        Ok(by_path.map(|entry| entry.out_path))
     }
 
     /// Checks that nothing that is to be the same again depends on what is not.

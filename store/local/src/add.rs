@@ -11,7 +11,7 @@ use store_nar::{
     remove_tree,
 };
 use store_types::{
-    ContentAddress, ContentAddressMethod, Derivation, DerivationOutput, Hash, HashAlgorithm,
+    ContentAddress, ContentAddressMethod, Derivation, DerivationKind, Hash, HashAlgorithm,
     PathInfo, References, StorePath, sha256,
 };
 
@@ -125,22 +125,62 @@ impl LocalStore {
         node: &OsStr,
         references: &BTreeSet<StorePath>,
     ) -> Result<PathInfo, LocalError> {
+        let method = ContentAddressMethod::Nar;
+        self.add_node(name, method, HashAlgorithm::Sha256, dir, node, references)
+    }
+
+    /// Adds a copy of what `node` in `dir` is, addressed as asked for, as `nix store add` does.
+    /// What is hashed is what is copied. For [`ContentAddressMethod::Flat`] and
+    /// [`ContentAddressMethod::Text`] it must be a regular file, which is not executable in the
+    /// store.
+    pub fn add_node(
+        &self,
+        name: &str,
+        method: ContentAddressMethod,
+        algorithm: HashAlgorithm,
+        dir: BorrowedFd<'_>,
+        node: &OsStr,
+        references: &BTreeSet<StorePath>,
+    ) -> Result<PathInfo, LocalError> {
+        let tree = LocalError::tree("add", name);
+        if !method.is_nar_on_the_wire() {
+            let stat = fs::stat(dir, node).map_err(LocalError::io("examine", node))?;
+            if fs::Kind::of(&stat) != fs::Kind::Regular {
+                return Err(LocalError::NoFile {
+                    name: name.to_owned(),
+                });
+            }
+            let file = fs::open_file(dir, node).map_err(LocalError::io("open", node))?;
+            let mut file = std::fs::File::from(file);
+            return self.add_content_addressed(name, method, algorithm, references, &mut file);
+        }
         let temp = TempDir::new(&self.layout)?;
-        let mut hasher = Hasher::new(HashAlgorithm::Sha256);
+        let mut nar_hasher = Hasher::new(HashAlgorithm::Sha256);
         let mut restored = RestoreWriter::new(temp.fd(), OsStr::new(OBJECT));
-        dump(dir, node, &mut Tee::new(vec![&mut hasher, &mut restored]))
+        let mut sinks: Vec<&mut dyn Write> = vec![&mut nar_hasher, &mut restored];
+        let mut hasher = None;
+        let mut git_hasher = None;
+        if method == ContentAddressMethod::Git {
+            let new = GitHasher::new(algorithm).map_err(LocalError::tree("add", name))?;
+            sinks.push(git_hasher.insert(new));
+        } else if algorithm != HashAlgorithm::Sha256 {
+            sinks.push(hasher.insert(Hasher::new(algorithm)));
+        }
+        dump(dir, node, &mut Tee::new(sinks))
             .and_then(|()| restored.finish())
             .map_err(LocalError::tree("add", name))?;
-        let (hash, nar_size) = hasher.finish();
-        let ca = ContentAddress {
-            method: ContentAddressMethod::Nar,
-            hash,
+        let (nar_hash, nar_size) = nar_hasher.finish();
+        let hash = match (git_hasher, hasher) {
+            (Some(hasher), _) => hasher.finish().map_err(tree)?,
+            (None, Some(hasher)) => hasher.finish().0,
+            (None, None) => nar_hash,
         };
+        let ca = ContentAddress { method, hash };
         let info = self.addressed(name, ca, References::to_others(references.clone()))?;
         self.finish_add(
             temp.fd(),
             PathInfo {
-                nar_hash: hash,
+                nar_hash,
                 nar_size,
                 ..info
             },
@@ -481,7 +521,7 @@ impl LocalStore {
         }
         let derivation = match texts.get(path) {
             Some(bytes) => self.parse_derivation(path, bytes)?,
-            None => self.read_derivation(path)?,
+            None => self.read_derivation_file(path)?,
         };
         let known: Vec<(String, StorePath)> = derivation
             .outputs
@@ -489,18 +529,14 @@ impl LocalStore {
             .filter_map(|(name, output)| Some((name.clone(), output.path()?.clone())))
             .collect();
         // Nothing to check in one that only names how its outputs are hashed.
-        let names_no_path = derivation
-            .outputs
-            .values()
-            .all(|output| matches!(output, DerivationOutput::Floating { .. }));
+        let names_no_path = matches!(
+            derivation.kind(),
+            Ok(DerivationKind::Floating | DerivationKind::Impure)
+        );
         if !names_no_path {
             let mut modulo = self.modulo.lock().unwrap_or_else(PoisonError::into_inner);
             let read = |input: &StorePath| match texts.get(input) {
                 Some(bytes) => self.parse_derivation(input, bytes),
-                // What is not valid may be anything.
-                None if !self.is_valid(input)? => Err(LocalError::NotValid {
-                    path: input.clone(),
-                }),
                 None => self.read_derivation(input),
             };
             derivation
@@ -513,7 +549,16 @@ impl LocalStore {
         Ok(known)
     }
 
-    fn read_derivation(&self, path: &StorePath) -> Result<Derivation, LocalError> {
+    /// The derivation of a valid path.
+    pub fn read_derivation(&self, path: &StorePath) -> Result<Derivation, LocalError> {
+        // What is not valid may be anything.
+        if !self.is_valid(path)? {
+            return Err(LocalError::NotValid { path: path.clone() });
+        }
+        self.read_derivation_file(path)
+    }
+
+    fn read_derivation_file(&self, path: &StorePath) -> Result<Derivation, LocalError> {
         let mut bytes = Vec::new();
         self.open_object(path)?
             .take(DRV_LEN_MAX)

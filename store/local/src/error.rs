@@ -175,6 +175,12 @@ pub enum LocalError {
         /// The object's name.
         name: String,
     },
+    /// An object that is to be addressed by the bytes of one file is none.
+    #[error("`{name}` is no regular file, and its hash is to be of one's bytes")]
+    NoFile {
+        /// The object's name.
+        name: String,
+    },
     /// A file in an output that the builder does not own.
     #[error("`{path}` is owned by user {uid}, not by the builder", path = path.display())]
     Ownership {

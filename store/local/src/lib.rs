@@ -35,6 +35,7 @@
 
 mod add;
 mod borrowed;
+mod build_trace;
 mod canonicalise;
 mod db;
 mod error;

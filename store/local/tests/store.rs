@@ -13,7 +13,8 @@ use common::*;
 use store_local::{FileObject, LocalError, LocalStore, Problem, Registration, canonicalise};
 use store_nar::{HashModuloVariant, dump};
 use store_types::{
-    ContentAddressMethod, DrvOutput, HashAlgorithm, Realisation, StoreDir, StorePath, sha256,
+    BuildTraceEntry, BuildTraceKey, ContentAddressMethod, DrvOutput, HashAlgorithm, Realisation,
+    Signature, StoreDir, StorePath, sha256,
 };
 
 #[test]
@@ -273,6 +274,90 @@ fn texts_are_added_together_and_may_refer_to_one_another() {
     assert_eq!(infos[1], infos[2]);
     assert_eq!(infos[0].references, references);
     assert_sound(&store);
+}
+
+/// What Nix since 2.35 makes of a database, beside the tables of 2.34. (Source: its
+/// `src/libstore/ca-specific-schema.sql` and `local-store.cc`.)
+const BUILD_TRACE_V3: &str = "
+    create table BuildTraceV3 (
+        id integer primary key autoincrement not null,
+        drvPath text not null,
+        outputName text not null,
+        outputPath text not null,
+        signatures text
+    );
+    create index IndexBuildTraceV3 on BuildTraceV3(drvPath, outputName);
+    insert into SchemaMigrations values ('20251017-ca-derivations');
+";
+
+#[test]
+fn build_trace_entries_are_kept_where_nix_has_made_their_table() {
+    let dir = Scratch::new();
+    let root = dir.join("root");
+    let store = open(&root);
+    let out = store.add_text("out", b"out", &none()).unwrap().path;
+    let other = store.add_text("other", b"other", &none()).unwrap().path;
+    let signature = |text: &str| text.parse::<Signature>().unwrap();
+    let key = BuildTraceKey {
+        drv_path: StorePath::from_base_name(&format!("{}-a.drv", "0".repeat(32))).unwrap(),
+        output_name: "out".to_owned(),
+    };
+    let mut entry = BuildTraceEntry {
+        key: key.clone(),
+        out_path: out.clone(),
+        signatures: [signature("k:AAAA")].into(),
+    };
+    assert!(!store.register_build_trace(&entry).unwrap());
+    assert_eq!(store.query_build_trace(&key).unwrap(), None);
+
+    // Nix is here, and the store is open already.
+    let database = rusqlite::Connection::open(root.join("nix/var/nix/db/db.sqlite")).unwrap();
+    database.execute_batch(BUILD_TRACE_V3).unwrap();
+    assert_eq!(store.query_build_trace(&key).unwrap(), None);
+    assert!(store.register_build_trace(&entry).unwrap());
+    let row = || {
+        let columns =
+            "select drvPath || ' ' || outputName || ' ' || outputPath || ' ' || signatures";
+        let query = format!("{columns} from BuildTraceV3");
+        let mut statement = database.prepare(&query).unwrap();
+        let rows = statement.query_map([], |row| row.get(0)).unwrap();
+        rows.collect::<Result<Vec<String>, _>>().unwrap()
+    };
+    let drv = key.drv_path.base_name();
+    let out_text = store.store_dir().display(&out);
+    assert_eq!(row(), [format!("{drv} out {out_text} k:AAAA")]);
+
+    entry.signatures = [signature("j:/w==")].into();
+    store.register_build_trace(&entry).unwrap();
+    assert_eq!(row(), [format!("{drv} out {out_text} j:/w== k:AAAA")]);
+    let found = store.query_build_trace(&key).unwrap().unwrap();
+    assert_eq!(found.out_path, out);
+    assert_eq!(found.signatures.len(), 2);
+
+    entry.out_path = other.clone();
+    assert!(matches!(
+        store.register_build_trace(&entry),
+        Err(LocalError::OtherRealisation { .. })
+    ));
+    // The entry stays when its path goes, and does not keep another from being known.
+    store.invalidate(&BTreeSet::from([out.clone()])).unwrap();
+    let found = store.query_build_trace(&key).unwrap().unwrap();
+    assert_eq!(found.out_path, out);
+    store.register_build_trace(&entry).unwrap();
+    let other = store.store_dir().display(&other);
+    assert_eq!(row(), [format!("{drv} out {other} j:/w==")]);
+    assert!(store.query_build_trace(&key).unwrap().is_some());
+    drop(store);
+
+    // What a database says is not believed.
+    database
+        .execute("update BuildTraceV3 set outputPath = '/etc/passwd'", [])
+        .unwrap();
+    let store = open(&root);
+    assert!(matches!(
+        store.query_build_trace(&key),
+        Err(LocalError::MalformedRow { .. })
+    ));
 }
 
 #[test]
