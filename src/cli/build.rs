@@ -9,6 +9,7 @@ use droste_settings::Origin;
 use serde::Serialize;
 use store_api::{BuildMode, BuildStatus};
 use store_local::LocalStore;
+use store_nar::HashModuloVariant;
 use store_types::{DerivedPath, OutputsSpec, SingleDerivedPath, StoreDir};
 
 use super::error::{CommandError, Hint, describe};
@@ -100,6 +101,10 @@ pub struct SettingsArgs {
     /// Show builds a file or directory of this machine
     #[arg(long, value_name = "INSIDE=OUTSIDE")]
     sandbox_path: Vec<String>,
+    /// Give content-addressed outputs that refer to themselves the paths that this version of
+    /// Nix gives them: 2.17 to 2.34 agree on them, and so do all others [default: 2.34]
+    #[arg(long, value_name = "VERSION", value_parser = parse_nix_version)]
+    nix: Option<HashModuloVariant>,
     #[command(flatten)]
     options: OptionArgs,
 }
@@ -119,6 +124,10 @@ impl OptionArgs {
             .chunks_exact(2)
             .map(|pair| (pair[0].as_str(), pair[1].as_str()))
     }
+}
+
+fn parse_nix_version(text: &str) -> Result<HashModuloVariant, String> {
+    HashModuloVariant::of_nix(text).ok_or_else(|| "want a version of Nix like `2.34`".to_owned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -151,6 +160,7 @@ impl SettingsArgs {
     ) -> Result<Settings, CommandError> {
         let mut settings = Settings::new(context.droste_dir.clone());
         settings.memo = self.memo == Switch::On;
+        settings.self_references = self.nix.unwrap_or_default();
         settings.diagnose = warn_once;
         settings.interpose = self.interpose == Switch::On && !self.no_interpose;
         let mut given: Vec<(&str, String)> = more.to_vec();

@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use bstr::{BStr, ByteSlice};
 use clap::{Args, Subcommand};
 use droste_executor::child::index::Index;
-use serde_json::{Value, json};
 use shim_core::manifest::{Entry, Manifest};
 use store_local::LocalStore;
-use store_types::{Derivation, DerivationOutput, StoreDir, StorePath};
+use store_types::{Derivation, DerivationJsonShape, StoreDir, StorePath};
 
 use super::error::{CommandError, Hint};
 use super::store::open_existing;
-use super::{Context, exit_code, print};
+use super::{Context, exit_code, print, print_bytes};
 
 /// How many children an ambiguous name may list.
 const FOUND_MAX: u32 = 20;
@@ -90,7 +89,7 @@ fn show(context: &Context, args: &ShowArgs) -> Result<u8, CommandError> {
     let path = store.physical_path(&drv_path);
     let bytes = std::fs::read(&path).map_err(|source| ShowError::Read { path, source })?;
     if args.drv {
-        print(&bytes.to_str_lossy())?;
+        print_bytes(&bytes)?;
         return Ok(exit_code::SUCCESS);
     }
     let drv =
@@ -99,8 +98,10 @@ fn show(context: &Context, args: &ShowArgs) -> Result<u8, CommandError> {
             source,
         })?;
     if args.json {
-        let shown = json!({ &text: derivation_json(store.store_dir(), &drv) });
-        print(&format!("{shown:#}\n"))?;
+        let shape = DerivationJsonShape::Nix28;
+        let mut shown = shape.print(store.store_dir(), [(&drv_path, &drv)], true)?;
+        shown.push(b'\n');
+        print_bytes(&shown)?;
         return Ok(exit_code::SUCCESS);
     }
     let Some(manifest) = drv.env.get(b"manifest".as_bstr()) else {
@@ -234,63 +235,11 @@ fn quoted(word: &[u8]) -> String {
 }
 
 /// Source: nix 2.8 `src/nix/show-derivation.cc`.
-fn derivation_json(dir: &StoreDir, drv: &Derivation) -> Value {
-    let outputs: serde_json::Map<String, Value> = drv
-        .outputs
-        .iter()
-        .map(|(name, output)| (name.clone(), output_json(dir, output)))
-        .collect();
-    let inputs: serde_json::Map<String, Value> = drv
-        .input_drvs
-        .iter()
-        .map(|(path, outputs)| (dir.display(path), json!(outputs.outputs)))
-        .collect();
-    let env: serde_json::Map<String, Value> = drv
-        .env
-        .iter()
-        .map(|(name, value)| (name.to_string(), json!(value.to_str_lossy())))
-        .collect();
-    let args: Vec<String> = drv.args.iter().map(ToString::to_string).collect();
-    let sources: Vec<String> = drv
-        .input_srcs
-        .iter()
-        .map(|path| dir.display(path))
-        .collect();
-    json!({
-        "outputs": outputs,
-        "inputSrcs": sources,
-        "inputDrvs": inputs,
-        "system": drv.system.to_string(),
-        "builder": drv.builder.to_string(),
-        "args": args,
-        "env": env,
-    })
-}
-
-fn output_json(dir: &StoreDir, output: &DerivationOutput) -> Value {
-    match output {
-        DerivationOutput::InputAddressed(path) => json!({ "path": dir.display(path) }),
-        DerivationOutput::Fixed { ca, path } => json!({
-            "path": dir.display(path),
-            "hashAlgo": ca.method.with_algorithm(ca.hash.algorithm()),
-            "hash": ca.hash.to_hex(),
-        }),
-        DerivationOutput::Floating {
-            method: how,
-            algorithm,
-        } => json!({ "hashAlgo": how.with_algorithm(*algorithm) }),
-        DerivationOutput::Deferred => json!({}),
-        DerivationOutput::Impure {
-            method: how,
-            algorithm,
-        } => json!({ "hashAlgo": how.with_algorithm(*algorithm), "impure": true }),
-    }
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use store_types::{ContentAddressMethod, HashAlgorithm};
+    use store_types::{ContentAddressMethod, DerivationOutput, HashAlgorithm};
 
     fn child() -> (Derivation, Manifest) {
         let path =
@@ -360,16 +309,6 @@ mod tests {
              store paths\n  \
              /nix/store/00000000000000000000000000000000-a.c\n  \
              /nix/store/00000000000000000000000000000000-gcc\n"
-        );
-    }
-
-    #[test]
-    fn the_derivation_as_json_names_hash_algorithms_as_nix_does() {
-        let (drv, _) = child();
-        let shown = derivation_json(&StoreDir::default(), &drv);
-        assert_eq!(
-            shown["outputs"],
-            json!({ "out": { "hashAlgo": "r:sha256" } })
         );
     }
 

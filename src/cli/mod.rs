@@ -7,6 +7,7 @@ mod cc;
 mod child;
 mod daemon;
 mod demo;
+mod derivation;
 pub(crate) mod error;
 mod exit_code;
 mod expressions;
@@ -86,6 +87,7 @@ enum Command {
     Memo(memo::MemoArgs),
     Stats(stats::StatsArgs),
     Store(store::StoreArgs),
+    Derivation(derivation::DerivationArgs),
     Child(child::ChildArgs),
     Why(why::WhyArgs),
     Toolchain(toolchain::ToolchainArgs),
@@ -247,6 +249,7 @@ fn run(context: &Context, command: &Command) -> Result<u8, CommandError> {
         Command::Memo(args) => memo::run(context, args),
         Command::Stats(args) => stats::run(context, args),
         Command::Store(args) => store::run(context, args),
+        Command::Derivation(args) => derivation::run(context, args),
         Command::Child(args) => child::run(context, args),
         Command::Why(args) => why::run(context, args),
         Command::Toolchain(args) => toolchain::run(context, args),
@@ -265,8 +268,13 @@ struct OutputError(#[source] std::io::Error);
 
 /// Writes a result.
 fn print(text: &str) -> Result<(), OutputError> {
+    print_bytes(text.as_bytes())
+}
+
+/// Writes a result that may be no text.
+fn print_bytes(bytes: &[u8]) -> Result<(), OutputError> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
+    out.write_all(bytes)
         .and_then(|()| out.flush())
         .map_err(OutputError)
 }

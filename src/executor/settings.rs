@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use droste_settings::Config;
+use store_nar::HashModuloVariant;
 use store_types::{KeyError, PublicKey, PublicKeys, SecretKey};
 
 use crate::users::BuildUsers;
@@ -81,6 +82,9 @@ pub struct Settings {
     pub memo: bool,
     /// Lay the shims over the compilers in a build's input closure.
     pub interpose: bool,
+    /// How outputs that refer to themselves are hashed, where their path follows from their
+    /// content.
+    pub self_references: HashModuloVariant,
     /// After a failure, go on with what does not depend on it.
     pub keep_going: bool,
     /// Keep the build directory of a build that failed.
@@ -244,6 +248,7 @@ impl Settings {
             secret_key_files: Vec::new(),
             diagnose: |_| {},
             timeout: None,
+            self_references: HashModuloVariant::default(),
             max_silent_time: None,
             log_lines: 25,
             downloads: Downloads::of_environment(|name| std::env::var_os(name)),

@@ -3,7 +3,7 @@
 . "$TESTS/harness.sh"
 stop_without NIX34
 # 2.8 knows neither.
-NIX28=
+nix28_here=$NIX28 NIX28=
 export NIX_CONFIG='extra-experimental-features = git-hashing blake3-hashes'
 
 seed=$WORK/seed
@@ -37,6 +37,85 @@ done < "$WORK/drvs"
 others() { path_infos "$1" | grep -v -- '-fixed-wrong: '; }
 equal "all that is valid is as in Nix's store" "$(others "$WORK/theirs")" "$(others "$WORK/ours")"
 verified "the store verifies" "$WORK/ours"
+
+# Derivations as JSON, in both directions. Those that Nix 2.8 does not know are named new-.
+drvs=$WORK/derivations
+export NIX_CONFIG='extra-experimental-features = git-hashing blake3-hashes impure-derivations'
+nix34 nix eval --store "$drvs" --impure --raw --expr "
+    let all = import $PWD/derivations.nix;
+    in builtins.concatStringsSep \"\" (map (name:
+        \"\${name} \${builtins.unsafeDiscardStringContext all.\${name}.drvPath}\n\") (builtins.attrNames all))" > "$WORK/all"
+mapfile -t all < <(sed 's/.* //' "$WORK/all")
+mapfile -t old < <(grep -v '^new-' "$WORK/all" | sed 's/.* //')
+show() { nix34 nix derivation show --store "$drvs" "$@"; }
+show "${all[@]}" -r > "$WORK/shown"
+for options in '-r' '-r --pretty' ''; do
+    equal "derivation show $options prints what Nix 2.34 prints" "$(show "${all[@]}" $options | sha256sum)" \
+        "$(droste derivation show --store "$drvs" "${all[@]}" $options | sha256sum)"
+done
+if [ -n "$nix28_here" ]; then
+    NIX28=$nix28_here
+    nix28 nix-store --store "$WORK/old" --init
+    nix34 nix-store --store "$drvs" --export $(nix34 nix-store --store "$drvs" -qR "${old[@]}") > "$WORK/export"
+    nix28 nix-store --store "$WORK/old" --import < "$WORK/export" > /dev/null
+    equal "derivation show --like 2.4 prints what Nix 2.8 prints" \
+        "$(nix28 nix show-derivation --store "$WORK/old" -r "${old[@]}" | sha256sum)" \
+        "$(droste derivation show --like 2.4 --store "$WORK/old" -r "${old[@]}" | sha256sum)"
+    NIX28=
+else
+    skip "derivation show --like 2.4 prints what Nix 2.8 prints" "$NIX28_WHY"
+fi
+mkdir "$WORK/json" "$WORK/bare" "$WORK/full"
+printf 'a source' > "$WORK/source"
+python3 each.py "$WORK/shown" "$WORK/json" | sed 's,^,/nix/store/,' > "$WORK/expected"
+for kind in full bare; do
+    droste store add --store "$WORK/$kind" --name source --mode text "$WORK/source" > /dev/null
+    for json in "$WORK/json/"*"-$kind"; do droste derivation add --store "$WORK/$kind" < "$json"; done > "$WORK/added" 2>&1
+    equal "each derivation that is added as JSON has Nix's path ($kind)" "$(cat "$WORK/expected")" "$(cat "$WORK/added")"
+done
+equal "what is added is what was shown" "$(show "${all[@]}" -r | sha256sum)" \
+    "$(droste derivation show --store "$WORK/bare" "${all[@]}" -r | sha256sum)"
+verified "the store verifies after derivations were added" "$WORK/bare"
+
+# What is a derivation, and what is none.
+mkdir "$WORK/strict"
+equal "Droste and Nix 2.34 take the same for derivations, but for what is refused by design" "" \
+    "$(python3 strict.py "$NIX34/nix" "$DROSTE" "$WORK/strict" 2>&1)"
+
+# What is added to a store, by every method and algorithm. The path if it is added, else only that it
+# is not. (Nix 2.34 is killed by an assertion when it is to hash a text by another algorithm.)
+mkdir -p "$WORK/add/directory/empty"
+printf 'file\n' > "$WORK/add/file"
+install -m 755 "$WORK/add/file" "$WORK/add/executable"
+install "$WORK/add/file" "$WORK/add/directory/file"
+ln -s file "$WORK/add/link"
+added() { "$@" 2> /dev/null || echo "not added"; }
+for mode in nar flat text git; do
+    for algorithm in md5 sha1 sha256 sha512 blake3; do
+        case $mode-$algorithm in
+        text-sha256 | git-sha1 | git-sha256 | nar-* | flat-*) ;;
+        *)
+            refused "adding by $mode and $algorithm is refused" 1 'no such algorithm|are not hashed by' \
+                droste store add --store "$WORK/ours" --mode $mode --hash-algo $algorithm "$WORK/add/file"
+            continue
+            ;;
+        esac
+        for node in directory file executable link; do
+            add() { added "$@" --mode $mode --hash-algo $algorithm "$WORK/add/$node"; }
+            add nix34 nix store add --store "$WORK/theirs" >> "$WORK/added-theirs"
+            add droste store add --store "$WORK/ours" >> "$WORK/added-ours"
+        done
+    done
+done
+equal "what is added has Nix's path or is refused, as in Nix" "$(cat "$WORK/added-theirs")" "$(cat "$WORK/added-ours")"
+fixed() { nix34 nix-store --store "$WORK/theirs" --add-fixed "$@"; }
+equal "a file added by flat and sha1 has the path of nix-store --add-fixed" "$(fixed sha1 "$WORK/add/file")" \
+    "$(droste store add --store "$WORK/ours" --mode flat --hash-algo sha1 "$WORK/add/file")"
+equal "a tree added by nar and sha512 has the path of nix-store --add-fixed" "$(fixed --recursive sha512 "$WORK/add/directory")" \
+    "$(droste store add --store "$WORK/ours" --hash-algo sha512 "$WORK/add/directory")"
+# Nix keeps a file executable whose path says nothing of that.
+recorded() { others "$1" | grep -vE -- '-executable: \{"ca":"(text|fixed:(blake3|md5|sha))'; }
+equal "what is added is recorded as in Nix's store" "$(recorded "$WORK/theirs")" "$(recorded "$WORK/ours")"
 
 # Nix's client adds to our daemon.
 "$DROSTE" daemon --store "$WORK/ours" --socket "$WORK/socket" 2> "$WORK/daemon.log" &

@@ -1,7 +1,6 @@
 //! `droste store add`.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -21,15 +20,56 @@ pub struct AddArgs {
     /// The name part of the store path [default: the file's own name]
     #[arg(short, long)]
     name: Option<String>,
-    /// What of it makes its path: the whole tree, or the bytes of one file
+    /// What of it makes its path
     #[arg(long, value_enum, default_value_t = Mode::Nar)]
     mode: Mode,
+    /// How that is hashed
+    #[arg(long, value_enum, default_value_t = Algorithm::Sha256)]
+    hash_algo: Algorithm,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Mode {
+    /// The whole tree, as a NAR
     Nar,
+    /// The bytes of one file
     Flat,
+    /// The bytes of one file, as derivations are addressed
+    Text,
+    /// The whole tree, as git hashes it
+    Git,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Algorithm {
+    Blake3,
+    Md5,
+    Sha1,
+    Sha256,
+    Sha512,
+}
+
+impl From<Mode> for ContentAddressMethod {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Nar => Self::Nar,
+            Mode::Flat => Self::Flat,
+            Mode::Text => Self::Text,
+            Mode::Git => Self::Git,
+        }
+    }
+}
+
+impl From<Algorithm> for HashAlgorithm {
+    fn from(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Blake3 => Self::Blake3,
+            Algorithm::Md5 => Self::Md5,
+            Algorithm::Sha1 => Self::Sha1,
+            Algorithm::Sha256 => Self::Sha256,
+            Algorithm::Sha512 => Self::Sha512,
+        }
+    }
 }
 
 /// What cannot be added.
@@ -70,27 +110,15 @@ pub fn run(context: &Context, args: &AddArgs) -> Result<u8, CommandError> {
         }
     };
     let store = wiring::open_store(&context.store_root)?;
-    let references = BTreeSet::new();
-    let info = match args.mode {
-        Mode::Nar => {
-            let dir = store_nar::fs::open_root(parent).map_err(read_error)?;
-            store.add_tree(name, dir.as_fd(), node, &references)?
-        }
-        Mode::Flat => {
-            let mut file = File::open(&path).map_err(read_error)?;
-            if !file.metadata().map_err(read_error)?.is_file() {
-                return Err(read_error(io::Error::other("it is no regular file")).into());
-            }
-            let method = ContentAddressMethod::Flat;
-            store.add_content_addressed(
-                name,
-                method,
-                HashAlgorithm::Sha256,
-                &references,
-                &mut file,
-            )?
-        }
-    };
+    let dir = store_nar::fs::open_root(parent).map_err(read_error)?;
+    let info = store.add_node(
+        name,
+        args.mode.into(),
+        args.hash_algo.into(),
+        dir.as_fd(),
+        node,
+        &BTreeSet::new(),
+    )?;
     print_line(&store.store_dir().display(&info.path))?;
     Ok(exit_code::SUCCESS)
 }

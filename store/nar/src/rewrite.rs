@@ -136,13 +136,29 @@ impl<W: Write> Write for RewritingWriter<W> {
 /// The own hash part is replaced by zero bytes in both. The variants differ only
 /// for objects that do contain it. Source: nix `src/libutil/references.cc`, and
 /// its issue 15837.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum HashModuloVariant {
     /// `|<offset>` for each place is hashed after the stream: Nix up to 2.16,
     /// and from 2.35 on.
     WithOffsets,
     /// Nothing is: Nix 2.17 to 2.34.
+    #[default]
     WithoutOffsets,
+}
+
+impl HashModuloVariant {
+    /// That of a version of Nix: `2.34` or with anything behind another point. `None` if it
+    /// does not begin with two numbers.
+    pub fn of_nix(version: &str) -> Option<Self> {
+        let mut parts = version.split('.').map(str::parse::<u32>);
+        let (Some(Ok(major)), Some(Ok(minor))) = (parts.next(), parts.next()) else {
+            return None;
+        };
+        Some(match (major, minor) {
+            (2, 17..=34) => Self::WithoutOffsets,
+            _ => Self::WithOffsets,
+        })
+    }
 }
 
 /// The hash of what is written to it, modulo a hash part.
@@ -270,6 +286,24 @@ mod tests {
                 }
             }
             prop_assert_eq!(rewrite(&rules, &stream, cut), plain);
+        }
+    }
+
+    #[test]
+    fn versions_of_nix_are_known_by_their_first_two_numbers() {
+        use HashModuloVariant::{WithOffsets, WithoutOffsets};
+        for (version, variant) in [
+            ("2.8", Some(WithOffsets)),
+            ("2.16.2", Some(WithOffsets)),
+            ("2.17", Some(WithoutOffsets)),
+            ("2.34.8pre20260101_abc", Some(WithoutOffsets)),
+            ("2.35.0", Some(WithOffsets)),
+            ("3.20", Some(WithOffsets)),
+            ("2", None),
+            ("latest", None),
+            ("", None),
+        ] {
+            assert_eq!(HashModuloVariant::of_nix(version), variant, "{version}");
         }
     }
 
