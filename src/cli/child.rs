@@ -234,8 +234,6 @@ fn quoted(word: &[u8]) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Source: nix 2.8 `src/nix/show-derivation.cc`.
-
 #[cfg(test)]
 mod tests {
     use super::*;
