@@ -24,7 +24,13 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     (
         "src/daemon",
         "droste-daemon",
-        &["store-types", "store-api", "store-nar", "store-wire"],
+        &[
+            "store-types",
+            "store-api",
+            "store-nar",
+            "store-wire",
+            "droste-sys",
+        ],
     ),
     (
         "src/executor",

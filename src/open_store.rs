@@ -1,16 +1,16 @@
-//! The whole store, as the daemon's clients see it.
+//! The whole store, as a client of the daemon's sees it.
 //!
-//! Who may connect may do all of this: the socket is its owner's.
+//! What a client may not do because it is not trusted is refused before it comes here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use droste_executor::Executor;
+use droste_executor::{Executor, Settings};
 use store_api::{
-    BoxError, BuildMode, BuildObserver, BuildResult, GcRequest, GcResult, KeyedBuildResult,
-    Missing, Roots, Store, StoreError, VerifyRequest,
+    BoxError, BuildMode, BuildObserver, BuildResult, ClientSettings, GcRequest, GcResult,
+    KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_local::{GcAction, GcOptions, LocalStore, Unobserved};
 use store_types::{
@@ -21,9 +21,11 @@ use store_types::{
 /// Read ahead of what is added, in bytes.
 const BUFFER_LEN: usize = 64 << 10;
 
-/// A store without restrictions, and the executor that builds in it.
+/// A store without restrictions for one client, and the executor that builds in it.
 pub struct OpenStore {
     executor: Arc<Executor>,
+    /// What the client wants instead of the executor's own.
+    settings: Mutex<Option<Arc<Settings>>>,
 }
 
 /// An error with what was being done.
@@ -34,7 +36,14 @@ fn failed<E: Into<BoxError>>(action: &str) -> impl FnOnce(E) -> StoreError {
 impl OpenStore {
     /// The store that this executor builds in.
     pub fn new(executor: Arc<Executor>) -> Self {
-        Self { executor }
+        let settings = Mutex::default();
+        Self { executor, settings }
+    }
+
+    /// How the client wants things built, if it has said so.
+    pub(crate) fn settings(&self) -> Option<Arc<Settings>> {
+        let settings = self.settings.lock();
+        settings.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn store(&self) -> &LocalStore {
@@ -66,6 +75,14 @@ impl OpenStore {
 impl Store for OpenStore {
     fn store_dir(&self) -> &StoreDir {
         self.executor.store_dir()
+    }
+
+    fn set_settings(&self, wanted: &ClientSettings) -> Result<Vec<String>, StoreError> {
+        let now = self.settings();
+        let now = now.as_deref().unwrap_or(self.executor.settings());
+        let (settings, warnings) = now.for_client(wanted);
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings.into());
+        Ok(warnings)
     }
 
     fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError> {
@@ -195,10 +212,12 @@ impl Store for OpenStore {
         }
         // What is not content-addressed needs the signature of a key that is trusted here, or
         // a client that says it has checked it.
-        let keys = &self.executor.settings().trusted_public_keys;
-        let needs_signature = check_signatures && info.ca.is_none();
+        let settings = self.settings();
+        let settings = settings.as_deref().unwrap_or(self.executor.settings());
+        let needs_signature = check_signatures && settings.requires_signatures();
         if needs_signature
-            && !info.is_signed_by(self.store_dir(), keys)
+            && info.ca.is_none()
+            && !info.is_signed_by(self.store_dir(), &settings.trusted_public_keys)
             && !self.is_valid_path(&info.path)?
         {
             return Err(StoreError::Untrusted {
@@ -250,7 +269,9 @@ impl Store for OpenStore {
         mode: BuildMode,
         observer: &mut dyn BuildObserver,
     ) -> Result<Vec<KeyedBuildResult>, StoreError> {
-        self.executor.build_for_client(paths, mode, observer)
+        let settings = self.settings();
+        self.executor
+            .build_as_wanted(settings.as_deref(), paths, mode, observer)
     }
 
     fn build_derivation(
@@ -260,9 +281,14 @@ impl Store for OpenStore {
         mode: BuildMode,
         observer: &mut dyn BuildObserver,
     ) -> Result<BuildResult, StoreError> {
-        Ok(self
-            .executor
-            .build_given_for_client(None, drv_path, derivation, mode, observer))
+        let settings = self.settings();
+        Ok(self.executor.build_given_for_client(
+            settings.as_deref(),
+            drv_path,
+            derivation,
+            mode,
+            observer,
+        ))
     }
 
     fn query_missing(&self, paths: &[DerivedPath]) -> Result<Missing, StoreError> {

@@ -9,13 +9,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use droste_executor::Executor;
 use store_api::{
-    BuildMode, BuildObserver, BuildResult, GcRequest, GcResult, KeyedBuildResult, Missing, Roots,
-    Store, StoreError, VerifyRequest,
+    BuildMode, BuildObserver, BuildResult, ClientSettings, GcRequest, GcResult, KeyedBuildResult,
+    Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_client::RemoteStore;
 use store_types::{
@@ -87,10 +87,23 @@ impl ProxyStore {
     }
 }
 
+/// Whether a root's name tells what some process does: it is one that the process has announced,
+/// or uses.
+fn is_of_process(link: &Path) -> bool {
+    let link = link.as_os_str().as_encoded_bytes();
+    link.starts_with(b"{") || link.starts_with(b"/proc/")
+}
+
 #[deny(clippy::missing_trait_methods)]
 impl Store for ProxyStore {
     fn store_dir(&self) -> &StoreDir {
         self.machines.store_dir()
+    }
+
+    /// For what is built here, and for what the machine's daemon does.
+    fn set_settings(&self, settings: &ClientSettings) -> Result<Vec<String>, StoreError> {
+        self.machines.set_settings(settings)?;
+        self.shared.set_settings(settings)
     }
 
     fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError> {
@@ -195,7 +208,16 @@ impl Store for ProxyStore {
     }
 
     fn find_roots(&self, censor: bool) -> Result<Roots, StoreError> {
-        self.machines.find_roots(censor)
+        let roots = self.machines.find_roots(censor)?;
+        // That daemon judges us, and not our client.
+        let shown = |link: PathBuf| match censor && is_of_process(&link) {
+            true => PathBuf::from("{censored}"),
+            false => link,
+        };
+        let censored = roots
+            .into_iter()
+            .map(|(path, links)| (path, links.into_iter().map(shown).collect()));
+        Ok(censored.collect())
     }
 
     /// To mend what is damaged in the machine's store is left to its daemon.

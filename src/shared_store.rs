@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use droste_executor::Executor;
 use store_api::{
-    BuildMode, BuildObserver, BuildResult, GcRequest, GcResult, KeyedBuildResult, Missing, Roots,
-    Store, StoreError, VerifyRequest,
+    BuildMode, BuildObserver, BuildResult, ClientSettings, GcRequest, GcResult, KeyedBuildResult,
+    Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_client::RemoteStore;
 use store_local::LocalStore;
@@ -279,6 +279,10 @@ impl SharedStore {
 impl Store for SharedStore {
     fn store_dir(&self) -> &StoreDir {
         self.own.store_dir()
+    }
+
+    fn set_settings(&self, settings: &ClientSettings) -> Result<Vec<String>, StoreError> {
+        self.own.set_settings(settings)
     }
 
     fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError> {

@@ -1,6 +1,6 @@
 //! Where the parts meet: which store, which sandbox and which server an executor gets.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use droste_daemon::{ConnectionOptions, Limits, Server, Trust};
@@ -40,18 +40,22 @@ pub fn open_store_beside(root: &Path, lender: &Path) -> Result<Arc<LocalStore>, 
 /// Opens the machine's own store, from which this one may borrow; `None` if there is none, if it
 /// is this one, or if it cannot be used.
 ///
-/// Not to be kept for long: as long as it is open, no Nix can upgrade it.
-pub fn open_host_store(store: &LocalStore) -> Option<Host> {
+/// Not to be kept for long: as long as it is open, no Nix can upgrade it. Who listens at one of
+/// `own` is this process.
+pub fn open_host_store(store: &LocalStore, own: &[PathBuf]) -> Option<Host> {
     let machines = Path::new(store.store_dir().as_str());
     if is_same_dir(machines, store.physical_dir()) {
         return None;
     }
     let state = std::env::var_os("NIX_STATE_DIR").unwrap_or_else(|| "/nix/var/nix".into());
     let state = Path::new(&state);
-    let socket = match std::env::var_os("NIX_DAEMON_SOCKET_PATH") {
+    let socket: PathBuf = match std::env::var_os("NIX_DAEMON_SOCKET_PATH") {
         Some(socket) => socket.into(),
         None => state.join("daemon-socket/socket"),
     };
+    if own.iter().any(|own| is_same_dir(own, &socket)) {
+        return None;
+    }
     // Its daemon knows best who may write to it, and how.
     let options = RemoteOptions {
         store_dir: store.store_dir().clone(),
@@ -68,6 +72,19 @@ pub fn open_host_store(store: &LocalStore) -> Option<Host> {
     }
     let host = LocalStore::open_as_it_is(Path::new("/"), store.store_dir().clone()).ok()?;
     Some(Host::new(Arc::new(host)))
+}
+
+/// What the daemon's clients can take of this process: many may have connected and be silent. Of
+/// the descriptors, most are left for builds.
+pub fn daemon_limits() -> Limits {
+    const CONNECTIONS_MAX: u64 = 4096;
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let all = (descriptors / 2).min(CONNECTIONS_MAX) as usize;
+    Limits {
+        connections_max: all,
+        connections_of_user_max: all / 2,
+        ..Limits::default()
+    }
 }
 
 fn is_same_dir(one: &Path, other: &Path) -> bool {

@@ -2,7 +2,6 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,17 +12,19 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use droste_daemon::{ConnectionOptions, Limits, Server, Trust};
+use droste_daemon::{Admit, Server, Trust};
 use droste_executor::{Executor, Settings, Shims};
 use droste_settings::Accounts;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Access;
 use shim_core::client::Server as SocketServer;
 use store_api::{Store, StoreError};
 use store_client::{RemoteOptions, RemoteStore};
 
 use super::build::SettingsArgs;
-use super::error::CommandError;
+use super::doors::{self, DoorError, FOR_OWNER, Porter};
+use super::error::{CommandError, Hint};
 use super::instance::{self, InstanceError};
+use super::report::Verbosity;
 use super::stdio::Streams;
 use super::{Context, exit_code, interrupt, print_line, serving};
 use crate::external::server::ExternalBuilds;
@@ -41,6 +42,9 @@ const QUIET: Duration = Duration::from_secs(1);
 /// Where the machine's own daemon listens.
 const MACHINES_SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
 
+/// Where Nix's daemon listens, below the directory of a store's state.
+const SOCKET_IN_STATE: &str = "daemon-socket/socket";
+
 /// How often statistics are written.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -50,7 +54,9 @@ const FLUSH: Duration = Duration::from_secs(1);
 pub struct DaemonArgs {
     #[command(subcommand)]
     command: Option<DaemonCommand>,
-    /// Where to listen to Nix's commands [default: $DROSTE_DIR/daemon.socket]
+    /// Where to listen to Nix's commands, besides $DROSTE_DIR/daemon.socket [default:
+    /// $NIX_DAEMON_SOCKET_PATH; for root the socket of Nix's daemon for that store,
+    /// DIR/nix/var/nix/daemon-socket/socket]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Serve the machine's own store, with all of its daemon at this socket but builds, which are
@@ -70,6 +76,8 @@ pub struct DaemonArgs {
     /// the daemon that serves the store, if one does, else until the client leaves
     #[arg(long, conflicts_with_all = ["socket", "idle_seconds", "detach"])]
     stdio: bool,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// Leave the terminal and everything else of whoever started it
     #[arg(long, hide = true)]
     detach: bool,
@@ -78,6 +86,31 @@ pub struct DaemonArgs {
     despite_nix_conf: bool,
     #[command(flatten)]
     settings: SettingsArgs,
+}
+
+/// Whom to trust.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct TrustArgs {
+    /// Trust all clients, whoever they are
+    #[arg(long)]
+    force_trusted: bool,
+    /// Trust no client, whoever it is
+    #[arg(long)]
+    force_untrusted: bool,
+    /// Trust those of `trusted-users`; on standard input, everybody
+    #[arg(long)]
+    default_trust: bool,
+}
+
+impl TrustArgs {
+    fn forced(&self) -> Option<Trust> {
+        match (self.force_trusted, self.force_untrusted) {
+            (true, _) => Some(Trust::Trusted),
+            (_, true) => Some(Trust::NotTrusted),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -97,12 +130,10 @@ pub struct StatusArgs {}
 /// A daemon that cannot serve.
 #[derive(Debug, thiserror::Error)]
 enum DaemonError {
-    #[error("cannot serve at `{}`", socket.display())]
-    Serve {
-        socket: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Door(#[from] DoorError),
+    #[error("cannot serve clients")]
+    Start(#[source] io::Error),
     #[error("cannot use the daemon at `{}`", socket.display())]
     Machines {
         socket: PathBuf,
@@ -161,6 +192,7 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
         settings => settings?,
     };
     settings.diagnose = |text| eprintln!("droste: {text}");
+    let handed_over = doors::handed_over().map_err(DaemonError::Door)?;
     let pid_file = context.pid_file();
     let _claim = instance::claim(&pid_file, &context.store_root).map_err(|error| match error {
         InstanceError::Running => {
@@ -177,35 +209,63 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
     let root = store.root().to_owned();
     let executor = wiring::open_executor(store, settings, spawner)?;
     let is_ended = interrupt::watch()?;
-    let default = context.droste_dir.join("daemon.socket");
-    let socket = args.socket.clone().unwrap_or(default);
+    let porter = Porter::new(
+        executor.settings(),
+        args.trust.forced(),
+        context.verbosity == Verbosity::Verbose,
+    );
+    let own = context.droste_dir.join("daemon.socket");
+    let further = match handed_over.is_empty() {
+        true => socket_for_clients(args, &executor).filter(|socket| *socket != own),
+        false => None,
+    };
+    let mut listeners = handed_over;
+    let mut own_places: Vec<PathBuf> = listeners
+        .iter()
+        .filter_map(|listener| Some(listener.local_addr().ok()?.as_pathname()?.to_owned()))
+        .collect();
+    own_places.extend(further.clone());
+    listeners.push(listen(&own, FOR_OWNER)?);
+    if let Some(socket) = &further {
+        let mode = doors::mode_for_clients(&executor.settings().nix);
+        let listening = listen(socket, mode).hint(|| "`--socket PATH` names another place")?;
+        listeners.push(listening);
+    }
     let server = match &machines {
-        Some(machines) => serve_machines_store(&executor, &socket, machines)?,
-        None => serve_store(&executor, &socket)?,
+        Some(machines) => serve_machines_store(&executor, listeners, porter, machines)?,
+        None => serve_store(&executor, listeners, porter)?,
     };
     let builds_socket = context.builds_socket();
-    let builds = serve_builds(&executor, &builds_socket)?;
+    let builds = serve_builds(&executor, &builds_socket, own_places.clone())?;
     let external_socket = match &args.external_socket {
         Some(socket) => socket.clone(),
         None => context.external_socket(),
     };
-    let external = serve_external(&executor, &external_socket, args.external_group.as_deref())?;
+    let external = serve_external(
+        &executor,
+        &external_socket,
+        args.external_group.as_deref(),
+        own_places,
+    )?;
     let calls_socket = context.calls_socket();
     let calls = serve_calls(context, &executor, &calls_socket)?;
     let status = context.status();
+    let socket = further.as_ref().unwrap_or(&own).display();
     status.line(&match &machines {
         Some(machines) => format!(
-            "serving the store of the daemon at `{}`, builds apart; for Nix: --store 'unix://{}{}'",
+            "serving the store of the daemon at `{}`, builds apart; for Nix: --store 'unix://{socket}{}'",
             machines.socket.display(),
-            socket.display(),
             machines.query()
         ),
+        None if root == Path::new("/") => {
+            format!("serving this machine's store; for Nix: --store 'unix://{socket}'")
+        }
         None => format!(
-            "serving the store in `{0}`; for Nix: --store 'unix://{1}?root={0}'",
+            "serving the store in `{0}`; for Nix: --store 'unix://{socket}?root={0}'",
             root.display(),
-            socket.display()
         ),
     });
+    doors::notify("READY=1");
     let idle_max = args.idle_seconds.map(Duration::from_secs);
     let mut flushed = Instant::now();
     while !is_ended.load(Ordering::Relaxed) {
@@ -225,6 +285,7 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
             flushed = Instant::now();
         }
     }
+    doors::notify("STOPPING=1");
     status.detail("ending");
     // First, so that nobody connects any more to whom nobody will listen. The sockets may be
     // gone already. The pid file stays: a lock on a file that has lost its name would exclude
@@ -232,13 +293,32 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
     let _ = std::fs::remove_file(&calls_socket);
     let _ = std::fs::remove_file(&builds_socket);
     let _ = std::fs::remove_file(&external_socket);
-    let _ = std::fs::remove_file(&socket);
+    let _ = std::fs::remove_file(&own);
+    if let Some(socket) = &further {
+        let _ = std::fs::remove_file(socket);
+    }
     calls.stop();
     drop(external);
     builds.stop();
     server.stop();
     let _ = executor.statistics().flush();
     Ok(exit_code::SUCCESS)
+}
+
+/// Where the clients of Nix's daemon look for it, besides the socket of our own: nowhere for a
+/// daemon that serves compilers, or that has another daemon there.
+fn socket_for_clients(args: &DaemonArgs, executor: &Executor) -> Option<PathBuf> {
+    if let Some(socket) = &args.socket {
+        return Some(socket.clone());
+    }
+    if args.despite_nix_conf || args.proxy.is_some() {
+        return None;
+    }
+    let named = std::env::var_os("NIX_DAEMON_SOCKET_PATH").filter(|path| !path.is_empty());
+    named.map(PathBuf::from).or_else(|| {
+        let is_root = rustix::process::geteuid().is_root();
+        is_root.then(|| executor.store().state_dir().join(SOCKET_IN_STATE))
+    })
 }
 
 /// Serves one client on standard input and output. Who is there cannot be seen, so it is
@@ -248,31 +328,48 @@ fn serve_stdio(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError>
     settings.diagnose = |text| eprintln!("droste: {text}");
     let streams = Streams::take()?;
     let is_ended = interrupt::watch()?;
+    let trust = args.trust.forced().unwrap_or(Trust::Trusted);
     if let Some((daemon, socket)) = connect_to_running(context) {
-        streams.hand_on(&daemon, &socket, &is_ended)?;
+        match trust {
+            Trust::NotTrusted => {
+                // The daemon trusts us, so it is us who must know better.
+                let store = serving::store_behind(daemon, socket);
+                let options = wiring::connection_options(trust);
+                streams.serve(&store, &options, &is_ended)?;
+            }
+            _ => streams.hand_on(&daemon, &socket, &is_ended)?,
+        }
         return Ok(exit_code::SUCCESS);
     }
     let spawner = wiring::start_spawner()?;
     let store = wiring::open_store(&context.store_root)?;
     let executor = wiring::open_executor(store, settings, spawner)?;
     let open = OpenStore::new(executor.clone());
-    let options = wiring::connection_options(Trust::Trusted);
+    let options = wiring::connection_options(trust);
     let served = streams.serve(&open, &options, &is_ended);
     let _ = executor.statistics().flush();
     served?;
     Ok(exit_code::SUCCESS)
 }
 
-/// A connection to the daemon of this store that is running, if one is and listens at its
-/// usual place.
+/// A connection to the daemon of this store that is running: one of this `DROSTE_DIR`, or, if the
+/// store is somebody else's, the one that serves it to others.
 fn connect_to_running(context: &Context) -> Option<(UnixStream, PathBuf)> {
-    let running = instance::running(&context.pid_file()).ok()??;
-    if !serving::is_same_dir(&running.store_root, &context.store_root) {
-        return None;
+    let connect = |socket: PathBuf| {
+        let connected = SocketServer::of_host(socket.clone()).connect().ok()?;
+        Some((connected.into(), socket))
+    };
+    if let Ok(Some(running)) = instance::running(&context.pid_file())
+        && serving::is_same_dir(&running.store_root, &context.store_root)
+    {
+        return connect(context.droste_dir.join("daemon.socket"));
     }
-    let socket = context.droste_dir.join("daemon.socket");
-    let connected = SocketServer::of_host(socket.clone()).connect().ok()?;
-    Some((connected.into(), socket))
+    let state = context.store_root.join("nix/var/nix");
+    let is_ours = rustix::fs::access(state.join("db"), Access::WRITE_OK).is_ok();
+    let is_there = state.exists();
+    (is_there && !is_ours)
+        .then(|| connect(state.join(SOCKET_IN_STATE)))
+        .flatten()
 }
 
 /// Where the machine's own daemon is, and its store.
@@ -324,10 +421,11 @@ impl Machines {
     }
 }
 
-/// Serves the machine's store by Nix's protocol; who is trusted there is trusted here.
+/// Serves the machine's store by Nix's protocol; who is not trusted there is not trusted here.
 fn serve_machines_store(
     executor: &Arc<Executor>,
-    socket: &Path,
+    listeners: Vec<UnixListener>,
+    porter: Porter,
     machines: &Machines,
 ) -> Result<Server, DaemonError> {
     let (_, hello) = machines
@@ -337,13 +435,10 @@ fn serve_machines_store(
             socket: machines.socket.clone(),
             source,
         })?;
-    let options = ConnectionOptions {
-        trust: match hello.trust {
-            Trust::NotTrusted => Trust::NotTrusted,
-            // An old daemon does not say, and refuses what it does not allow.
-            Trust::Trusted | Trust::Unknown => Trust::Trusted,
-        },
-        ..wiring::connection_options(Trust::Unknown)
+    let most = match hello.trust {
+        Trust::NotTrusted => Trust::NotTrusted,
+        // An old daemon does not say, and refuses what it does not allow.
+        Trust::Trusted | Trust::Unknown => Trust::Trusted,
     };
     let executor = executor.clone();
     let machines = Machines {
@@ -352,53 +447,48 @@ fn serve_machines_store(
     };
     let make_store =
         move || -> Arc<dyn Store> { Arc::new(ProxyStore::new(machines.open(), executor.clone())) };
-    listen(socket)
-        .and_then(|listener| {
-            Server::start(listener, Arc::new(make_store), options, Limits::default())
-        })
-        .map_err(|source| DaemonError::Serve {
-            socket: socket.to_owned(),
-            source,
-        })
+    start(listeners, porter.admit(most, make_store))
 }
 
 /// Serves the store by Nix's protocol.
-fn serve_store(executor: &Arc<Executor>, socket: &Path) -> Result<Server, DaemonError> {
-    let open: Arc<dyn Store> = Arc::new(OpenStore::new(executor.clone()));
-    listen(socket)
-        .and_then(|listener| {
-            // The socket is its owner's: whoever can connect is the one the store belongs to.
-            let options = wiring::connection_options(Trust::Trusted);
-            Server::start(
-                listener,
-                Arc::new(move || open.clone()),
-                options,
-                Limits::default(),
-            )
-        })
-        .map_err(|source| DaemonError::Serve {
-            socket: socket.to_owned(),
-            source,
-        })
+fn serve_store(
+    executor: &Arc<Executor>,
+    listeners: Vec<UnixListener>,
+    porter: Porter,
+) -> Result<Server, DaemonError> {
+    let executor = executor.clone();
+    let make_store = move || -> Arc<dyn Store> { Arc::new(OpenStore::new(executor.clone())) };
+    start(listeners, porter.admit(Trust::Trusted, make_store))
 }
 
-/// Serves Nix's own builders, whose inputs are in the machine's store.
-fn serve_builds(executor: &Arc<Executor>, socket: &Path) -> Result<Server, DaemonError> {
+fn start(listeners: Vec<UnixListener>, admit: Admit) -> Result<Server, DaemonError> {
+    let version = wiring::NIX_VERSION.to_owned();
+    Server::start_for(listeners, admit, version, wiring::daemon_limits())
+        .map_err(DaemonError::Start)
+}
+
+/// Serves Nix's own builders, whose inputs are in the machine's store. Whoever listens at `own` is
+/// not the machine's daemon but this one.
+fn serve_builds(
+    executor: &Arc<Executor>,
+    socket: &Path,
+    own: Vec<PathBuf>,
+) -> Result<Server, DaemonError> {
     let executor = executor.clone();
     let make_store = move || -> Arc<dyn Store> {
-        let host = wiring::open_host_store(executor.store());
+        let host = wiring::open_host_store(executor.store(), &own);
         Arc::new(SharedStore::new(executor.clone(), host))
     };
-    listen(socket)
-        .and_then(|listener| {
-            // The socket is its owner's, as the other one is.
-            let options = wiring::connection_options(Trust::Trusted);
-            Server::start(listener, Arc::new(make_store), options, Limits::default())
-        })
-        .map_err(|source| DaemonError::Serve {
-            socket: socket.to_owned(),
-            source,
-        })
+    // The socket is its owner's: whoever can connect is the one the store belongs to.
+    let options = wiring::connection_options(Trust::Trusted);
+    let listener = listen(socket, FOR_OWNER)?;
+    Server::start(
+        listener,
+        Arc::new(make_store),
+        options,
+        wiring::daemon_limits(),
+    )
+    .map_err(DaemonError::Start)
 }
 
 /// Serves what Nix starts for its external builders.
@@ -406,6 +496,7 @@ fn serve_external(
     executor: &Arc<Executor>,
     socket: &Path,
     group: Option<&str>,
+    own: Vec<PathBuf>,
 ) -> Result<ExternalBuilds, DaemonError> {
     let gid = match group {
         Some(name) => Some(
@@ -420,22 +511,18 @@ fn serve_external(
     let make_store = {
         let executor = executor.clone();
         move || {
-            let host = wiring::open_host_store(executor.store());
+            let host = wiring::open_host_store(executor.store(), &own);
             SharedStore::new(executor.clone(), host)
         }
     };
-    listen(socket)
-        .and_then(|listener| {
-            if gid.is_some() {
-                std::os::unix::fs::chown(socket, None, gid)?;
-                std::fs::set_permissions(socket, Permissions::from_mode(0o660))?;
-            }
-            ExternalBuilds::start(listener, executor.clone(), Arc::new(make_store))
-        })
-        .map_err(|source| DaemonError::Serve {
-            socket: socket.to_owned(),
-            source,
-        })
+    let listener = listen(socket, FOR_OWNER)?;
+    if gid.is_some() {
+        std::os::unix::fs::chown(socket, None, gid)
+            .and_then(|()| std::fs::set_permissions(socket, Permissions::from_mode(0o660)))
+            .map_err(doors::not_served(socket))?;
+    }
+    ExternalBuilds::start(listener, executor.clone(), Arc::new(make_store))
+        .map_err(DaemonError::Start)
 }
 
 /// Serves the compiler calls of commands on this machine.
@@ -449,40 +536,16 @@ fn serve_calls(
         .and_then(|()| bin.canonicalize())
         .map_err(|source| DaemonError::Directory { dir: bin, source })?;
     let hidden = vec![hidden.as_os_str().as_bytes().to_vec()];
-    listen(socket)
-        .and_then(|listener| executor.open_host_shims(listener, hidden))
-        .map_err(|source| DaemonError::Serve {
-            socket: socket.to_owned(),
-            source,
-        })
+    let listener = listen(socket, FOR_OWNER)?;
+    executor
+        .open_host_shims(listener, hidden)
+        .map_err(DaemonError::Start)
 }
 
-/// Listens where nobody does; a socket that was left there is replaced.
-fn listen(socket: &Path) -> io::Result<UnixListener> {
-    match std::fs::symlink_metadata(socket) {
-        Ok(metadata) if !std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()) => {
-            return Err(io::Error::other("there is a file that is no socket"));
-        }
-        Ok(_) if SocketServer::of_host(socket.to_owned()).connect().is_ok() => {
-            return Err(io::Error::other("somebody else listens there"));
-        }
-        Ok(_) => std::fs::remove_file(socket)?,
-        Err(_) => {}
-    }
-    let (Some(dir), Some(name)) = (socket.parent(), socket.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    // The path may be longer than a socket's address can be.
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = match dir.as_os_str().is_empty() {
-        true => Path::new("."),
-        false => dir,
-    };
-    let dir = rustix::fs::open(dir, flags, Mode::empty())?;
-    let short = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name);
-    let listener = UnixListener::bind(short)?;
-    std::fs::set_permissions(socket, Permissions::from_mode(0o600))?;
-    Ok(listener)
+fn listen(socket: &Path, mode: u32) -> Result<UnixListener, DaemonError> {
+    doors::listen(socket, mode)
+        .map_err(doors::not_served(socket))
+        .map_err(DaemonError::Door)
 }
 
 fn stop(context: &Context) -> Result<u8, CommandError> {
@@ -513,23 +576,4 @@ fn status(context: &Context) -> Result<u8, CommandError> {
         instance.store_root.display()
     ))?;
     Ok(exit_code::SUCCESS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_socket_that_was_left_is_replaced_and_another_file_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("socket");
-        drop(listen(&socket).unwrap());
-        let listening = listen(&socket).unwrap();
-        assert!(listen(&socket).is_err());
-        drop(listening);
-        let file = dir.path().join("file");
-        std::fs::write(&file, "precious").unwrap();
-        assert!(listen(&file).is_err());
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
-    }
 }

@@ -5,9 +5,11 @@
 mod build;
 mod cc;
 mod child;
+mod config;
 mod daemon;
 mod demo;
 mod derivation;
+mod doors;
 pub(crate) mod error;
 mod exit_code;
 mod expressions;
@@ -93,6 +95,7 @@ enum Command {
     Toolchain(toolchain::ToolchainArgs),
     Shims(shims::ShimsArgs),
     Daemon(daemon::DaemonArgs),
+    Config(config::ConfigArgs),
     Remote(remote::RemoteArgs),
     ExternalBuilder(external_builder::ExternalBuilderArgs),
     Demo(demo::DemoArgs),
@@ -255,6 +258,7 @@ fn run(context: &Context, command: &Command) -> Result<u8, CommandError> {
         Command::Toolchain(args) => toolchain::run(context, args),
         Command::Shims(args) => shims::run(context, args),
         Command::Daemon(args) => daemon::run(context, args),
+        Command::Config(args) => config::run(context, args),
         Command::Remote(args) => remote::run(context, args),
         Command::ExternalBuilder(args) => external_builder::run(Some(context), args),
         Command::Demo(args) => demo::run(context, args),

@@ -42,3 +42,8 @@ pub fn read_quietly<'a>(
     }
     Ok(config)
 }
+
+/// All settings as they are where nobody has set any.
+pub fn untouched(defaults: &Settings) -> Result<Config, ConfigError> {
+    defaults.nix_defaults(&Environment(&|name| std::env::var_os(name)))
+}

@@ -5,11 +5,9 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 use droste_daemon::{ServeError, serve_over_ssh};
-use store_client::{Connect, RemoteOptions, RemoteStore, UnixSocket};
 
 use super::error::{CommandError, Hint};
 use super::serving::{self, ServingError};
@@ -71,21 +69,7 @@ pub fn run(context: &Context, args: &RemoteArgs) -> Result<u8, CommandError> {
 /// Speaks the serve protocol with the client, and the worker protocol with the daemon. The serve
 /// protocol has no place for logs: they go to standard error.
 fn serve(context: &Context, daemon: UnixStream) -> Result<(), ServeError> {
-    let first = Mutex::new(Some(daemon));
-    let socket = UnixSocket::new(context.builds_socket());
-    let connect = move || {
-        let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match first {
-            Some(daemon) => store_client::Streams::socket(daemon),
-            None => socket.connect(),
-        }
-    };
-    let options = RemoteOptions {
-        // What it holds for the client, it holds for the connection.
-        connections_max: 1,
-        ..RemoteOptions::default()
-    };
-    let store = RemoteStore::new(connect, options);
+    let store = serving::store_behind(daemon, context.builds_socket());
     serve_over_ssh(
         io::stdin().lock(),
         io::stdout().lock(),

@@ -2,14 +2,17 @@
 //! runs another build of this program, and asked about itself.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shim_core::client::Server;
 use shim_core::protocol::{self, ProtocolError};
+use store_client::{Connect, RemoteOptions, RemoteStore, Streams, UnixSocket};
 
 use super::Context;
 use super::instance::{self, InstanceError, io_error};
@@ -126,6 +129,29 @@ pub fn connect_to(context: &Context, socket: PathBuf) -> Result<OwnedFd, Serving
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// The store of a daemon, by this connection first and, if that breaks, by others.
+pub fn store_behind(daemon: UnixStream, socket: PathBuf) -> RemoteStore {
+    let first = Mutex::new(Some(daemon));
+    let socket = UnixSocket::new(socket);
+    let connect = move || {
+        let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match first {
+            Some(daemon) => Streams::socket(daemon),
+            None => socket.connect(),
+        }
+    };
+    let options = RemoteOptions {
+        // What it holds for the client, it holds for the connection.
+        connections_max: 1,
+        // Warnings about settings.
+        messages: Some(Arc::new(|text: &[u8]| {
+            let _ = io::stderr().write_all(&[text, b"\n"].concat());
+        })),
+        ..RemoteOptions::default()
+    };
+    RemoteStore::new(connect, options)
 }
 
 /// Whether two paths lead to one directory.

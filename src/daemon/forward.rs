@@ -95,6 +95,10 @@ impl<W: Write + Send> BuildObserver for Forwarder<'_, W> {
         });
     }
 
+    fn note(&mut self, text: &str) {
+        self.send(&StderrFrame::Next(format!("note: {text}\n").into()));
+    }
+
     fn finished(&mut self, drv: &StorePath, _result: &BuildResult) {
         if let Some(id) = self.activities.remove(drv) {
             self.send(&StderrFrame::StopActivity { id });

@@ -6,11 +6,11 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use store_api::{BuildMode, KeyedBuildResult, Store, StoreError};
+use store_api::{BuildMode, ClientSettings, KeyedBuildResult, Store, StoreError};
 use store_types::{ContentAddressMethod, Derivation, DerivationKind, HashAlgorithm, StorePath};
 use store_wire::{
-    FramedReader, NarReader, Payload, Reader, RemoteError, Request, Response, Session, StderrFrame,
-    WireError,
+    ClientOptions, FramedReader, NarReader, Payload, Reader, RemoteError, Request, Response,
+    Session, StderrFrame, WireError,
 };
 
 use crate::connection::{Connection, ConnectionError, chain, send_frame};
@@ -19,6 +19,12 @@ use crate::payload::{AfterLog, PullReader, only_file};
 
 /// Nix's exit status for a failed build, which clients before 1.26 are told.
 const EXIT_STATUS_BUILD_FAILED: u64 = 100;
+
+/// Nix's verbosity "warn".
+const LEVEL_WARN: u64 = 1;
+
+/// How Nix begins a warning; clients take the colours out where nobody sees them.
+const WARNING: &str = "\x1b[35;1mwarning:\x1b[0m";
 
 /// Answers a request with a reply or an error. An `Err` ends the connection.
 pub(crate) fn answer<R: Read, W: Write + Send>(
@@ -55,8 +61,41 @@ impl From<Response> for Answer {
     }
 }
 
+/// What a client is told that must be trusted for what it wants, in Nix's words.
+fn not_trusted(text: &str) -> StoreError {
+    let what = text.to_owned();
+    StoreError::BadRequest { what }
+}
+
 fn refused(operation: &'static str) -> StoreError {
     StoreError::Refused { operation }
+}
+
+/// What a client wants, by Nix's names.
+fn client_settings(options: ClientOptions, is_trusted: bool) -> ClientSettings {
+    let own = [
+        ("keep-failed", options.keep_failed.to_string()),
+        ("keep-going", options.keep_going.to_string()),
+        ("fallback", options.try_fallback.to_string()),
+        (
+            "max-jobs",
+            options.max_build_jobs.min(u32::MAX.into()).to_string(),
+        ),
+        (
+            "max-silent-time",
+            options.max_silent_time.min(i64::MAX as u64).to_string(),
+        ),
+        (
+            "cores",
+            options.build_cores.min(u32::MAX.into()).to_string(),
+        ),
+        ("substitute", options.use_substitutes.to_string()),
+    ];
+    ClientSettings {
+        own: own.into(),
+        others: options.overrides,
+        is_trusted,
+    }
 }
 
 fn absolute(link: &[u8]) -> Result<&Path, StoreError> {
@@ -148,7 +187,11 @@ fn without_payload<R: Read, W: Write + Send>(
             Response::Bool(true)
         }
         // The link is made with the server's rights.
-        Request::AddPermRoot { .. } if !trusted => return Err(refused(operation)),
+        Request::AddPermRoot { .. } if !trusted => {
+            return Err(not_trusted(
+                "you are not privileged to create perm roots\n\nhint: you can just do this client-side without special privileges, and probably want to do that instead.",
+            ));
+        }
         Request::AddPermRoot { path, link } => {
             let link = absolute(&link)?;
             store.add_perm_root(&path, link)?;
@@ -156,7 +199,18 @@ fn without_payload<R: Read, W: Write + Send>(
         }
         Request::SyncWithGC => Response::Bool(true),
         Request::FindRoots => Response::Roots(store.find_roots(!trusted)?),
-        Request::SetOptions(_) => Response::Nothing,
+        Request::SetOptions(options) => {
+            let verbosity = options.verbosity;
+            let warnings = store.set_settings(&client_settings(options, trusted))?;
+            if verbosity >= LEVEL_WARN {
+                for warning in warnings {
+                    let text = format!("{WARNING} {warning}\n").into_bytes();
+                    // Who does not take it is not going to take the reply.
+                    let _ = connection.send_frame(&StderrFrame::Next(text));
+                }
+            }
+            Response::Nothing
+        }
         Request::AddSignatures { path, signatures } => {
             store.add_signatures(&path, &signatures)?;
             Response::Bool(true)
@@ -178,7 +232,7 @@ fn without_payload<R: Read, W: Write + Send>(
             Response::Bool(true)
         }
         Request::VerifyStore(request) if request.repair && !trusted => {
-            return Err(refused(operation));
+            return Err(not_trusted("you are not privileged to repair paths"));
         }
         Request::VerifyStore(request) => Response::Bool(store.verify(request)?),
 
@@ -187,9 +241,9 @@ fn without_payload<R: Read, W: Write + Send>(
         | Request::BuildDerivation { mode, .. }
             if mode == BuildMode::Repair && !trusted =>
         {
-            return Err(StoreError::BadRequest {
-                what: "repairing is not allowed for clients that are not trusted".to_owned(),
-            });
+            return Err(not_trusted(
+                "repairing is not allowed because you are not in 'trusted-users'",
+            ));
         }
         Request::BuildPaths { paths, mode } => {
             let results = store.build_paths(&paths, mode, &mut forwarder(connection))?;
@@ -272,9 +326,9 @@ fn add_derivation<R: Read, W: Write>(
         .kind()
         .map_err(|err| bad(format!("`{drv_path}` cannot be built: {err}")))?;
     if !matches!(kind, DerivationKind::Fixed | DerivationKind::Floating) {
-        return Err(bad(format!(
-            "`{drv_path}` is input-addressed: to build it from outside the store, a client must be trusted"
-        )));
+        return Err(not_trusted(
+            "you are not privileged to build input-addressed derivations",
+        ));
     }
     let text = derivation.to_aterm(&connection.session.store_dir);
     let info = connection.store.add_content_addressed(
@@ -377,7 +431,9 @@ fn from_framed(
             }
             Ok(Response::Nothing)
         }
-        Request::AddBuildLog(_) if !trusted => Err(refused(request.operation().0)),
+        Request::AddBuildLog(_) if !trusted => {
+            Err(not_trusted("you are not privileged to add logs"))
+        }
         Request::AddBuildLog(drv) => {
             store.add_build_log(&drv, stream)?;
             Ok(Response::Bool(true))

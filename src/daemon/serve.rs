@@ -1,11 +1,13 @@
 //! The server's side of the serve protocol, `nix-store --serve`, over any store.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 
-use store_api::{BuildMode, BuildObserver, BuildResult, Store, StoreError};
+use store_api::{BuildMode, BuildObserver, BuildResult, ClientSettings, Store, StoreError};
 use store_types::StorePath;
-use store_wire::{HandshakeError, Reader, ServeRequest, ServeSession, WireError, Writer};
+use store_wire::{
+    HandshakeError, Reader, ServeBuildOptions, ServeRequest, ServeSession, WireError, Writer,
+};
 
 /// How much is read and written at once.
 const BUFFER_LEN: usize = 64 << 10;
@@ -62,7 +64,8 @@ pub fn serve_over_ssh(
                 w.bytes("");
             }
             ServeRequest::DumpStorePath(path) => store.nar_from_path(&path, &mut output)?,
-            ServeRequest::BuildPaths { paths, .. } => {
+            ServeRequest::BuildPaths { paths, options } => {
+                set_limits(store, options, log)?;
                 let mut observer = Logged { log: &mut *log };
                 let results = store.build_paths(&paths, BuildMode::Normal, &mut observer)?;
                 match results.iter().find(|keyed| !keyed.result.is_success()) {
@@ -80,8 +83,9 @@ pub fn serve_over_ssh(
             ServeRequest::BuildDerivation {
                 drv_path,
                 derivation,
-                ..
+                options,
             } => {
+                set_limits(store, options, log)?;
                 let mut observer = Logged { log: &mut *log };
                 let result = store.build_derivation(
                     &drv_path,
@@ -103,6 +107,37 @@ pub fn serve_over_ssh(
             .write_all(&w.into_bytes())
             .and_then(|()| output.flush())
             .map_err(ServeError::Write)?;
+    }
+    Ok(())
+}
+
+/// Has what is built from now on built as the client wants it. Who comes by SSH is who the other
+/// side says, and so trusted.
+///
+/// Source: nix `src/nix/nix-store/nix-store.cc` (`getBuildSettings` of `opServe`).
+fn set_limits(
+    store: &dyn Store,
+    options: ServeBuildOptions,
+    log: &mut (dyn Write + Send),
+) -> Result<(), StoreError> {
+    let seconds = |limit: u64| limit.min(i64::MAX as u64).to_string();
+    let settings = ClientSettings {
+        own: BTreeMap::from([
+            ("max-silent-time", seconds(options.max_silent_seconds)),
+            ("keep-failed", options.keep_failed.to_string()),
+        ]),
+        others: BTreeMap::from([
+            ("timeout".to_owned(), seconds(options.timeout_seconds)),
+            (
+                "max-build-log-size".to_owned(),
+                options.log_bytes_max.to_string(),
+            ),
+        ]),
+        is_trusted: true,
+    };
+    for warning in store.set_settings(&settings)? {
+        // Nobody may be there to read it, and the build goes on.
+        let _ = writeln!(log, "warning: {warning}");
     }
     Ok(())
 }
@@ -140,6 +175,10 @@ impl BuildObserver for Logged<'_> {
             .log
             .write_all(line)
             .and_then(|()| self.log.write_all(b"\n"));
+    }
+
+    fn note(&mut self, text: &str) {
+        let _ = writeln!(self.log, "note: {text}");
     }
 
     fn finished(&mut self, _drv: &StorePath, _result: &BuildResult) {}

@@ -1,7 +1,8 @@
 //! Accepting connections: a thread for each, no more than allowed, and an end
 //! on demand.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,9 +11,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use droste_sys::{Credentials, peer_credentials};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use store_api::Store;
-use store_wire::{RemoteError, Session, StderrFrame, Version, Writer};
+use store_wire::{RemoteError, Session, StderrFrame, Trust, Version, Writer};
 
 use crate::connection::{ConnectionOptions, is_hung_up, linger, serve_streams};
 
@@ -35,6 +37,8 @@ const STOP_WAIT: Duration = Duration::from_secs(10);
 pub struct Limits {
     /// Connections at a time; further ones are refused with an error.
     pub connections_max: usize,
+    /// Connections of one user at a time, so that there is a place for others.
+    pub connections_of_user_max: usize,
     /// How long a client may take for each message of the handshake.
     pub handshake_timeout: Duration,
     /// How long a client may leave what is sent to it unread before it counts as
@@ -47,6 +51,7 @@ impl Default for Limits {
         Self {
             // A build with -j64 whose compilers each hold a connection or two.
             connections_max: 256,
+            connections_of_user_max: 256,
             handshake_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(600),
         }
@@ -56,7 +61,18 @@ impl Default for Limits {
 /// Makes the store that a connection is served from.
 pub type MakeStore = Arc<dyn Fn() -> Arc<dyn Store> + Send + Sync>;
 
-/// A listening socket and its connections. Dropping it stops it.
+/// How a client is served.
+pub struct Admitted {
+    /// The store that it sees.
+    pub store: Arc<dyn Store>,
+    /// What it is told of itself, and may do.
+    pub trust: Trust,
+}
+
+/// Decides who is served, and how. An `Err` is what a client is told that is not.
+pub type Admit = Arc<dyn Fn(&Credentials) -> Result<Admitted, String> + Send + Sync>;
+
+/// Listening sockets and their connections. Dropping it stops it.
 pub struct Server {
     shared: Arc<Shared>,
     /// Closing it wakes the accept loop.
@@ -74,7 +90,24 @@ struct Shared {
 struct Connections {
     is_stopping: bool,
     last_id: u64,
-    streams: HashMap<u64, UnixStream>,
+    /// With the user of each.
+    streams: HashMap<u64, (Arc<UnixStream>, u32)>,
+    /// How many each user has.
+    of_users: HashMap<u32, usize>,
+}
+
+impl Connections {
+    fn remove(&mut self, id: u64) {
+        let Some((_, uid)) = self.streams.remove(&id) else {
+            return;
+        };
+        if let Entry::Occupied(mut count) = self.of_users.entry(uid) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
 }
 
 impl Shared {
@@ -94,28 +127,46 @@ struct Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.shared.lock().streams.remove(&self.id);
+        self.shared.lock().remove(self.id);
         self.shared.one_ended.notify_all();
     }
 }
 
 impl Server {
-    /// Accepts connections from now on, in threads of their own.
+    /// Accepts connections of everybody from now on, in threads of their own.
     pub fn start(
         listener: UnixListener,
         make_store: MakeStore,
         options: ConnectionOptions,
         limits: Limits,
     ) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
+        let trust = options.trust;
+        let admit = move |_: &Credentials| {
+            let store = make_store();
+            Ok(Admitted { store, trust })
+        };
+        let version = options.nix_version;
+        Self::start_for(vec![listener], Arc::new(admit), version, limits)
+    }
+
+    /// The same, of those who are admitted, on several sockets.
+    pub fn start_for(
+        listeners: Vec<UnixListener>,
+        admit: Admit,
+        nix_version: String,
+        limits: Limits,
+    ) -> io::Result<Self> {
+        for listener in &listeners {
+            listener.set_nonblocking(true)?;
+        }
         let (wake, woken) = UnixStream::pair()?;
         let shared = Arc::new(Shared::default());
         let acceptor = Acceptor {
-            listener,
+            listeners,
             woken,
             shared: shared.clone(),
-            make_store,
-            options: Arc::new(options),
+            admit,
+            nix_version: nix_version.into(),
             limits,
             refused: VecDeque::new(),
         };
@@ -150,7 +201,7 @@ impl Server {
         // A panic there has been reported already; there is nothing to add.
         let _ = accepting.join();
         let mut connections = self.shared.lock();
-        for stream in connections.streams.values() {
+        for (stream, _) in connections.streams.values() {
             // It may have been closed by the client.
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -178,29 +229,38 @@ impl Drop for Server {
 }
 
 struct Acceptor {
-    listener: UnixListener,
+    listeners: Vec<UnixListener>,
     woken: UnixStream,
     shared: Arc<Shared>,
-    make_store: MakeStore,
-    options: Arc<ConnectionOptions>,
+    admit: Admit,
+    nix_version: Arc<str>,
     limits: Limits,
-    refused: VecDeque<(Instant, UnixStream)>,
+    refused: VecDeque<(Instant, Arc<UnixStream>)>,
 }
 
 impl Acceptor {
     fn run(mut self) {
         while !self.shared.lock().is_stopping {
             let patience = (!self.refused.is_empty()).then_some(REFUSED_KEPT);
-            self.wait(&[self.listener.as_fd(), self.woken.as_fd()], patience);
+            let mut on: Vec<BorrowedFd<'_>> =
+                self.listeners.iter().map(UnixListener::as_fd).collect();
+            on.push(self.woken.as_fd());
+            self.wait(&on, patience);
             let now = Instant::now();
             self.refused
                 .retain(|(since, _)| now.duration_since(*since) < REFUSED_KEPT);
-            match self.listener.accept() {
-                Ok((stream, _)) => self.accepted(stream),
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => self.wait(&[self.woken.as_fd()], Some(ACCEPT_PAUSE)),
+            for number in 0..self.listeners.len() {
+                self.accept(number);
             }
+        }
+    }
+
+    fn accept(&mut self, number: usize) {
+        match self.listeners[number].accept() {
+            Ok((stream, _)) => self.accepted(stream),
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => self.wait(&[self.woken.as_fd()], Some(ACCEPT_PAUSE)),
         }
     }
 
@@ -215,77 +275,61 @@ impl Acceptor {
     }
 
     fn accepted(&mut self, stream: UnixStream) {
+        let stream = Arc::new(stream);
         match self.start(&stream) {
-            Ok(true) => {}
-            Ok(false) => {
-                let most = self.limits.connections_max;
-                self.refuse(stream, format!("there are {most} connections already"));
-            }
+            Ok(None) => {}
+            Ok(Some(reason)) => self.refuse(stream, reason),
             Err(err) => self.refuse(stream, format!("cannot start a connection: {err}")),
         }
     }
 
-    /// Starts a connection's thread; `false` if there are too many.
-    fn start(&self, stream: &UnixStream) -> io::Result<bool> {
+    /// Starts a connection's thread; what is said instead if there are too many.
+    fn start(&self, stream: &Arc<UnixStream>) -> io::Result<Option<String>> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(self.limits.handshake_timeout))?;
         stream.set_write_timeout(Some(self.limits.write_timeout))?;
-        let served = stream.try_clone()?;
-        let kept = stream.try_clone()?;
+        let peer = peer_credentials(stream.as_fd())?;
         let mut connections = self.shared.lock();
-        if connections.streams.len() >= self.limits.connections_max {
-            return Ok(false);
+        let all = connections.streams.len();
+        let of_user = connections.of_users.get(&peer.uid).copied().unwrap_or(0);
+        if all >= self.limits.connections_max {
+            return Ok(Some(format!("there are {all} connections already")));
+        }
+        if of_user >= self.limits.connections_of_user_max {
+            let uid = peer.uid;
+            return Ok(Some(format!(
+                "there are {of_user} connections of user {uid} already"
+            )));
         }
         connections.last_id += 1;
         let id = connections.last_id;
-        connections.streams.insert(id, kept);
+        connections.streams.insert(id, (stream.clone(), peer.uid));
+        *connections.of_users.entry(peer.uid).or_default() += 1;
         drop(connections);
         let listed = Listed {
             shared: self.shared.clone(),
             id,
         };
-        let make_store = self.make_store.clone();
-        let options = self.options.clone();
+        let admit = self.admit.clone();
+        let nix_version = self.nix_version.clone();
+        let served = stream.clone();
         thread::Builder::new()
             .name("connection".to_owned())
             .spawn(move || {
                 let listed = listed;
-                let store = make_store();
-                let ended = serve_streams(
-                    &served,
-                    &served,
-                    &|| is_hung_up(&served),
-                    &mut || {
-                        // Between two requests a client may take its time.
-                        let _ = served.set_read_timeout(None);
-                    },
-                    &*store,
-                    &options,
-                );
-                // The client was told what went wrong, as far as it listens; it
-                // concerns nobody else.
-                if ended.is_err() {
-                    linger(&served);
-                }
+                serve(&served, &peer, &admit, &nix_version);
                 drop(listed);
             })?;
-        Ok(true)
+        Ok(None)
     }
 
-    /// Tells the client that there is no place for it, without waiting for
-    /// anything it sends: in the form of the oldest version, a server's part of
-    /// the handshake depends on nothing.
-    fn refuse(&mut self, stream: UnixStream, reason: String) {
-        let session = Session::new(Version::MINIMUM, Default::default());
-        let mut w = Writer::new();
-        w.u64(store_wire::MAGIC_OF_SERVER)
-            .u64(Version::MINIMUM.to_wire());
-        StderrFrame::Error(RemoteError::new(reason)).write(&session, &mut w);
+    /// Tells the client that there is no place for it, and keeps the connection for a while.
+    fn refuse(&mut self, stream: Arc<UnixStream>, reason: String) {
         // A fresh socket's buffer has room for these bytes; who closed it already
         // needs no answer.
         let _ = stream
             .set_nonblocking(true)
-            .and_then(|()| (&stream).write_all(&w.into_bytes()));
+            .and_then(|()| (&*stream).write_all(&refusal(reason)));
         // If it were closed at once, with the client's greeting unread, the
         // client would see a broken connection and not the reason.
         self.refused.push_back((Instant::now(), stream));
@@ -293,4 +337,48 @@ impl Acceptor {
             self.refused.pop_front();
         }
     }
+}
+
+/// A connection from its begin to its end.
+fn serve(stream: &UnixStream, peer: &Credentials, admit: &Admit, nix_version: &str) {
+    let admitted = match admit(peer) {
+        Ok(admitted) => admitted,
+        Err(reason) => {
+            // Who does not listen is told nothing, and that is all.
+            let _ = (&*stream).write_all(&refusal(reason));
+            linger(stream);
+            return;
+        }
+    };
+    let options = ConnectionOptions {
+        trust: admitted.trust,
+        nix_version: nix_version.to_owned(),
+    };
+    let ended = serve_streams(
+        stream,
+        stream,
+        &|| is_hung_up(stream),
+        &mut || {
+            // Between two requests a client may take its time.
+            let _ = stream.set_read_timeout(None);
+        },
+        &*admitted.store,
+        &options,
+    );
+    // The client was told what went wrong, as far as it listens; it concerns nobody
+    // else.
+    if ended.is_err() {
+        linger(stream);
+    }
+}
+
+/// What a client is told that is not served, without waiting for anything it sends: in the form of
+/// the oldest version, a server's part of the handshake depends on nothing.
+fn refusal(reason: String) -> Vec<u8> {
+    let session = Session::new(Version::MINIMUM, Default::default());
+    let mut w = Writer::new();
+    w.u64(store_wire::MAGIC_OF_SERVER)
+        .u64(Version::MINIMUM.to_wire());
+    StderrFrame::Error(RemoteError::new(reason)).write(&session, &mut w);
+    w.into_bytes()
 }

@@ -1,11 +1,17 @@
 //! What `nix.conf` says, as an executor's settings.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use droste_settings::{Config, ConfigError, Environment, Origin, Value};
+use store_api::ClientSettings;
 
 use crate::settings::{SandboxPath, SettingError, Settings};
 use crate::users::BuildUsers;
+
+/// The most derivations that a client may have built at once, if the machine's own settings do not
+/// say more: each has a thread.
+const CLIENT_JOBS_MAX: usize = 1024;
 
 /// The setting for a shell that builds see, in the form of `sandbox-paths`.
 const SHELL: &str = "/bin/sh";
@@ -19,7 +25,7 @@ impl Settings {
     pub fn nix_defaults(&self, environment: &Environment<'_>) -> Result<Config, ConfigError> {
         let processors = u32::try_from(self.max_jobs).unwrap_or(u32::MAX);
         let mut config = Config::new(processors);
-        let join = |words: &std::collections::BTreeSet<String>| {
+        let join = |words: &BTreeSet<String>| {
             words
                 .iter()
                 .map(String::as_str)
@@ -90,6 +96,83 @@ impl Settings {
         self.apply_sandbox_paths(&config);
         self.nix = std::sync::Arc::new(config);
         Ok(())
+    }
+
+    /// These, but for what a client wants; and what it is to be warned of.
+    ///
+    /// Source: nix `src/libstore/daemon.cc` (`ClientSettings::apply`).
+    pub fn for_client(&self, wanted: &ClientSettings) -> (Self, Vec<String>) {
+        let mut config = (*self.nix).clone();
+        // Those are not this client's affair.
+        config.take_warnings();
+        let mut warnings = Vec::new();
+        // What cannot be is warned of by Nix in these words.
+        let set = |config: &mut Config, name: &str, text: &str, warnings: &mut Vec<String>| {
+            if let Err(error) = config.set(name, text, Origin::Client) {
+                let why = match error {
+                    ConfigError::Value { why, .. } => why.to_string(),
+                    error => error.to_string(),
+                };
+                warnings.push(format!("error: {why}"));
+            }
+        };
+        for (name, value) in &wanted.own {
+            set(&mut config, name, value, &mut warnings);
+        }
+        let own_alone = config.clone();
+        for (name, value) in &wanted.others {
+            match &**name {
+                // What the daemon can do, and which of its code runs, is its own affair.
+                "ssh-auth-sock" | "experimental-features" => {}
+                "plugin-files" => warnings.push(
+                    "Ignoring the client-specified plugin-files.\nThe client specifying plugins to the daemon never made sense, and was removed in Nix >=2.14.".to_owned(),
+                ),
+                _ if wanted.is_trusted || ClientSettings::is_free(name, value) => {
+                    set(&mut config, name, value, &mut warnings);
+                }
+                "substituters" | "binary-caches" => {
+                    let known = self.known_substituters();
+                    let is_known = |url: &&str| {
+                        known.contains(*url) || known.contains(&format!("{url}/"))
+                    };
+                    let (known, others): (Vec<&str>, Vec<&str>) =
+                        value.split_ascii_whitespace().partition(is_known);
+                    set(&mut config, name, &known.join(" "), &mut warnings);
+                    warnings.extend(others.iter().map(|url| format!(
+                        "ignoring untrusted substituter '{url}', you are not a trusted user.\nRun `man nix.conf` for more information on the `substituters` configuration option."
+                    )));
+                }
+                _ => warnings.push(ClientSettings::restricted(name)),
+            }
+        }
+        // Names that nobody knows are passed over, as in Nix.
+        let told = config.take_warnings();
+        let is_unknown = |text: &String| text.starts_with("unknown setting");
+        warnings.extend(told.into_iter().filter(|text| !is_unknown(text)));
+        let mut settings = self.clone();
+        if let Err(error) = settings.apply(config) {
+            warnings.push(format!("error: {error}"));
+            settings = self.clone();
+            // Numbers and truth values can be whatever they are.
+            let _ = settings.apply(own_alone);
+        }
+        settings.max_jobs = settings.max_jobs.min(self.max_jobs.max(CLIENT_JOBS_MAX));
+        (settings, warnings)
+    }
+
+    /// The substituters that every client may choose from.
+    fn known_substituters(&self) -> BTreeSet<String> {
+        let of = |name: &str| self.nix.words(name);
+        of("trusted-substituters")
+            .into_iter()
+            .chain(of("substituters"))
+            .collect()
+    }
+
+    /// `require-sigs`: whether an object that does not prove itself by its content needs the
+    /// signature of a trusted key to be added, unless a trusted client vouches for it.
+    pub fn requires_signatures(&self) -> bool {
+        self.nix.flag("require-sigs")
     }
 
     /// Without a word on it, and with no group, build users are allocated: a builder is never
@@ -202,6 +285,123 @@ mod tests {
                 (path("/bin/sh"), path("/sh"), false)
             ]
         );
+    }
+
+    fn client(is_trusted: bool, others: &[(&str, &str)]) -> ClientSettings {
+        let own = [
+            ("keep-failed", "true"),
+            ("max-jobs", "3"),
+            ("cores", "0"),
+            ("max-silent-time", "8"),
+        ];
+        ClientSettings {
+            own: own.map(|(name, value)| (name, value.to_owned())).into(),
+            others: others
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect(),
+            is_trusted,
+        }
+    }
+
+    #[test]
+    fn a_client_that_is_not_trusted_sets_what_concerns_nobody_else() {
+        let settings = applied(&[
+            ("substituters", "https://a.example/"),
+            ("trusted-substituters", "https://b.example"),
+            ("cores", "2"),
+        ]);
+        let wanted = [
+            ("timeout", "9"),
+            ("builders", ""),
+            ("sandbox", "false"),
+            ("post-build-hook", "/bin/evil"),
+            (
+                "substituters",
+                "https://a.example https://b.example https://c.example",
+            ),
+            ("experimental-features", "flakes"),
+            ("no-such-setting", "x"),
+        ];
+        let (changed, warnings) = settings.for_client(&client(false, &wanted));
+        assert!(changed.keep_failed);
+        assert_eq!(changed.max_jobs, 3);
+        assert_eq!(changed.max_silent_time, Some(Duration::from_secs(8)));
+        assert_eq!(changed.timeout, Some(Duration::from_secs(9)));
+        assert_eq!(changed.sandbox, SandboxMode::Enabled);
+        assert_eq!(changed.post_build_hook, None);
+        let processors = std::thread::available_parallelism().unwrap().get();
+        assert_eq!(changed.cores, processors);
+        let restricted = |name: &str| ClientSettings::restricted(name);
+        let others: Vec<&String> = warnings
+            .iter()
+            .filter(|text| !text.starts_with("ignoring untrusted substituter 'https://c.example'"))
+            .collect();
+        assert_eq!(warnings.len(), others.len() + 1, "{warnings:?}");
+        assert_eq!(
+            others,
+            [
+                &restricted("no-such-setting"),
+                &restricted("post-build-hook"),
+                &restricted("sandbox")
+            ]
+        );
+        assert_eq!(
+            changed.nix.words("substituters"),
+            ["https://a.example", "https://b.example"]
+        );
+    }
+
+    #[test]
+    fn a_trusted_client_sets_what_it_likes_but_not_what_cannot_be() {
+        let settings = applied(&[("max-jobs", "2")]);
+        let wanted = [
+            ("sandbox", "relaxed"),
+            ("post-build-hook", "/hook"),
+            ("extra-system-features", "kvm x"),
+            ("impure-env", "a=b"),
+            ("log-lines", "many"),
+            ("plugin-files", "/x"),
+            ("no-such-setting", "x"),
+        ];
+        let (changed, warnings) = settings.for_client(&client(true, &wanted));
+        assert_eq!(changed.sandbox, SandboxMode::Relaxed);
+        assert_eq!(changed.post_build_hook.as_deref(), Some(Path::new("/hook")));
+        assert!(changed.system_features.contains("x"));
+        assert!(changed.system_features.contains("benchmark"));
+        assert!(changed.impure_env.is_empty());
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert!(
+            warnings
+                .iter()
+                .any(|text| text == "error: setting 'log-lines' has invalid value 'many'")
+        );
+        assert!(warnings.iter().any(|text| text.contains("plugin-files")));
+        assert!(
+            warnings
+                .iter()
+                .any(|text| text.contains("configurable-impure-env"))
+        );
+        // What it has set stays when it sets more.
+        let (more, _) = changed.for_client(&client(true, &[("timeout", "1")]));
+        assert_eq!(more.sandbox, SandboxMode::Relaxed);
+        assert_eq!(more.timeout, Some(Duration::from_secs(1)));
+        // Another one begins with the machine's.
+        let (other, _) = settings.for_client(&client(true, &[]));
+        assert_eq!(other.sandbox, SandboxMode::Enabled);
+    }
+
+    #[test]
+    fn no_client_has_more_jobs_than_can_be() {
+        let settings = applied(&[("max-jobs", "2")]);
+        let mut wanted = client(false, &[]);
+        wanted.own.insert("max-jobs", u32::MAX.to_string());
+        assert_eq!(settings.for_client(&wanted).0.max_jobs, CLIENT_JOBS_MAX);
+        // A broken value leaves all others as they were.
+        let broken = client(true, &[("trusted-public-keys", "none")]);
+        let (same, warnings) = settings.for_client(&broken);
+        assert_eq!(same.max_jobs, 3);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
     }
 
     #[test]

@@ -14,8 +14,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use store_api::{
-    BoxError, BuildMode, BuildObserver, BuildResult, BuildStatus, GcRequest, GcResult,
-    KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
+    BoxError, BuildMode, BuildObserver, BuildResult, BuildStatus, ClientSettings, GcRequest,
+    GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_types::{
     ContentAddressMethod, Derivation, DerivationKind, DerivedPath, DrvOutput, HashAlgorithm,
@@ -302,7 +302,12 @@ impl Monitor for ForwardTo<'_> {
         }
     }
 
-    fn note(&self, _text: &str) {}
+    fn note(&self, text: &str) {
+        self.observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .note(text);
+    }
 
     fn settings(&self) -> Option<&Settings> {
         self.settings
@@ -394,6 +399,12 @@ impl Executor {
 impl Store for RestrictedStore {
     fn store_dir(&self) -> &StoreDir {
         self.executor.store_dir()
+    }
+
+    /// All clients of a build share its view, and none of them may change how its inner builds
+    /// are built; as in Nix.
+    fn set_settings(&self, _settings: &ClientSettings) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError> {

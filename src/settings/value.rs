@@ -77,7 +77,7 @@ pub enum ValueError {
         name: &'static str,
     },
     /// It does not begin with a slash.
-    #[error("not an absolute path: '{text}'")]
+    #[error("not an absolute path: \"{text}\"")]
     RelativePath {
         /// The path.
         text: String,

@@ -12,6 +12,7 @@ mod mount;
 mod notify;
 mod process;
 mod seccomp;
+mod sockets;
 
 pub use fanotify::ReadWatch;
 pub use fork::{Fork, Namespaces, SingleThreaded, clone3, unshare};
@@ -25,6 +26,7 @@ pub use process::{
     loopback_up, personality, reset_signals, wait_for,
 };
 pub use seccomp::{Instruction, seccomp_install_filter};
+pub use sockets::{Credentials, peer_credentials, take_handed_over};
 
 use rustix::io::Errno;
 

@@ -103,6 +103,39 @@ equal "a signal ends the process" 0 $?
 clean "nothing is left behind" "$store"
 verified "the store verifies" "$store"
 
+# Started by the first client, as systemd does it: the socket is there before, and stays.
+if command -v perl > /dev/null; then
+    handed=$WORK/handed.socket
+    perl -MSocket -MPOSIX -e '
+        $^F = 9;
+        my ($place, $notify, @command) = @ARGV;
+        my ($told, $clients);
+        socket($told, PF_UNIX, SOCK_DGRAM, 0) && bind($told, pack_sockaddr_un($notify)) or die $!;
+        socket($clients, PF_UNIX, SOCK_STREAM, 0) && bind($clients, pack_sockaddr_un($place)) && listen($clients, 8) or die $!;
+        my $child = fork;
+        if (!$child) {
+            POSIX::dup2(fileno($clients), 3);
+            @ENV{qw(LISTEN_FDS LISTEN_PID LISTEN_FDNAMES NOTIFY_SOCKET)} = (1, $$, "clients", $notify);
+            exec @command;
+        }
+        for (1, 2) { recv($told, my $state, 100, 0); print "$state\n" }
+        waitpid($child, 0);
+        print "status $?\n"' "$handed" "$WORK/notify.socket" "$DROSTE" daemon --idle-seconds 1 > "$WORK/activated" 2> "$WORK/daemon.log" < /dev/null &
+    activated=$!
+    for _ in $(seq 100); do
+        [ ! -S "$handed" ] || break
+        sleep 0.1
+    done
+    # Who comes before the daemon is ready waits for it.
+    check "a client of a socket that was handed over is served" timeout 30 "$NIX34/nix" store info --store "unix://$handed?root=$store"
+    wait "$activated"
+    equal "who handed it over is told of the begin and the end" $'READY=1\nSTOPPING=1\nstatus 0' "$(cat "$WORK/activated")"
+    check "a socket that was handed over stays" test -S "$handed"
+else
+    skip "a socket that was handed over" "no perl"
+fi
+LISTEN_FDS=1 LISTEN_PID=1 refused "sockets for another process are not taken" 1 'for process `1`' timeout 20 "$DROSTE" daemon
+
 # A daemon that is killed hinders nobody.
 "$DROSTE" daemon > "$WORK/daemon.log" 2>&1 < /dev/null &
 daemon=$!

@@ -16,7 +16,7 @@ use store_api::{BuildMode, Store};
 use store_types::{ContentAddressMethod, HashAlgorithm, PathInfo, StorePath, sha256};
 use store_wire::{FramedWriter, Request, Response, Session, Version, Writer};
 
-use support::{Client, DirStore, all_of, nar_of_file, options, serve};
+use support::{Client, DirStore, add_script, all_of, nar_of_file, options, serve};
 
 /// Serves these bytes, and returns what was answered.
 fn serve_bytes(store: &DirStore, input: &[u8]) -> (Result<(), ConnectionError>, Vec<u8>) {
@@ -282,6 +282,95 @@ fn of_200_connections_at_once_those_that_have_a_place_are_served_and_the_others_
         thread::yield_now();
     }
     Client::connect(UnixStream::connect(&socket).unwrap(), Version::LATEST).unwrap();
+}
+
+/// What this process has in memory, in bytes.
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = resident.unwrap().trim().trim_end_matches(" kB");
+    kib.parse::<usize>().unwrap() << 10
+}
+
+#[test]
+fn among_1000_clients_that_misbehave_a_proper_one_is_served_at_once() {
+    const CLIENTS: usize = 1000;
+    // Both ends of each are in this process.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    if limit.maximum.is_some_and(|most| most < 4096) {
+        println!("skipped: this process may not open 4096 files");
+        return;
+    }
+    let raised = rustix::process::Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let store = DirStore::new();
+    let limits = Limits {
+        connections_max: 2 * CLIENTS,
+        connections_of_user_max: CLIENTS + 2,
+        ..Limits::default()
+    };
+    let (server, socket) = serve(&store, Trust::Trusted, limits);
+    let connect = || UnixStream::connect(&socket).unwrap();
+    let mut builder = Client::connect(connect(), Version::LATEST).unwrap();
+    // Enough for an answer that does not go into a socket's buffer.
+    for number in 0..200 {
+        add_script(&mut builder, &format!("{number:0200}"), "true");
+    }
+    let before = resident_bytes();
+    let crowd: Vec<UnixStream> = (0..CLIENTS)
+        .map(|number| {
+            let mut stream = connect();
+            match number % 4 {
+                // Says nothing.
+                0 => {}
+                // Stops within the greeting.
+                1 => stream.write_all(&greeting(Version::LATEST)[..12]).unwrap(),
+                // Stops within an addition.
+                2 => {
+                    let (bytes, _) = session_bytes(Version::LATEST);
+                    stream.write_all(&bytes[..bytes.len() / 2]).unwrap();
+                }
+                // Asks and asks, and never reads.
+                _ => {
+                    stream.set_nonblocking(true).unwrap();
+                    let mut bytes = greeting(Version::LATEST);
+                    let question = Request::QueryAllValidPaths.operation().1.to_le_bytes();
+                    bytes.extend(question.repeat(1000));
+                    // As far as it is taken.
+                    let _ = stream.write(&bytes);
+                }
+            }
+            stream
+        })
+        .collect();
+    while server.connections() < CLIENTS + 1 {
+        thread::yield_now();
+    }
+    let begun = std::time::Instant::now();
+    let mut proper = Client::connect(connect(), Version::LATEST).unwrap();
+    assert!(proper.call(Request::QueryAllValidPaths, b"").is_ok());
+    let added = add_script(&mut proper, "proper", "true");
+    let taken = begun.elapsed();
+    assert!(taken < std::time::Duration::from_secs(10), "{taken:?}");
+    // Who was there before is not disturbed.
+    let seen = builder.call(Request::IsValidPath(added), b"");
+    assert_eq!(seen, Ok(Response::Bool(true)));
+    // One more than a user may have.
+    let refused = Client::connect(connect(), Version::LATEST);
+    let Err(store_wire::HandshakeError::Refused(why)) = refused else {
+        panic!("{CLIENTS} clients and three were let in");
+    };
+    assert!(why.message.contains("connections of user"), "{why}");
+    let each = resident_bytes().saturating_sub(before) / CLIENTS;
+    println!("{each} bytes for each connection, {taken:?} for the proper client");
+    assert!(each < 512 << 10, "{each} bytes for each connection");
+    drop(crowd);
+    while server.connections() > 2 {
+        thread::yield_now();
+    }
 }
 
 #[test]

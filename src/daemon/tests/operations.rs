@@ -338,7 +338,7 @@ fn what_needs_trust_is_refused_without_it_and_the_connection_goes_on() {
                 paths: all_of(&drv),
                 mode: BuildMode::Repair,
             },
-            "repairing",
+            "repairing is not allowed because you are not in 'trusted-users'",
         ),
         (
             Request::BuildDerivation {
@@ -346,19 +346,19 @@ fn what_needs_trust_is_refused_without_it_and_the_connection_goes_on() {
                 derivation,
                 mode: BuildMode::Normal,
             },
-            "input-addressed",
+            "not privileged to build input-addressed derivations",
         ),
         (
             Request::RegisterDrvOutput(realisation.clone()),
             "RegisterDrvOutput",
         ),
-        (Request::AddBuildLog(drv.clone()), "AddBuildLog"),
+        (Request::AddBuildLog(drv.clone()), "privileged to add logs"),
         (
             Request::AddPermRoot {
                 path: drv.clone(),
                 link: b"/x".to_vec(),
             },
-            "AddPermRoot",
+            "privileged to create perm roots",
         ),
         (Request::AddIndirectRoot(b"relative".to_vec()), "absolute"),
         (
@@ -366,7 +366,7 @@ fn what_needs_trust_is_refused_without_it_and_the_connection_goes_on() {
                 check_contents: false,
                 repair: true,
             }),
-            "VerifyStore",
+            "privileged to repair paths",
         ),
         (
             Request::CollectGarbage(GcRequest {
@@ -385,6 +385,65 @@ fn what_needs_trust_is_refused_without_it_and_the_connection_goes_on() {
     }
     let found = client.call(Request::QueryRealisation(realisation.id), b"");
     assert_eq!(found, Ok(Response::Realisation(None)));
+}
+
+#[test]
+fn settings_reach_the_store_with_who_sets_them_and_warnings_come_back_unless_nobody_wants_them() {
+    let wanted = |verbosity| ClientOptions {
+        keep_failed: true,
+        verbosity,
+        max_build_jobs: u64::MAX,
+        max_silent_time: 7,
+        build_cores: 3,
+        overrides: BTreeMap::from([("sandbox".to_owned(), "false".to_owned())]),
+        ..ClientOptions::default()
+    };
+    for (trust, verbosity, warnings) in [
+        (Trust::Trusted, 3, 0),
+        (Trust::NotTrusted, 3, 1),
+        (Trust::NotTrusted, 0, 0),
+    ] {
+        let store = DirStore::new();
+        let mut client = connected(&store, trust, Version::LATEST);
+        let set = client.call(Request::SetOptions(wanted(verbosity)), b"");
+        assert_eq!(set, Ok(Response::Nothing));
+        assert_eq!(client.frames.len(), warnings);
+        for frame in &client.frames {
+            let StderrFrame::Next(text) = frame else {
+                panic!("{frame:?}");
+            };
+            let text = String::from_utf8_lossy(text);
+            assert!(text.contains("restricted setting"), "{text}");
+        }
+        let settings = store.settings.lock().unwrap();
+        assert_eq!(settings.is_trusted, trust == Trust::Trusted);
+        assert_eq!(settings.own["keep-failed"], "true");
+        assert_eq!(settings.own["keep-going"], "false");
+        assert_eq!(settings.own["max-jobs"], u32::MAX.to_string());
+        assert_eq!(settings.own["max-silent-time"], "7");
+        assert_eq!(settings.own["cores"], "3");
+        assert_eq!(settings.others["sandbox"], "false");
+    }
+}
+
+#[test]
+fn the_limits_of_the_serve_protocol_are_those_of_what_is_built_next() {
+    let store = DirStore::new();
+    let mut w = Writer::new();
+    // The greeting; no paths, and how to build them: silent and running for at most so many seconds,
+    // with so long a log, so often, each time the same, and to be kept.
+    w.u64(0x390c_9deb).u64(2 << 8 | 7);
+    w.u64(6).u64(0).u64(11).u64(12).u64(13).u64(0).u64(0).u64(1);
+    let input = w.into_bytes();
+    let (mut output, mut log) = (Vec::new(), Vec::new());
+    droste_daemon::serve_over_ssh(&input[..], &mut output, &mut log, &*store).unwrap();
+    let settings = store.settings.lock().unwrap();
+    assert!(settings.is_trusted);
+    assert_eq!(settings.own["max-silent-time"], "11");
+    assert_eq!(settings.own["keep-failed"], "true");
+    assert_eq!(settings.others["timeout"], "12");
+    assert_eq!(settings.others["max-build-log-size"], "13");
+    assert_eq!(log, b"");
 }
 
 #[test]

@@ -186,6 +186,9 @@ pub trait BuildObserver: Send {
     /// The program that is run after builds wrote a line; the line's end is not part of it.
     fn post_build_line(&mut self, _drv: &StorePath, _line: &[u8]) {}
 
+    /// Something worth a line to the user, such as where a failed build's directory is kept.
+    fn note(&mut self, _text: &str) {}
+
     /// A builder that had started has ended.
     fn finished(&mut self, drv: &StorePath, result: &BuildResult);
 

@@ -39,7 +39,7 @@ pub enum StoreError {
         what: String,
     },
     /// An object is neither content-addressed nor signed by a trusted key.
-    #[error("path `{path}` has no signature by a trusted key")]
+    #[error("cannot add path `{path}` because it lacks a signature by a trusted key")]
     Untrusted {
         /// The path.
         path: StorePath,

@@ -7,6 +7,7 @@
 mod build;
 mod error;
 mod maintenance;
+mod settings;
 mod store;
 
 pub use build::{
@@ -14,4 +15,5 @@ pub use build::{
 };
 pub use error::{BoxError, StoreError};
 pub use maintenance::{GcAction, GcRequest, GcResult, Roots, VerifyRequest};
+pub use settings::ClientSettings;
 pub use store::{Missing, Store};

@@ -10,8 +10,8 @@ use store_types::{
 };
 
 use crate::{
-    BuildMode, BuildObserver, BuildResult, GcRequest, GcResult, KeyedBuildResult, Roots,
-    StoreError, VerifyRequest,
+    BuildMode, BuildObserver, BuildResult, ClientSettings, GcRequest, GcResult, KeyedBuildResult,
+    Roots, StoreError, VerifyRequest,
 };
 
 /// What would have to be done to make some paths valid.
@@ -35,6 +35,11 @@ pub struct Missing {
 pub trait Store: Send + Sync {
     /// The logical directory of its paths.
     fn store_dir(&self) -> &StoreDir;
+
+    /// Sets what holds for all that is asked for from now on; a store that is the same for many
+    /// clients ignores it. Returns what the client is to be warned of, such as settings that it
+    /// may not choose.
+    fn set_settings(&self, settings: &ClientSettings) -> Result<Vec<String>, StoreError>;
 
     /// Whether the path is valid.
     fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError>;

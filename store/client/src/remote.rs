@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use store_api::{
-    BuildMode, BuildObserver, BuildResult, BuildStatus, GcRequest, GcResult, KeyedBuildResult,
-    Missing, Roots, Store, StoreError, VerifyRequest,
+    BuildMode, BuildObserver, BuildResult, BuildStatus, ClientSettings, GcRequest, GcResult,
+    KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_types::{
     ContentAddress, ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm,
@@ -26,6 +26,9 @@ use crate::error::ClientError;
 use crate::log::Log;
 use crate::pool::Pool;
 use crate::spool::{nar_around_file, spool};
+
+/// Nix's verbosity "info": messages and warnings, but no more.
+const VERBOSITY: u64 = 3;
 
 /// Takes what a server wants shown: one message a call, without its line end.
 pub type Messages = Arc<dyn Fn(&[u8]) + Send + Sync>;
@@ -111,6 +114,11 @@ impl fmt::Debug for RemoteStore {
             .field("options", &self.options)
             .finish_non_exhaustive()
     }
+}
+
+/// What a client that does not say it has for `max-jobs`.
+fn processors() -> u64 {
+    std::thread::available_parallelism().map_or(1, |count| count.get() as u64)
 }
 
 /// A reply of another kind than its request has: `Response::read` makes none.
@@ -502,6 +510,39 @@ impl Read for ObjectStream<'_, '_> {
 impl Store for RemoteStore {
     fn store_dir(&self) -> &StoreDir {
         &self.options.store_dir
+    }
+
+    /// Who is trusted there need not be here: what this client may not set is not passed on. What
+    /// the server warns of comes as [messages](RemoteOptions::messages).
+    fn set_settings(&self, settings: &ClientSettings) -> Result<Vec<String>, StoreError> {
+        let mut warnings = Vec::new();
+        let mut overrides = settings.others.clone();
+        overrides.retain(|name, value| {
+            let may = settings.is_trusted || ClientSettings::is_free(name, value);
+            if !may {
+                warnings.push(ClientSettings::restricted(name));
+            }
+            may
+        });
+        let own = |name: &str| settings.own.get(name).map(String::as_str);
+        let flag = |name: &str| own(name) == Some("true");
+        let number = |name: &str| own(name).and_then(|text| text.parse().ok());
+        RemoteStore::set_options(
+            self,
+            ClientOptions {
+                keep_failed: flag("keep-failed"),
+                keep_going: flag("keep-going"),
+                try_fallback: flag("fallback"),
+                verbosity: VERBOSITY,
+                max_build_jobs: number("max-jobs").unwrap_or_else(processors),
+                max_silent_time: number("max-silent-time").unwrap_or(0),
+                build_verbosity: VERBOSITY,
+                build_cores: number("cores").unwrap_or(0),
+                use_substitutes: own("substitute") != Some("false"),
+                overrides,
+            },
+        );
+        Ok(warnings)
     }
 
     fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError> {

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use droste_daemon::{ConnectionOptions, Limits, Server, Trust};
 use store_api::{
-    BuildMode, BuildObserver, BuildResult, BuildStatus, GcRequest, GcResult, KeyedBuildResult,
-    Missing, Roots, Store, StoreError, VerifyRequest,
+    BuildMode, BuildObserver, BuildResult, BuildStatus, ClientSettings, GcRequest, GcResult,
+    KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_types::{
     ContentAddress, ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm,
@@ -37,6 +37,7 @@ pub struct DirStore {
     realisations: Mutex<Vec<Realisation>>,
     temp_files: AtomicUsize,
     pub cancelled: AtomicBool,
+    pub settings: Mutex<ClientSettings>,
 }
 
 impl DirStore {
@@ -51,6 +52,7 @@ impl DirStore {
             realisations: Mutex::default(),
             temp_files: AtomicUsize::new(0),
             cancelled: AtomicBool::new(false),
+            settings: Mutex::default(),
         })
     }
 
@@ -134,7 +136,18 @@ impl DirStore {
             return BuildResult::new(BuildStatus::InputRejected, "no output path");
         };
         if self.infos.lock().unwrap().contains_key(out) {
-            return BuildResult::new(BuildStatus::AlreadyValid, "");
+            let mut result = BuildResult::new(BuildStatus::AlreadyValid, "");
+            let realisation = Realisation {
+                id: DrvOutput {
+                    drv_hash: store_types::sha256(drv_path.base_name().as_bytes()),
+                    output_name: "out".to_owned(),
+                },
+                out_path: out.clone(),
+                signatures: Vec::new(),
+                dependent_realisations: BTreeMap::new(),
+            };
+            result.built_outputs.insert("out".to_owned(), realisation);
+            return result;
         }
         let temp = self.temp();
         observer.started(drv_path);
@@ -186,6 +199,14 @@ fn refused<T>(operation: &'static str) -> Result<T, StoreError> {
 impl Store for DirStore {
     fn store_dir(&self) -> &StoreDir {
         &self.dir
+    }
+
+    fn set_settings(&self, settings: &ClientSettings) -> Result<Vec<String>, StoreError> {
+        *self.settings.lock().unwrap() = settings.clone();
+        let refused = settings.others.keys().filter(|_| !settings.is_trusted);
+        Ok(refused
+            .map(|name| ClientSettings::restricted(name))
+            .collect())
     }
 
     fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError> {
@@ -433,7 +454,10 @@ impl Store for DirStore {
     }
 
     fn collect_garbage(&self, _request: &GcRequest) -> Result<GcResult, StoreError> {
-        refused("CollectGarbage")
+        Ok(GcResult {
+            paths: self.paths(),
+            bytes_freed: 0,
+        })
     }
 
     fn optimise(&self) -> Result<(), StoreError> {
