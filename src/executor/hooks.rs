@@ -144,7 +144,8 @@ impl Executor {
         outputs: &BTreeSet<StorePath>,
         monitor: &dyn Monitor,
     ) -> Result<(), BuildError> {
-        let Some(program) = &self.settings.post_build_hook else {
+        let settings = self.settings_for(monitor);
+        let Some(program) = &settings.post_build_hook else {
             return Ok(());
         };
         let text = self.store_dir().display(drv);
@@ -163,7 +164,7 @@ impl Executor {
             command
                 .env("DRV_PATH", &text)
                 .env("OUT_PATHS", paths.join(" "))
-                .env("NIX_CONFIG", self.settings.to_nix_config())
+                .env("NIX_CONFIG", settings.to_nix_config())
                 .stdin(Stdio::null())
                 .stdout(write)
                 .stderr(again);
@@ -192,7 +193,7 @@ impl Executor {
         (drv, build_dir): (&str, &Path),
         monitor: &dyn Monitor,
     ) {
-        let Some(program) = self.settings.diff_hook() else {
+        let Some(program) = self.settings_for(monitor).diff_hook() else {
             return;
         };
         let mut command = Command::new(program);

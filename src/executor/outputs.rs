@@ -23,7 +23,7 @@ use crate::error::{BuildError, environment, lines};
 use crate::log::LogTail;
 use crate::output_checks::NewOutputs;
 use crate::users::BuildUser;
-use crate::{Executor, Monitor};
+use crate::{Executor, Monitor, Settings};
 
 /// A build that has ended well.
 pub(crate) struct Produced<'a> {
@@ -46,6 +46,17 @@ pub(crate) struct Produced<'a> {
     pub(crate) is_elsewhere: bool,
     pub(crate) user: &'a BuildUser,
     pub(crate) log: &'a LogTail,
+}
+
+impl Executor {
+    /// How something was to be built.
+    fn settings_of<'a>(&'a self, build: &Produced<'a>) -> &'a Settings {
+        match &build.checked_by {
+            Some((_, monitor)) => self.settings_for(*monitor),
+            // A child.
+            None => &self.settings,
+        }
+    }
 }
 
 /// What is wrong with an output that is more than the bytes of a file. In Nix's words.
@@ -421,7 +432,8 @@ impl Executor {
                 .is_none_or(|info| info.nar_hash != output.info.nar_hash)
             {
                 let path = known.get(name).unwrap_or(&output.info.path);
-                let kept = if self.settings.keep_failed || self.settings.diff_hook().is_some() {
+                let settings = self.settings_of(build);
+                let kept = if settings.keep_failed || settings.diff_hook().is_some() {
                     let target = format!("{}.check", path.base_name());
                     let target = OsStr::new(&target);
                     store_nar::remove_tree(self.store.store_fd(), target)
@@ -483,8 +495,8 @@ impl Executor {
         build: &Produced<'_>,
         outputs: &BTreeMap<String, Output>,
     ) -> Result<(), BuildError> {
-        let keys = self
-            .settings
+        let settings = self.settings_of(build);
+        let keys = settings
             .secret_keys()
             .map_err(environment(build.text, "sign the outputs"))?;
         let mut registrations = Vec::new();
@@ -523,7 +535,8 @@ impl Executor {
             .map_err(environment(build.text, "register the outputs"))?;
         if build.kind == DerivationKind::Floating {
             for (name, output) in outputs {
-                self.register_output(build.drv_path, build.drv, name, &output.info.path)?;
+                let path = &output.info.path;
+                self.register_output(settings, build.drv_path, build.drv, name, path)?;
             }
         }
         Ok(())

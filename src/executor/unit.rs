@@ -20,7 +20,7 @@ pub(crate) use crate::attempt::describe_exit;
 pub(crate) use crate::build_dir::BuildDir;
 use crate::context::ChildCounts;
 use crate::error::{BuildError, environment};
-use crate::{Executor, Monitor};
+use crate::{Executor, Monitor, Settings};
 
 /// What became of one derivation.
 #[derive(Debug)]
@@ -92,10 +92,16 @@ impl Unit<'_> {
             made.insert(self.drv_path.clone(), outputs.clone());
         }
         for (name, path) in &outputs {
-            let realisation = self.executor.realisation(self.drv_path, drv, name, path)?;
+            let realisation =
+                self.executor
+                    .realisation(self.settings(), self.drv_path, drv, name, path)?;
             tally.result.built_outputs.insert(name.clone(), realisation);
         }
         Ok(outputs)
+    }
+
+    fn settings(&self) -> &Settings {
+        self.executor.settings_for(self.monitor)
     }
 
     fn check_wanted(&self, drv: &Derivation) -> Result<(), BuildError> {
@@ -167,7 +173,7 @@ impl Unit<'_> {
             attempt(path, self.kind(&resolved)?)?.build(tally)?
         };
         self.executor
-            .register_realisations(self.drv_path, drv, &outputs)?;
+            .register_realisations(self.settings(), self.drv_path, drv, &outputs)?;
         Ok(outputs)
     }
 
@@ -341,8 +347,10 @@ impl Executor {
         Ok(known)
     }
 
+    /// What an output turned out to be, signed with the keys of these settings.
     pub(crate) fn realisation(
         &self,
+        settings: &Settings,
         drv_path: &StorePath,
         drv: &Derivation,
         output: &str,
@@ -354,7 +362,7 @@ impl Executor {
             signatures: Vec::new(),
             dependent_realisations: BTreeMap::new(),
         };
-        let keys = self.settings.secret_keys().map_err(environment(
+        let keys = settings.secret_keys().map_err(environment(
             &self.store_dir().display(drv_path),
             "sign what its output turned out to be",
         ))?;
@@ -366,6 +374,7 @@ impl Executor {
 
     fn register_realisations(
         &self,
+        settings: &Settings,
         drv_path: &StorePath,
         drv: &Derivation,
         made: &BTreeMap<String, StorePath>,
@@ -374,7 +383,7 @@ impl Executor {
             return Ok(());
         }
         for (name, path) in made {
-            self.register_output(drv_path, drv, name, path)?;
+            self.register_output(settings, drv_path, drv, name, path)?;
         }
         Ok(())
     }
@@ -383,6 +392,7 @@ impl Executor {
     /// since 2.35, by the path of a resolved one.
     pub(crate) fn register_output(
         &self,
+        settings: &Settings,
         drv_path: &StorePath,
         drv: &Derivation,
         output: &str,
@@ -390,7 +400,7 @@ impl Executor {
     ) -> Result<(), BuildError> {
         let text = self.store_dir().display(drv_path);
         const REGISTER: &str = "register what its output turned out to be";
-        let realisation = self.realisation(drv_path, drv, output, path)?;
+        let realisation = self.realisation(settings, drv_path, drv, output, path)?;
         self.store
             .register_realisation(&realisation)
             .map_err(environment(&text, REGISTER))?;
@@ -402,7 +412,7 @@ impl Executor {
             out_path: path.clone(),
             signatures: BTreeSet::new(),
         };
-        let keys = self.settings.secret_keys();
+        let keys = settings.secret_keys();
         for key in keys.map_err(environment(&text, REGISTER))? {
             entry.sign(&key);
         }
