@@ -72,7 +72,7 @@ everything() {
     local url=$1 user
     for user in root games nobody daemon bin; do
         tried "$user" "$url" "asks who it is" nix store info --json --store "$url" |
-            sed -E "s/error: (write of|reading|writing|Nix daemon disconnected|user 'bin' is not allowed).*/error: REFUSED/"
+            sed -E "s/error: (write of|read of|reading|writing|Nix daemon disconnected|user 'bin' is not allowed).*/error: REFUSED/"
     done
     for user in nobody games; do
         tried "$user" "$url" "adds a file" nix-store --store "$url" --add "$WORK/build.nix"
