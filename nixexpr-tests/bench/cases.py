@@ -428,3 +428,98 @@ def binutils(bench):
                 cost = bench.meter.run(plain.name, ["sh", "-c", script], tree.path, plain.env())
                 bench.add("binutils", project.name, what, each(cost, BINUTILS_LOOP))
         shutil.rmtree(tree.path)
+
+
+# How many trivial derivations are built in one command.
+TRIVIAL = 200
+
+NIX_CONF = """build-users-group =
+sandbox = true
+sandbox-fallback = false
+substituters =
+sandbox-paths = /bin/sh=@busybox@
+experimental-features = nix-command ca-derivations
+"""
+
+
+def nixes(bench):
+    """Real Nix: the machine's own, and those of other Debian releases, unpacked into the cache."""
+    found = {}
+    own = shutil.which("nix-store")
+    if own:
+        found["nix-" + subprocess.run([own, "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]] = Path(own).parent
+    for suite in ("trixie", "forky"):
+        prefix = bench.cache / f"nix-{suite}"
+        got = subprocess.run([HERE.parent / "get-nix.sh", suite, prefix], capture_output=True, text=True)
+        if got.returncode != 0:
+            bench.notes.append(f"derivations: left out, the Nix of {suite}: {got.stderr.strip().splitlines()[-1:]}")
+            continue
+        found["nix-" + got.stdout.split()[-1]] = prefix / "usr" / "bin"
+    return found
+
+
+def derivations(bench):
+    """Trivial derivations, each in a sandbox, by one command; then the same command, when all is
+    valid. The stores are new each time, and each tool's results are compared with the others'."""
+    busybox = shutil.which("busybox")
+    if not busybox:
+        bench.notes.append("derivations: left out, there is no busybox (Debian's busybox-static)")
+        return
+    programs = nixes(bench)
+    if not programs:
+        return
+    instantiate = programs[list(programs)[-1]] / "nix-instantiate"
+    directory = bench.work / "trivial"
+    directory.mkdir()
+    (directory / "nix.conf").write_text(NIX_CONF.replace("@busybox@", busybox))
+    tools = directory / "tools" / "bin"
+    tools.mkdir(parents=True)
+    shutil.copy(busybox, tools / "busybox")
+    (tools / "sh").symlink_to("busybox")
+    env = BASE | {"DROSTE_DIR": str(directory / "droste"), "NIX_CONF_DIR": str(directory), "NIX_REMOTE": ""}
+    kinds = {
+        "input-addressed": "",
+        "content-addressed": '__contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";',
+    }
+    number = 0
+    for _ in range(bench.rounds):
+        for kind, attributes in kinds.items():
+            number += 1
+            seed = directory / "seed"
+            expression = f"""let tools = builtins.path {{ path = {tools.parent}; name = "tools"; }}; in
+                builtins.genList (n: derivation {{
+                    name = "trivial-${{toString n}}"; system = "x86_64-linux"; builder = "${{tools}}/bin/sh";
+                    args = [ "-c" "echo ${{toString n}} > $out" ]; {attributes}
+                }}) {TRIVIAL}"""
+            made = subprocess.run([instantiate, "--store", seed, "-E", expression], env=env, capture_output=True, text=True)
+            if made.returncode != 0:
+                raise Failed(f"derivations: cannot instantiate: {made.stderr[-2000:]}")
+            drvs = [word.split("!")[0] for word in made.stdout.split()]
+            commands = {
+                name: [str(path / "nix-store"), "-r", "-j2", "--store", None, *drvs] for name, path in programs.items()
+            }
+            commands["droste"] = [bench.droste, "build", "--quiet", "-j2", "--store", None, *drvs]
+            names = list(commands)
+            start = number % len(names)
+            outputs = {}
+            for name in names[start:] + names[:start]:
+                store = directory / name
+                shutil.copytree(seed, store, symlinks=True)
+                command = [word or str(store) for word in commands[name]]
+                for case in ("trivial", "trivial, valid"):
+                    bench.add(case, kind, name, bench.meter.run(name, command, directory, env))
+                contents = {path.name: path.read_text() for path in (store / "nix" / "store").glob("*-trivial-*") if path.suffix != ".drv"}
+                outputs[name] = contents
+                remove(store)
+            # Nix 2.8 hashes content-addressed outputs another way only if they refer to themselves.
+            for name, contents in outputs.items():
+                if contents != outputs["droste"] or len(contents) != TRIVIAL:
+                    raise Failed(f"derivations: {name} has other outputs than droste: {len(contents)} and {len(outputs['droste'])}")
+            remove(seed)
+
+
+def remove(path):
+    """What is in stores may not be written to."""
+    for inner, _, _ in os.walk(path):
+        os.chmod(inner, 0o755)
+    shutil.rmtree(path)

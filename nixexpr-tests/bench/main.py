@@ -17,7 +17,9 @@ from report import Report
 from tools import Ccache, Droste, Sccache, Tool
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
+# A section for compilers, and one for what is measured beside Nix.
 BEGIN, END = "<!-- begin: written by nixexpr-tests/bench/run --update -->", "<!-- end -->"
+BEGIN_NIX = "<!-- begin: written by nixexpr-tests/bench/run --cases {} --update -->"
 CASES = {
     "builds": cases.builds,
     "hits": cases.hits,
@@ -26,6 +28,9 @@ CASES = {
     "many": cases.many,
     "binutils": cases.binutils,
 }
+NIX_CASES = {
+    "derivations": cases.derivations,
+}
 
 
 def options():
@@ -33,7 +38,7 @@ def options():
     names = [project.name for project in PROJECTS]
     parser.add_argument("--rounds", type=int, default=5, help="how often each thing is measured (5)")
     parser.add_argument("--projects", nargs="+", choices=names, default=names, metavar="PROJECT", help=" ".join(names))
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=" ".join(CASES))
+    parser.add_argument("--cases", nargs="+", choices=CASES | NIX_CASES, default=list(CASES), metavar="CASE", help=" ".join(CASES | NIX_CASES) + "; the last ones, beside Nix, only if they are named, and each for itself")
     parser.add_argument("--tools", nargs="+", metavar="TOOL", help="only these, and plain")
     parser.add_argument("--ccache", action="append", default=[], metavar="PROGRAM", help="another ccache beside Debian's, such as the newest")
     parser.add_argument("--sccache", metavar="PROGRAM", help="an sccache; otherwise the newest is installed by cargo into the cache")
@@ -87,16 +92,19 @@ def loadavg():
     return " ".join(f"{value:.1f}" for value in os.getloadavg())
 
 
-def update(text):
+def update(text, begin):
     """Replaces what is between the marks."""
     old = DOCS.read_text()
-    before, rest = old.split(BEGIN, 1)
+    before, rest = old.split(begin, 1)
     after = rest.split(END, 1)[1]
-    DOCS.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    DOCS.write_text(f"{before}{begin}\n\n{text}\n{END}{after}")
 
 
 def main():
     arguments = options()
+    is_beside_nix = any(name in NIX_CASES for name in arguments.cases)
+    if is_beside_nix and len(arguments.cases) > 1:
+        sys.exit("error: what is measured beside Nix is measured for itself: one of " + ", ".join(NIX_CASES))
     cache = Path(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))) / "droste-bench"
     cache.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="droste-bench."))
@@ -105,7 +113,7 @@ def main():
         work=work,
         cache=cache,
         meter=meter,
-        tools=list(tools(arguments, work / "tools", cache)),
+        tools=[] if is_beside_nix else list(tools(arguments, work / "tools", cache)),
         projects=[project for project in PROJECTS if project.name in arguments.projects],
         rounds=arguments.rounds,
         jobs=arguments.jobs,
@@ -118,7 +126,7 @@ def main():
     try:
         for name in arguments.cases:
             say(f"== {name}")
-            CASES[name](bench)
+            (CASES | NIX_CASES)[name](bench)
     except Failed as error:
         say(f"error: {error}")
         status = 1
@@ -130,13 +138,14 @@ def main():
         for path, _, _ in os.walk(work):
             os.chmod(path, 0o755)
         shutil.rmtree(work)
+    how = "" if is_beside_nix else f", `make -j{arguments.jobs}`"
     text = "\n\n".join([
-        f"{datetime.date.today()}, {arguments.rounds} rounds, `make -j{arguments.jobs}`, {machine(load)}. CPU time by {meter.how()}. {versions}.",
+        f"{datetime.date.today()}, {arguments.rounds} rounds{how}, {machine(load)}. CPU time by {meter.how()}.{f' {versions}.' if versions else ''}",
         Report(bench).markdown(),
     ])  # fmt: skip
     print(text)
     if arguments.update and status == 0:
-        update(text)
+        update(text, BEGIN_NIX.format(arguments.cases[0]) if is_beside_nix else BEGIN)
     return status
 
 

@@ -152,8 +152,24 @@ class Report:
         if rows:
             yield table(["a plain call", "CPU ms", "wall ms"], rows)
 
+    def derivations(self):
+        for case, title in (("trivial", "200 derivations, built"), ("trivial, valid", "200 derivations, valid")):
+            rows = []
+            for kind in self.subjects(case):
+                for tool in self.tools(case, kind):
+                    costs = self.results[case, kind, tool]
+                    rows.append([
+                        f"{kind}: {tool}",
+                        spread([c.cpu for c in costs], 1, 3),
+                        self.ratio(self.cpu(case, kind, "droste"), self.cpu(case, kind, tool)),
+                        spread([c.wall for c in costs], 1, 3),
+                        self.ratio(self.wall(case, kind, "droste"), self.wall(case, kind, tool)),
+                    ])  # fmt: skip
+            if rows:
+                yield table([title, "CPU s", "Droste's ÷ this", "wall s", "Droste's ÷ this"], rows)
+
     def tables(self):
-        for part in (self.builds, self.hits, self.first, self.edits, self.sandbox, self.many, self.binutils):
+        for part in (self.builds, self.hits, self.first, self.edits, self.sandbox, self.many, self.binutils, self.derivations):
             yield from part()
 
     def targets(self):
@@ -184,6 +200,13 @@ class Report:
                 yield from ratio_line(f"{count} children {subject}: CPU of each ÷ at 100", 1.1, each, self.per_child("many", subject.split(",")[0], "100", base))
                 peak = max(cost.peak for cost in self.results["many", subject, count])
                 yield f"{count} children {subject}: executor's peak MiB", 200, peak / 2**20
+
+        for case, targets in (("trivial", {"nix-2.34": 0.1, "nix-2.26": 0.3}), ("trivial, valid", {"nix-2.34": 0.2})):
+            for kind in self.subjects(case):
+                for tool in self.tools(case, kind):
+                    for version, target in targets.items():
+                        if tool.startswith(version):
+                            yield from ratio_line(f"200 derivations ({case[9:] or 'built'}), {kind}: CPU ÷ {tool}'s", target, cpu(case, kind, "droste"), cpu(case, kind, tool))
 
     def markdown(self):
         parts = [*self.tables()]

@@ -305,7 +305,7 @@ fn new_file_system(mount: &Mount, build_user: place::BuildUser) -> Result<OwnedF
     }
 }
 
-fn tmpfs(size: TmpfsSize, mode: u32, owner: place::BuildUser) -> Result<OwnedFd, Errno> {
+pub(crate) fn tmpfs(size: TmpfsSize, mode: u32, owner: place::BuildUser) -> Result<OwnedFd, Errno> {
     let mut options = vec![("mode", format!("{mode:o}"))];
     match size {
         TmpfsSize::Default => {}

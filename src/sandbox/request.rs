@@ -22,7 +22,7 @@ pub const INSIDE_GID: u32 = 100;
 pub struct Request {
     /// What becomes `/`.
     pub root: Root,
-    /// Files, directories and symlinks made in the root before anything is mounted on it, in order.
+    /// Files, directories and symlinks made in the root before `mounts` are mounted on it, in order.
     /// Missing parent directories are made, 0755.
     pub nodes: Vec<Node>,
     /// Mounts made after the nodes, in order; a later one may lie in or over an earlier one. A
@@ -154,6 +154,15 @@ pub enum Node {
         /// Its owner.
         owner: Owner,
     },
+    /// A new tmpfs of the spawner's, at once: nodes that follow lie in it. Files that need not be on
+    /// a disk cost less there.
+    Tmpfs {
+        /// Where, inside.
+        #[serde(with = "bytes::path")]
+        path: PathBuf,
+        /// Permission bits of its top directory.
+        mode: u32,
+    },
     /// A regular file.
     File {
         /// Where, inside.
@@ -231,6 +240,7 @@ impl Node {
     pub fn path(&self) -> &Path {
         match self {
             Node::Dir { path, .. }
+            | Node::Tmpfs { path, .. }
             | Node::File { path, .. }
             | Node::Copy { path, .. }
             | Node::Symlink { path, .. } => path,

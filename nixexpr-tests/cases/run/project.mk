@@ -1,7 +1,7 @@
 # Lua's library as a C project builds: objects with dependency files, an archive, a shared
 # library, a program linked to the archive, and a probe as a configure script makes them.
 DEBUG ?= -g
-CFLAGS = -O1 $(DEBUG) -Wall -DLUA_USE_LINUX -MMD
+CFLAGS = -O0 $(DEBUG) -Wall -DLUA_USE_LINUX -MMD
 objects = $(patsubst %.c,%.o,$(filter-out main.c,$(wildcard *.c)))
 all: main liblua.so config.h
 main: main.o liblua.a
