@@ -34,16 +34,21 @@ use crate::child::stand_in::StandIns;
 use crate::context::BuildContext;
 use crate::error::{BuildError, environment};
 use crate::graphs::Graphs;
+use crate::jobs::{Job, Started};
 use crate::log::{self, LogTail};
 use crate::outputs::{Produced, open_dir};
 use crate::restricted::Recursive;
 use crate::settings::{SandboxMode, SandboxPath};
-use crate::unit::Tally;
-use crate::users::BuildUser;
+use crate::unit::{Asked, Tally};
+use crate::users::{BuildUser, UsersError};
 use crate::{Executor, Monitor, Settings};
 
 /// How long to wait before asking again for a lock that somebody else holds.
 const LOCK_POLL: Duration = Duration::from_millis(100);
+
+/// How long all build users may belong to builds that wait for builds inside them before that
+/// counts as the end of it. Such a build may just be about to go on.
+const STUCK_MAX: Duration = Duration::from_secs(10);
 
 /// A disk with less space than this counts as full. As in Nix.
 const DISK_FULL_BYTES: u64 = 8 << 20;
@@ -63,6 +68,7 @@ pub(crate) struct Attempt<'a> {
     is_given: bool,
     /// What the builder is started with, if that is given, too: then the other Nix also has the log.
     start: Option<&'a BuilderStart>,
+    asked: &'a Asked,
     monitor: &'a dyn Monitor,
 }
 
@@ -81,6 +87,7 @@ pub(crate) struct Run<'a> {
     pub(crate) setting: &'a Setting,
     context: &'a Arc<BuildContext>,
     pub(crate) dir: &'a BuildDir,
+    job: &'a Arc<Job>,
     /// Whether shims are laid over the compilers.
     interpose: bool,
 }
@@ -111,7 +118,7 @@ impl<'a> Attempt<'a> {
         drv: &'a Derivation,
         kind: DerivationKind,
         mode: BuildMode,
-        monitor: &'a dyn Monitor,
+        (asked, monitor): (&'a Asked, &'a dyn Monitor),
     ) -> Result<Self, BuildError> {
         let text = executor.store_dir().display(drv_path);
         Ok(Self {
@@ -125,6 +132,7 @@ impl<'a> Attempt<'a> {
             mode,
             is_given: false,
             start: None,
+            asked,
             monitor,
         })
     }
@@ -155,7 +163,8 @@ impl<'a> Attempt<'a> {
         tally: &mut Tally,
     ) -> Result<BTreeMap<String, StorePath>, BuildError> {
         self.check_buildable()?;
-        let _locks = self.lock()?;
+        let locked = self.to_lock();
+        let _locks = self.lock(&locked)?;
         if self.mode == BuildMode::Normal {
             let known = self.executor.known_outputs(self.drv_path, self.drv)?;
             if known.len() == self.drv.outputs.len() {
@@ -163,7 +172,7 @@ impl<'a> Attempt<'a> {
                 return Ok(known);
             }
         }
-        let made = self.run_builder(tally, |run, ran, tally| run.take_outputs(ran, tally))?;
+        let made = self.run_builder(&locked, tally, |run, ran, tally| run.take_outputs(ran, tally))?;
         if self.is_given {
             return Ok(made);
         }
@@ -176,13 +185,15 @@ impl<'a> Attempt<'a> {
         Ok(made)
     }
 
-    /// Runs the builder, again if need be, and lets `take` have what came of it.
+    /// Runs the builder, again if need be, and lets `take` have what came of it. These paths are
+    /// locked meanwhile.
     pub(crate) fn run_builder<T>(
         &self,
+        locked: &BTreeSet<StorePath>,
         tally: &mut Tally,
         mut take: impl FnMut(&Run<'_>, &Ran, &mut Tally) -> Result<T, BuildError>,
     ) -> Result<T, BuildError> {
-        let setting = self.setting()?;
+        let (mut job, setting) = self.begin(locked)?;
         self.monitor.started(self.drv_path);
         let mut interpose = self.settings().interpose;
         loop {
@@ -194,6 +205,7 @@ impl<'a> Attempt<'a> {
                 setting: &setting,
                 context: &context,
                 dir: &dir,
+                job: &job,
                 interpose,
             };
             let ran = run.to_end();
@@ -204,6 +216,7 @@ impl<'a> Attempt<'a> {
                 self.monitor.note(&format!("{}: {why}", self.text));
                 tally.children.count_in_place("compiler-was-read");
                 interpose = false;
+                job = self.start_job(locked)?;
                 continue;
             }
             let made = ran.and_then(|ran| take(&run, &ran, tally));
@@ -257,27 +270,46 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    fn lock(&self) -> Result<PathLocks, BuildError> {
-        let paths = match self.kind {
-            DerivationKind::InputAddressed | DerivationKind::Fixed => {
-                let outputs = self.drv.outputs.values();
-                outputs
-                    .filter_map(|output| output.path().cloned())
-                    .collect()
-            }
-            // The final path is not known: two builds of the same derivation wait for
-            // each other at the derivation.
-            _ => BTreeSet::from([self.drv_path.clone()]),
-        };
+    /// Whether the outputs are locked while the builder runs, and not only when they are taken.
+    fn locks_outputs(&self) -> bool {
+        let is_known = matches!(
+            self.kind,
+            DerivationKind::InputAddressed | DerivationKind::Fixed
+        );
+        // What it adds, or has built, may have the path of its own output.
+        is_known && !self.is_recursive()
+    }
+
+    fn to_lock(&self) -> BTreeSet<StorePath> {
+        if self.locks_outputs() {
+            let outputs = self.drv.outputs.values();
+            return outputs
+                .filter_map(|output| output.path().cloned())
+                .collect();
+        }
+        // Two builds of the same derivation wait for each other at the derivation.
+        BTreeSet::from([self.drv_path.clone()])
+    }
+
+    fn lock(&self, paths: &BTreeSet<StorePath>) -> Result<PathLocks, BuildError> {
+        let share = &self.asked.share;
+        let mut blocked = None;
         let mut is_told = false;
         loop {
             let locks = self
                 .executor
                 .store
-                .try_lock_paths(&paths)
+                .try_lock_paths(paths)
                 .map_err(environment(&self.text, "lock the output paths"))?;
             if let Some(locks) = locks {
                 return Ok(locks);
+            }
+            blocked.get_or_insert_with(|| share.blocked_on(paths));
+            if share.is_circle(paths) {
+                return Err(BuildError::Rejected {
+                    drv: self.text.clone(),
+                    why: "it is being built, and that build waits for this one".into(),
+                });
             }
             if !is_told {
                 let why = "waiting for somebody else who builds it";
@@ -298,19 +330,63 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn setting(&self) -> Result<Setting, BuildError> {
+    /// A job, when it is this build's turn.
+    fn start_job(&self, locked: &BTreeSet<StorePath>) -> Result<Started, BuildError> {
+        let share = &self.asked.share;
+        if self.is_given {
+            return Ok(share.start_uncounted(locked));
+        }
+        share
+            .start(locked, || self.monitor.is_cancelled())
+            .ok_or_else(|| self.cancelled())
+    }
+
+    /// A job, and all that it takes besides. Who waits for a user has no job meanwhile: those who
+    /// have the users may need it to end.
+    fn begin(&self, locked: &BTreeSet<StorePath>) -> Result<(Started, Setting), BuildError> {
         let executor = self.executor;
-        Ok(Setting {
-            scratch: executor.scratch_paths(
-                self.drv_path,
-                self.name,
-                self.drv,
-                self.mode,
-                &self.text,
-            )?,
-            inputs: self.hold_inputs()?,
-            user: executor.acquire_user(&self.text)?,
-        })
+        let scratch = executor.scratch_paths(
+            self.drv_path,
+            self.name,
+            self.drv,
+            self.mode,
+            &self.text,
+        )?;
+        let inputs = self.hold_inputs()?;
+        let failed = |error| environment(&self.text, "get a user to build as")(error);
+        let mut is_told = false;
+        let mut stuck_since = None;
+        loop {
+            let job = self.start_job(locked)?;
+            let count = match executor.free_user() {
+                Ok(user) => {
+                    let setting = Setting {
+                        scratch,
+                        inputs,
+                        user,
+                    };
+                    return Ok((job, setting));
+                }
+                Err(UsersError::AllInUse { count, .. }) => count,
+                Err(error) => return Err(failed(error)),
+            };
+            drop(job);
+            if !is_told {
+                let why = "waiting for a free user to build as";
+                self.monitor.note(&format!("{}: {why}", self.text));
+                is_told = true;
+            }
+            // Each of those that wait has one.
+            if executor.jobs.waiting() < count {
+                stuck_since = None;
+            } else if stuck_since.get_or_insert_with(Instant::now).elapsed() > STUCK_MAX {
+                return Err(BuildError::NoUserLeft {
+                    drv: self.text.clone(),
+                    count,
+                });
+            }
+            std::thread::sleep(LOCK_POLL);
+        }
     }
 
     /// The input closure, which no garbage collector takes from now on.
@@ -372,6 +448,8 @@ impl Run<'_> {
             .wait()
             .map_err(environment(text, "wait for the builder"))?;
         let ended = SystemTime::now();
+        // What it still waits for is of no use, and others may go on.
+        self.job.end();
         let compiler_was_read = services.stop();
         if self.attempt.monitor.is_cancelled() {
             return Err(self.attempt.cancelled());
@@ -654,7 +732,7 @@ impl Run<'_> {
         };
         let recursive = if self.attempt.is_recursive() {
             let user = &self.setting.user;
-            Some(executor.open_recursive(text, self.dir, user, self.context)?)
+            Some(executor.open_recursive(text, self.dir, user, self.context, self.job)?)
         } else {
             None
         };
@@ -800,6 +878,7 @@ impl Run<'_> {
             drv: attempt.drv,
             kind: attempt.kind,
             mode: attempt.mode,
+            is_locked: attempt.locks_outputs(),
             scratch: &self.setting.scratch,
             candidates: self.context.allowed(),
             made: self.open_made()?,

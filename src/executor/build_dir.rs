@@ -18,7 +18,7 @@ use crate::Executor;
 use crate::builder_env::BUILD_DIR;
 use crate::error::{BuildError, environment};
 use crate::outputs::open_dir;
-use crate::users::BuildUser;
+use crate::users::{BuildUser, UsersError};
 
 /// A directory for temporary files, which no build can see, removed with it.
 pub(crate) struct ScratchDir {
@@ -96,8 +96,13 @@ fn private(path: &Path) -> std::io::Result<()> {
 
 impl Executor {
     pub(crate) fn acquire_user(&self, text: &str) -> Result<BuildUser, BuildError> {
-        BuildUser::acquire(self.store.state_dir(), &self.settings.users)
+        self.free_user()
             .map_err(environment(text, "get a user to build as"))
+    }
+
+    /// The same, saying why there is none.
+    pub(crate) fn free_user(&self) -> Result<BuildUser, UsersError> {
+        BuildUser::acquire(self.store.state_dir(), &self.settings.users)
     }
 
     /// Makes a directory: nobody else's, empty, and gone with us.

@@ -11,7 +11,8 @@ use store_types::{DerivedPath, OutputsSpec, SingleDerivedPath, StorePath};
 use crate::context::ChildCounts;
 use crate::error::BuildError;
 use crate::state::{Effect, Event, Plan};
-use crate::unit::{Made, UnitOutcome};
+use crate::jobs::Share;
+use crate::unit::{Asked, UnitOutcome};
 use crate::{Executor, Monitor};
 
 impl Executor {
@@ -21,6 +22,18 @@ impl Executor {
     /// derivation's output has none if it is valid.
     pub fn build(
         self: &Arc<Self>,
+        wanted: &[DerivedPath],
+        mode: BuildMode,
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<UnitOutcome>, BuildError> {
+        let share = self.jobs.share(self.settings_for(monitor).max_jobs);
+        self.build_with(share, wanted, mode, monitor)
+    }
+
+    /// The same with these jobs.
+    pub(crate) fn build_with(
+        self: &Arc<Self>,
+        share: Share,
         wanted: &[DerivedPath],
         mode: BuildMode,
         monitor: &dyn Monitor,
@@ -52,7 +65,7 @@ impl Executor {
             monitor,
             wanted: Mutex::new(BTreeMap::new()),
             found: Mutex::new(BTreeMap::new()),
-            made: Made::default(),
+            asked: Asked::new(share),
             targets: &targets,
         };
         for (drv, outputs) in &targets {
@@ -86,8 +99,7 @@ struct Run<'a> {
     /// Which derivations outputs turned out to be.
     found: Mutex<BTreeMap<SingleDerivedPath, StorePath>>,
     targets: &'a Wanted,
-    /// What came of derivations that give something else each time.
-    made: Made,
+    asked: Asked,
 }
 
 /// What the threads report.
@@ -147,7 +159,7 @@ impl Run<'_> {
                                 };
                                 let executor = self.executor;
                                 let outcome =
-                                    executor.realise(&drv, &wanted, mode, &self.made, self.monitor);
+                                    executor.realise(&drv, &wanted, mode, &self.asked, self.monitor);
                                 self.monitor.finished(&outcome);
                                 // The receiver lives as long as the scope.
                                 let _ = sender.send(Report::Ended(Box::new(outcome)));
@@ -243,7 +255,7 @@ impl Run<'_> {
             // It had ended before this was known to be wanted of it.
             let late =
                 self.executor
-                    .realise(&drv, wanted, BuildMode::Normal, &self.made, self.monitor);
+                    .realise(&drv, wanted, BuildMode::Normal, &self.asked, self.monitor);
             outcome = UnitOutcome {
                 drv: target.clone(),
                 ..late
@@ -287,7 +299,7 @@ impl Run<'_> {
 
     /// Which derivation an output is; of that derivation the same outputs are needed.
     fn find(&self, output: &SingleDerivedPath) -> Result<StorePath, BuildError> {
-        let drv = self.executor.find(output, &self.made, self.monitor)?;
+        let drv = self.executor.find(output, &self.asked, self.monitor)?;
         let wanted = {
             let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
             wanted.get(output).cloned()
@@ -318,7 +330,7 @@ impl Run<'_> {
         {
             let executor = self.executor;
             let mode = BuildMode::Normal;
-            let outcome = executor.realise(drv, &wanted, mode, &self.made, self.monitor);
+            let outcome = executor.realise(drv, &wanted, mode, &self.asked, self.monitor);
             return Err(Box::new(outcome));
         }
         self.executor.check_purity(drv, &loaded).map_err(fail)?;

@@ -52,6 +52,16 @@ pub enum BuildError {
         /// What it requires and what there is.
         why: String,
     },
+    /// There is no user to build as, and there will be none.
+    #[error(
+        "derivation `{drv}` cannot be built: all {count} build users belong to builds that wait for builds inside them"
+    )]
+    NoUserLeft {
+        /// The derivation.
+        drv: String,
+        /// How many users there are.
+        count: usize,
+    },
     /// Something in the derivation is not supported.
     #[error("derivation `{drv}` needs {what}, which is not supported yet")]
     Unsupported {
@@ -327,6 +337,7 @@ impl BuildError {
             | Self::Environment { .. }
             | Self::Cancelled { .. }
             | Self::NoJobs { .. }
+            | Self::NoUserLeft { .. }
             | Self::NothingToCheck { .. }
             | Self::Malformed { .. }
             | Self::WantsOutside { .. }

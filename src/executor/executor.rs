@@ -24,6 +24,7 @@ use crate::child::tools::SearchPath;
 use crate::child::traced::Turns;
 use crate::child::tree::StoreTree;
 use crate::error::{BuildError, environment};
+use crate::jobs::Jobs;
 use crate::settings::Settings;
 use crate::statistics::Statistics;
 use crate::tokens::Tokens;
@@ -79,6 +80,8 @@ pub struct Executor {
     pub(crate) recall: Recall,
     pub(crate) host_compilers: HostCompilers,
     pub(crate) crashes: Crashes,
+    /// Builders of derivations.
+    pub(crate) jobs: Arc<Jobs>,
     pub(crate) child_tokens: Tokens,
     /// Calls whose inputs are being looked for.
     pub(crate) call_tokens: Tokens,
@@ -132,6 +135,7 @@ impl Executor {
         let crashes =
             Crashes::open(&droste_state, &index_file).map_err(state_error(&droste_state))?;
         Ok(Arc::new(Self {
+            jobs: Jobs::new(settings.max_jobs),
             child_tokens: Tokens::new(settings.child_jobs),
             call_tokens: Tokens::new(2 * settings.child_jobs),
             modulo: Mutex::new(HashModulo::new(store.store_dir().clone())),

@@ -15,7 +15,7 @@ use store_types::{Derivation, DerivationKind, DerivationOutput, Hash, HashAlgori
 use crate::attempt::Attempt;
 use crate::builder_env::BuilderStart;
 use crate::error::{BuildError, environment};
-use crate::unit::Tally;
+use crate::unit::{Asked, Tally};
 use crate::{ChildCounts, Executor, Monitor};
 
 /// A builder that another Nix wants to be run.
@@ -70,14 +70,16 @@ impl Executor {
             false => DerivationKind::InputAddressed,
         };
         let text = self.store_dir().display(&path);
-        let attempt = Attempt::new(self, &path, &name, &drv, kind, BuildMode::Normal, monitor)?
+        let asked = Asked::new(self.jobs.share(self.settings_for(monitor).max_jobs));
+        let mode = BuildMode::Normal;
+        let attempt = Attempt::new(self, &path, &name, &drv, kind, mode, (&asked, monitor))?
             .started_with(&build.start);
         attempt.check_buildable()?;
         let mut tally = Tally {
             result: BuildResult::new(BuildStatus::Built, ""),
             children: ChildCounts::default(),
         };
-        attempt.run_builder(&mut tally, |run, ran, _| {
+        attempt.run_builder(&BTreeSet::new(), &mut tally, |run, ran, _| {
             run.check_ended(ran)?;
             if !ran.status.success() {
                 return Ok(ran.status.exit);

@@ -26,6 +26,7 @@ mod external;
 mod graphs;
 mod hooks;
 mod interpose;
+mod jobs;
 mod log;
 mod nix_settings;
 mod output_checks;

@@ -33,6 +33,8 @@ pub(crate) struct Produced<'a> {
     pub(crate) drv: &'a Derivation,
     pub(crate) kind: DerivationKind,
     pub(crate) mode: BuildMode,
+    /// Whether the output paths have been locked all the time.
+    pub(crate) is_locked: bool,
     pub(crate) scratch: &'a BTreeMap<String, StorePath>,
     /// What outputs may refer to, apart from each other.
     pub(crate) candidates: BTreeSet<StorePath>,
@@ -467,13 +469,12 @@ impl Executor {
         build: &Produced<'_>,
         outputs: BTreeMap<String, Output>,
     ) -> Result<(), BuildError> {
-        // Content-addressed paths were not locked before: they were not known.
-        let unlocked: BTreeSet<StorePath> = match build.kind {
-            DerivationKind::Floating | DerivationKind::Impure => outputs
+        let unlocked: BTreeSet<StorePath> = match build.is_locked {
+            false => outputs
                 .values()
                 .map(|output| output.info.path.clone())
                 .collect(),
-            _ => BTreeSet::new(),
+            true => BTreeSet::new(),
         };
         let _locks = self
             .store

@@ -27,6 +27,7 @@ use crate::build_dir::BuildDir;
 use crate::child::service::listen;
 use crate::context::BuildContext;
 use crate::error::{BuildError, environment};
+use crate::jobs::{Job, Share};
 use crate::unit::UnitOutcome;
 use crate::users::BuildUser;
 use crate::{Executor, Monitor, Settings};
@@ -54,6 +55,7 @@ impl Executor {
         dir: &BuildDir,
         user: &BuildUser,
         context: &Arc<BuildContext>,
+        job: &Arc<Job>,
     ) -> Result<Recursive, BuildError> {
         let open = || -> std::io::Result<Recursive> {
             let listener = listen(dir, SOCKET)?;
@@ -64,6 +66,7 @@ impl Executor {
             let store = Arc::new(RestrictedStore {
                 executor: self.clone(),
                 context: context.clone(),
+                job: job.clone(),
                 realisations: Mutex::default(),
             });
             Ok(Recursive {
@@ -89,6 +92,7 @@ struct Checked {
 struct RestrictedStore {
     executor: Arc<Executor>,
     context: Arc<BuildContext>,
+    job: Arc<Job>,
     /// What was built through this socket.
     realisations: Mutex<BTreeMap<DrvOutput, Realisation>>,
 }
@@ -250,9 +254,9 @@ impl RestrictedStore {
         paths: &[DerivedPath],
         observer: &mut dyn BuildObserver,
     ) -> Result<Vec<KeyedBuildResult>, StoreError> {
-        let results = self
-            .executor
-            .build_for_client(paths, BuildMode::Normal, observer)?;
+        let executor = &self.executor;
+        let mode = BuildMode::Normal;
+        let results = executor.build_with_share(self.job.share(), None, paths, mode, observer)?;
         for result in &results {
             for realisation in result.result.built_outputs.values() {
                 self.show(&realisation.out_path)?;
@@ -341,11 +345,26 @@ impl Executor {
         mode: BuildMode,
         observer: &mut dyn BuildObserver,
     ) -> Result<Vec<KeyedBuildResult>, StoreError> {
+        let jobs_max = settings.unwrap_or(&self.settings).max_jobs;
+        let share = self.jobs.share(jobs_max);
+        self.build_with_share(share, settings, paths, mode, observer)
+    }
+
+    fn build_with_share(
+        self: &Arc<Self>,
+        share: Share,
+        settings: Option<&Settings>,
+        paths: &[DerivedPath],
+        mode: BuildMode,
+        observer: &mut dyn BuildObserver,
+    ) -> Result<Vec<KeyedBuildResult>, StoreError> {
         let monitor = ForwardTo {
             settings,
             observer: Mutex::new(observer),
         };
-        let outcomes = self.build(paths, mode, &monitor).map_err(failed("build"))?;
+        let outcomes = self
+            .build_with(share, paths, mode, &monitor)
+            .map_err(failed("build"))?;
         let by_drv: BTreeMap<&SingleDerivedPath, &UnitOutcome> = outcomes
             .iter()
             .map(|outcome| (&outcome.drv, outcome))
@@ -637,6 +656,7 @@ impl Store for RestrictedStore {
         if mode != BuildMode::Normal {
             return self.refuse("repair or check a build");
         }
+        let _waiting = self.job.wait();
         let mut checked = Checked::default();
         for path in paths {
             match path {

@@ -20,6 +20,7 @@ pub(crate) use crate::attempt::describe_exit;
 pub(crate) use crate::build_dir::BuildDir;
 use crate::context::ChildCounts;
 use crate::error::{BuildError, environment};
+use crate::jobs::Share;
 use crate::{Executor, Monitor, Settings};
 
 /// What became of one derivation.
@@ -45,9 +46,30 @@ pub(crate) struct Tally {
     pub(crate) children: ChildCounts,
 }
 
-/// What a request has made of its impure derivations: nobody else knows, and they are not built
-/// twice for one request.
-pub(crate) type Made = Mutex<BTreeMap<StorePath, BTreeMap<String, StorePath>>>;
+/// What the derivations of one request have in common.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// What it has made of its impure derivations: nobody else knows, and they are not built
+    /// twice for one request.
+    made: Mutex<BTreeMap<StorePath, BTreeMap<String, StorePath>>>,
+    /// The jobs that it may have.
+    pub(crate) share: Share,
+}
+
+impl Asked {
+    pub(crate) fn new(share: Share) -> Self {
+        Self {
+            made: Mutex::default(),
+            share,
+        }
+    }
+
+    /// What has come of an impure derivation, if this is one that was built.
+    fn made(&self, drv: &StorePath) -> BTreeMap<String, StorePath> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.get(drv).cloned().unwrap_or_default()
+    }
+}
 
 /// One derivation that is to be realised.
 struct Unit<'a> {
@@ -59,7 +81,7 @@ struct Unit<'a> {
     text: String,
     wanted: &'a OutputsSpec,
     mode: BuildMode,
-    made: &'a Made,
+    asked: &'a Asked,
     monitor: &'a dyn Monitor,
 }
 
@@ -88,7 +110,7 @@ impl Unit<'_> {
             self.build(drv, tally)?
         };
         if is_impure {
-            let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut made = self.asked.made.lock().unwrap_or_else(PoisonError::into_inner);
             made.insert(self.drv_path.clone(), outputs.clone());
         }
         for (name, path) in &outputs {
@@ -140,7 +162,7 @@ impl Unit<'_> {
         // What the builder gets: a derivation without input derivations.
         let resolved = self
             .executor
-            .resolve(self.drv_path, name, drv, self.made, self.monitor)?;
+            .resolve(self.drv_path, name, drv, self.asked, self.monitor)?;
         let attempt = |path, kind| {
             Attempt::new(
                 self.executor,
@@ -153,7 +175,7 @@ impl Unit<'_> {
                     DerivationKind::Impure => BuildMode::Normal,
                     _ => self.mode,
                 },
-                self.monitor,
+                (self.asked, self.monitor),
             )
             .map(|attempt| attempt.given(self.given.is_some()))
         };
@@ -211,7 +233,7 @@ impl Executor {
         drv_path: &StorePath,
         wanted: &OutputsSpec,
         mode: BuildMode,
-        made_here: &Made,
+        asked: &Asked,
         monitor: &dyn Monitor,
     ) -> UnitOutcome {
         self.realise_unit(Unit {
@@ -221,7 +243,7 @@ impl Executor {
             text: self.store_dir().display(drv_path),
             wanted,
             mode,
-            made: made_here,
+            asked,
             monitor,
         })
     }
@@ -242,7 +264,7 @@ impl Executor {
             text: self.store_dir().display(drv_path),
             wanted: &OutputsSpec::All,
             mode,
-            made: &Made::default(),
+            asked: &Asked::new(self.jobs.share(self.settings_for(monitor).max_jobs)),
             monitor,
         })
     }
@@ -481,22 +503,18 @@ impl Executor {
     pub(crate) fn find(
         self: &Arc<Self>,
         path: &SingleDerivedPath,
-        made: &Made,
+        asked: &Asked,
         monitor: &dyn Monitor,
     ) -> Result<StorePath, BuildError> {
         let mut drv_path = path.base.clone();
         for output in &path.outputs {
             let drv = self.load(&drv_path)?;
             let mut known = self.known_outputs(&drv_path, &drv)?;
-            let here = made.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(outputs) = here.get(&drv_path) {
-                known.extend(outputs.clone());
-            }
-            drop(here);
+            known.extend(asked.made(&drv_path));
             if !known.contains_key(output) {
                 // As for inputs: it may have been collected since.
                 let wanted = OutputsSpec::Names([output.clone()].into());
-                let outcome = self.realise(&drv_path, &wanted, BuildMode::Normal, made, monitor);
+                let outcome = self.realise(&drv_path, &wanted, BuildMode::Normal, asked, monitor);
                 if let Some(error) = outcome.error {
                     return Err(error);
                 }
@@ -523,25 +541,21 @@ impl Executor {
         drv_path: &StorePath,
         name: &str,
         drv: &Derivation,
-        made: &Made,
+        asked: &Asked,
         monitor: &dyn Monitor,
     ) -> Result<Derivation, BuildError> {
         let text = self.store_dir().display(drv_path);
         let mut built: BTreeMap<(SingleDerivedPath, String), StorePath> = BTreeMap::new();
         for (path, outputs) in drv.inputs() {
-            let input = &self.find(&path, made, monitor)?;
+            let input = &self.find(&path, asked, monitor)?;
             let loaded = self.load(input)?;
             let mut known = self.known_outputs(input, &loaded)?;
-            let here = made.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(outputs) = here.get(input) {
-                known.extend(outputs.clone());
-            }
-            drop(here);
+            known.extend(asked.made(input));
             if outputs.iter().any(|output| !known.contains_key(output)) {
                 // The plan took it for valid before this output was wanted, or it was
                 // collected since.
                 let wanted = OutputsSpec::Names(outputs.clone());
-                let outcome = self.realise(input, &wanted, BuildMode::Normal, made, monitor);
+                let outcome = self.realise(input, &wanted, BuildMode::Normal, asked, monitor);
                 if outcome.error.is_some() {
                     return Err(BuildError::InputFailed {
                         drv: text,

@@ -58,14 +58,14 @@ pub enum UsersError {
     /// Nobody is in it.
     #[error("the build users group `{0}` has no members")]
     NoMembers(String),
-    /// Everybody in it builds.
-    #[error(
-        "all build users are currently in use; consider creating additional users and adding them to the `{0}` group"
-    )]
-    AllInUse(String),
-    /// Every slot of the range is taken.
-    #[error("all of them are in use")]
-    NoSlot,
+    /// All of them build.
+    #[error("all {count} build users are in use; consider {more}")]
+    AllInUse {
+        /// How many there are.
+        count: usize,
+        /// How there would be more.
+        more: String,
+    },
 }
 
 /// A user and group that no other build has.
@@ -114,7 +114,10 @@ impl BuildUser {
                 });
             }
         }
-        Err(UsersError::NoSlot)
+        Err(UsersError::AllInUse {
+            count: (count / IDS_PER_SLOT) as usize,
+            more: "a larger `id-count`".to_owned(),
+        })
     }
 
     fn of_group(state_dir: &Path, name: &str, accounts: &Accounts) -> Result<Self, UsersError> {
@@ -133,6 +136,7 @@ impl BuildUser {
             return Err(UsersError::NoMembers(name.to_owned()));
         }
         let pool = Pool::open(state_dir.join("userpool"))?;
+        let count = members.len();
         for uid in members {
             if let Some(lock) = pool.lock(&uid.to_string())? {
                 return Ok(Self {
@@ -142,7 +146,10 @@ impl BuildUser {
                 });
             }
         }
-        Err(UsersError::AllInUse(name.to_owned()))
+        Err(UsersError::AllInUse {
+            count,
+            more: format!("creating additional users and adding them to the `{name}` group"),
+        })
     }
 }
 
@@ -189,7 +196,7 @@ mod tests {
         let (first, second) = (acquire().unwrap(), acquire().unwrap());
         assert_eq!((first.uid, first.gid), (30001, 30000));
         assert_eq!((second.uid, second.gid), (30002, 30000));
-        assert!(matches!(acquire(), Err(UsersError::AllInUse(_))));
+        assert!(matches!(acquire(), Err(UsersError::AllInUse { count: 2, .. })));
         drop(first);
         assert_eq!(acquire().unwrap().uid, 30001);
     }
@@ -208,6 +215,6 @@ mod tests {
         let acquire = || BuildUser::allocate(dir.path(), 1000, 2 * IDS_PER_SLOT);
         let (first, second) = (acquire().unwrap(), acquire().unwrap());
         assert_eq!((first.uid, second.uid), (1000, 1000 + IDS_PER_SLOT));
-        assert!(matches!(acquire(), Err(UsersError::NoSlot)));
+        assert!(matches!(acquire(), Err(UsersError::AllInUse { count: 2, .. })));
     }
 }

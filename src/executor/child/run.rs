@@ -577,6 +577,7 @@ impl Executor {
             drv: &made.drv,
             kind: DerivationKind::Floating,
             mode: BuildMode::Normal,
+            is_locked: false,
             scratch: &place.scratch,
             candidates,
             made: outputs,
