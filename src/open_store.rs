@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use droste_executor::{Executor, Settings};
 use store_api::{
-    BoxError, BuildMode, BuildObserver, BuildResult, ClientSettings, GcRequest, GcResult,
-    KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
+    BoxError, BuildMode, BuildObserver, BuildResult, BuildStore, ClientSettings, GcRequest,
+    GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_local::{GcAction, GcOptions, LocalStore, Unobserved};
 use store_types::{
@@ -341,5 +341,9 @@ impl Store for OpenStore {
             .verify(request.check_contents)
             .map_err(failed("verify the store"))?;
         Ok(!report.problems.is_empty())
+    }
+
+    fn of_build(&self) -> Option<&dyn BuildStore> {
+        None
     }
 }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use droste_executor::Executor;
 use store_api::{
-    BuildMode, BuildObserver, BuildResult, ClientSettings, GcRequest, GcResult, KeyedBuildResult,
-    Missing, Roots, Store, StoreError, VerifyRequest,
+    BuildMode, BuildObserver, BuildResult, BuildStore, ClientSettings, GcRequest, GcResult,
+    KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_client::RemoteStore;
 use store_types::{
@@ -302,5 +302,9 @@ impl Store for ProxyStore {
 
     fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError> {
         self.machines.verify(request)
+    }
+
+    fn of_build(&self) -> Option<&dyn BuildStore> {
+        None
     }
 }

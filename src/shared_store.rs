@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use droste_executor::Executor;
 use store_api::{
-    BuildMode, BuildObserver, BuildResult, ClientSettings, GcRequest, GcResult, KeyedBuildResult,
-    Missing, Roots, Store, StoreError, VerifyRequest,
+    BuildMode, BuildObserver, BuildResult, BuildStore, ClientSettings, GcRequest, GcResult,
+    KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_client::RemoteStore;
 use store_local::LocalStore;
@@ -444,5 +444,9 @@ impl Store for SharedStore {
 
     fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError> {
         self.own.verify(request)
+    }
+
+    fn of_build(&self) -> Option<&dyn BuildStore> {
+        None
     }
 }

@@ -14,7 +14,7 @@ use store_wire::{
     Version, WireError, Writer, handshake_as_server,
 };
 
-use crate::operations;
+use crate::{inside, operations};
 
 /// How much is read and written at once.
 const BUFFER_LEN: usize = 64 << 10;
@@ -132,9 +132,9 @@ pub fn serve_streams(
         nix_version: options.nix_version.clone(),
         trust: options.trust,
     };
-    // None of Nix's features is offered: each of them changes messages, and
-    // none is needed for what is served here.
-    let features = BTreeSet::new();
+    // Outside of builds, none of Nix's features is needed for what is served here.
+    let features = store.of_build().map_or(&[][..], inside::features);
+    let features: BTreeSet<String> = features.iter().copied().map(String::from).collect();
     let session = handshake_as_server(
         &mut reader,
         &mut output,

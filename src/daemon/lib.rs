@@ -14,6 +14,7 @@
 
 mod connection;
 mod forward;
+mod inside;
 mod operations;
 mod payload;
 mod serve;

@@ -15,6 +15,7 @@ use store_wire::{
 
 use crate::connection::{Connection, ConnectionError, chain, send_frame};
 use crate::forward::Forwarder;
+use crate::inside;
 use crate::payload::{AfterLog, PullReader, only_file};
 
 /// Nix's exit status for a failed build, which clients before 1.26 are told.
@@ -37,6 +38,9 @@ pub(crate) fn answer<R: Read, W: Write + Send>(
         Payload::Framed => return answer_framed(connection, request),
         Payload::Nar => return answer_nar(connection, request),
         Payload::Pulled(len) => return answer_pulled(connection, request, len),
+    }
+    if let Err(err) = check_permitted(connection.store, operation) {
+        return connection.send_error(&err);
     }
     if let Request::NarFromPath(path) = request {
         return answer_with_nar(connection, operation, &path);
@@ -95,6 +99,14 @@ fn client_settings(options: ClientOptions, is_trusted: bool) -> ClientSettings {
         own: own.into(),
         others: options.overrides,
         is_trusted,
+    }
+}
+
+/// What a build may ask for is not all that there is.
+fn check_permitted(store: &dyn Store, operation: &'static str) -> Result<(), StoreError> {
+    match store.of_build() {
+        Some(build) if !inside::permits(build, operation) => Err(refused(operation)),
+        _ => Ok(()),
     }
 }
 
@@ -272,7 +284,14 @@ fn without_payload<R: Read, W: Write + Send>(
             )?)
         }
 
+        Request::SubmitOutput { path, output } => {
+            let build = store.of_build().ok_or(refused("SubmitOutput"))?;
+            build.submit_output(&path, &output)?;
+            Response::Bool(true)
+        }
+
         Request::AddToStore { .. }
+        | Request::AddToStoreScanning { .. }
         | Request::AddToStoreNar { .. }
         | Request::AddMultipleToStore { .. }
         | Request::AddBuildLog(_)
@@ -382,7 +401,18 @@ fn from_framed(
     request: Request,
     stream: &mut dyn Read,
 ) -> Result<Response, StoreError> {
+    check_permitted(store, request.operation().0)?;
     match request {
+        Request::AddToStoreScanning {
+            name,
+            method,
+            algorithm,
+        } => {
+            let build = store.of_build().ok_or(refused("AddToStoreScanning"))?;
+            build
+                .add_scanning(&name, method, algorithm, stream)
+                .map(Response::PathInfo)
+        }
         Request::AddToStore {
             name,
             method,

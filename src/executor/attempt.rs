@@ -21,7 +21,8 @@ use droste_sandbox::{
 use store_api::{BuildMode, BuildStatus};
 use store_local::PathLocks;
 use store_types::{
-    Derivation, DerivationKind, DerivationOptions, Hash, HashAlgorithm, StorePath, output_path_name,
+    Derivation, DerivationKind, DerivationOptions, DerivationOutput, Hash, HashAlgorithm,
+    StorePath, output_path_name, output_placeholder,
 };
 
 use crate::build_dir::BuildDir;
@@ -37,8 +38,9 @@ use crate::graphs::Graphs;
 use crate::jobs::{Job, Started};
 use crate::log::{self, LogTail};
 use crate::outputs::{Produced, open_dir};
-use crate::restricted::Recursive;
-use crate::settings::{SandboxMode, SandboxPath};
+use crate::restricted::{OuterBuild, Recursive};
+use crate::settings::{BUILDER_RPC, SandboxMode, SandboxPath};
+use crate::submitted::Submitted;
 use crate::unit::{Asked, Tally};
 use crate::users::{BuildUser, UsersError};
 use crate::{Executor, Monitor, Settings};
@@ -172,7 +174,9 @@ impl<'a> Attempt<'a> {
                 return Ok(known);
             }
         }
-        let made = self.run_builder(&locked, tally, |run, ran, tally| run.take_outputs(ran, tally))?;
+        let made = self.run_builder(&locked, tally, |run, ran, tally| {
+            run.take_outputs(ran, tally)
+        })?;
         if self.is_given {
             return Ok(made);
         }
@@ -198,7 +202,12 @@ impl<'a> Attempt<'a> {
         let mut interpose = self.settings().interpose;
         loop {
             let stand_ins = StandIns::new(setting.scratch.values());
-            let context = Arc::new(BuildContext::new(setting.inputs.clone(), stand_ins));
+            let context = Arc::new(BuildContext::new(
+                setting.inputs.clone(),
+                stand_ins,
+                setting.scratch.values().cloned().collect(),
+                self.builds_inside(),
+            ));
             let dir = self.executor.make_build_dir(&self.text, &setting.user)?;
             let run = Run {
                 attempt: self,
@@ -262,6 +271,15 @@ impl<'a> Attempt<'a> {
                 why: reasons.join("; reason: "),
             });
         }
+        let may_submit = matches!(self.kind, DerivationKind::Fixed | DerivationKind::Floating);
+        if self.submits() && !may_submit {
+            let why = "derivation uses the `builder-rpc-v0` feature, which may only be used with \
+                       content-addressing derivations";
+            return Err(BuildError::Rejected {
+                drv: self.text.clone(),
+                why: why.into(),
+            });
+        }
         if options.no_chroot && settings.sandbox == SandboxMode::Enabled {
             return Err(BuildError::WantsOutside {
                 drv: self.text.clone(),
@@ -277,7 +295,7 @@ impl<'a> Attempt<'a> {
             DerivationKind::InputAddressed | DerivationKind::Fixed
         );
         // What it adds, or has built, may have the path of its own output.
-        is_known && !self.is_recursive()
+        is_known && !self.has_socket()
     }
 
     fn to_lock(&self) -> BTreeSet<StorePath> {
@@ -323,6 +341,17 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// The names and kinds of the outputs, and what the names of their paths are.
+    fn outputs(&self) -> BTreeMap<String, (String, DerivationOutput)> {
+        let outputs = self.drv.outputs.iter();
+        outputs
+            .map(|(name, output)| {
+                let path_name = output_path_name(self.name, name);
+                (name.clone(), (path_name, output.clone()))
+            })
+            .collect()
+    }
+
     fn cancelled(&self) -> BuildError {
         BuildError::Cancelled {
             drv: self.text.clone(),
@@ -345,13 +374,8 @@ impl<'a> Attempt<'a> {
     /// have the users may need it to end.
     fn begin(&self, locked: &BTreeSet<StorePath>) -> Result<(Started, Setting), BuildError> {
         let executor = self.executor;
-        let scratch = executor.scratch_paths(
-            self.drv_path,
-            self.name,
-            self.drv,
-            self.mode,
-            &self.text,
-        )?;
+        let scratch =
+            executor.scratch_paths(self.drv_path, self.name, self.drv, self.mode, &self.text)?;
         let inputs = self.hold_inputs()?;
         let failed = |error| environment(&self.text, "get a user to build as")(error);
         let mut is_told = false;
@@ -418,10 +442,37 @@ impl<'a> Attempt<'a> {
         is_asked && !is_elsewhere && builtin_name(self.drv).is_none()
     }
 
-    fn is_recursive(&self) -> bool {
+    /// Whether it may ask for builds, and for all that Nix gives a build to use.
+    fn builds_inside(&self) -> bool {
         let features = &self.options.required_system_features;
         features.contains("recursive-nix")
     }
+
+    /// Whether it may submit outputs.
+    fn submits(&self) -> bool {
+        let features = &self.options.required_system_features;
+        features.contains(BUILDER_RPC)
+    }
+
+    /// Whether it must, since it is not told where to put any.
+    fn must_submit(&self) -> bool {
+        self.submits() && !self.builds_inside()
+    }
+
+    fn has_socket(&self) -> bool {
+        self.builds_inside() || self.submits()
+    }
+}
+
+/// A derivation whose builder is not told where its outputs are.
+fn without_outputs(drv: &Derivation) -> Derivation {
+    let is_output = |name: &BString| {
+        let name = std::str::from_utf8(name);
+        name.is_ok_and(|name| drv.outputs.contains_key(name))
+    };
+    let mut untold = drv.clone();
+    untold.env.retain(|name, _| !is_output(name));
+    untold
 }
 
 impl Run<'_> {
@@ -504,7 +555,7 @@ impl Run<'_> {
             let outputs = &self.setting.scratch;
             executor.add_builtin(&mut request, text, (name, drv), outputs, self.dir)?;
         }
-        request.allow_new_mounts = self.attempt.is_recursive();
+        request.allow_new_mounts = self.attempt.builds_inside();
         Ok(request)
     }
 
@@ -678,13 +729,21 @@ impl Run<'_> {
             ..
         } = self.attempt;
         let socket = format!("unix://{BUILD_DIR}/.nix-socket");
+        let (none, untold);
+        let (drv, scratch) = if self.attempt.must_submit() {
+            none = BTreeMap::new();
+            untold = without_outputs(drv);
+            (&untold, &none)
+        } else {
+            (*drv, &self.setting.scratch)
+        };
         let around = Surroundings {
             store_dir: executor.store_dir(),
             cores: self.attempt.settings().cores,
-            scratch: &self.setting.scratch,
+            scratch,
             is_fixed: *kind == DerivationKind::Fixed,
             passes_impure: !kind.is_sandboxed(),
-            socket: self.attempt.is_recursive().then_some(&*socket),
+            socket: self.attempt.has_socket().then_some(&*socket),
         };
         let impure = |name: &[u8]| {
             let set = std::str::from_utf8(name).ok();
@@ -702,10 +761,13 @@ impl Run<'_> {
             }
             return Ok(start);
         };
-        let outputs = self.setting.scratch.iter();
-        let outputs = outputs
-            .map(|(output, path)| (output.clone(), executor.store_dir().display(path)))
-            .collect();
+        let outputs = drv.outputs.keys().map(|output| {
+            let path = scratch.get(output);
+            let place = path.map(|path| executor.store_dir().display(path));
+            let place = place.unwrap_or_else(|| output_placeholder(output));
+            (output.clone(), place)
+        });
+        let outputs = outputs.collect();
         let attributes = attributes.for_builder(&outputs, graphs.as_attributes()?);
         let impure_names = &options.impure_env_vars;
         Ok(structured_builder_start(
@@ -730,9 +792,18 @@ impl Run<'_> {
         } else {
             None
         };
-        let recursive = if self.attempt.is_recursive() {
+        let recursive = if self.attempt.has_socket() {
             let user = &self.setting.user;
-            Some(executor.open_recursive(text, self.dir, user, self.context, self.job)?)
+            let build = OuterBuild {
+                context: self.context.clone(),
+                job: self.job.clone(),
+                outputs: match self.attempt.submits() {
+                    true => self.attempt.outputs(),
+                    false => BTreeMap::new(),
+                },
+                builds_inside: self.attempt.builds_inside(),
+            };
+            Some(executor.open_recursive(text, self.dir, user, build)?)
         } else {
             None
         };
@@ -870,6 +941,20 @@ impl Run<'_> {
                 how: describe_exit(ran.status.exit),
                 log: ran.log.for_error(),
             });
+        }
+        let submitted = self.context.submitted();
+        if attempt.must_submit() || !submitted.is_empty() {
+            let made = attempt.executor.take_submitted(&Submitted {
+                text: &attempt.text,
+                drv_path: attempt.drv_path,
+                drv: attempt.drv,
+                kind: attempt.kind,
+                mode: attempt.mode,
+                settings: attempt.settings(),
+                outputs: submitted,
+            })?;
+            result.status = BuildStatus::Built;
+            return Ok(made);
         }
         let made = attempt.executor.take_outputs(&Produced {
             text: &attempt.text,

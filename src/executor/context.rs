@@ -252,12 +252,27 @@ pub(crate) struct BuildContext {
     live: OnceLock<Live>,
     counts: Mutex<ChildCounts>,
     stand_ins: StandIns,
+    /// Where it puts its outputs.
+    own: BTreeSet<StorePath>,
+    /// Whether what becomes valid for it appears in its sandbox.
+    shows_new: bool,
+    /// The outputs that it has submitted.
+    submitted: Mutex<BTreeMap<String, StorePath>>,
 }
 
 impl BuildContext {
-    /// A build that sees these store paths, and does not run yet.
-    pub(crate) fn new(inputs: BTreeSet<StorePath>, stand_ins: StandIns) -> Self {
+    /// A build that sees these store paths, and does not run yet. It makes those of `own`; with
+    /// `shows_new`, its sandbox must let new paths in.
+    pub(crate) fn new(
+        inputs: BTreeSet<StorePath>,
+        stand_ins: StandIns,
+        own: BTreeSet<StorePath>,
+        shows_new: bool,
+    ) -> Self {
         Self {
+            own,
+            shows_new,
+            submitted: Mutex::default(),
             stand_ins,
             allowed: RwLock::new(inputs),
             live: OnceLock::new(),
@@ -290,13 +305,35 @@ impl BuildContext {
             if allowed.contains(path) {
                 continue;
             }
-            let live = self.live();
-            let inside = live.executor.store_dir().display(path);
-            live.running
-                .mount_into(&live.executor.store.physical_path(path), inside.as_ref())?;
+            // An object at the place of its output would be in the builder's way.
+            if self.shows_new && !self.own.contains(path) {
+                let live = self.live();
+                let inside = live.executor.store_dir().display(path);
+                live.running
+                    .mount_into(&live.executor.store.physical_path(path), inside.as_ref())?;
+            }
             allowed.insert(path.clone());
         }
         Ok(())
+    }
+
+    /// Makes an object an output; false if there is one already.
+    pub(crate) fn submit(&self, output: &str, path: &StorePath) -> bool {
+        let mut submitted = self
+            .submitted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if submitted.contains_key(output) {
+            return false;
+        }
+        submitted.insert(output.to_owned(), path.clone());
+        true
+    }
+
+    /// The outputs that were submitted.
+    pub(crate) fn submitted(&self) -> BTreeMap<String, StorePath> {
+        let submitted = self.submitted.lock();
+        submitted.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The builder runs now.

@@ -10,8 +10,8 @@ use store_types::{DerivedPath, OutputsSpec, SingleDerivedPath, StorePath};
 
 use crate::context::ChildCounts;
 use crate::error::BuildError;
-use crate::state::{Effect, Event, Plan};
 use crate::jobs::Share;
+use crate::state::{Effect, Event, Plan};
 use crate::unit::{Asked, UnitOutcome};
 use crate::{Executor, Monitor};
 
@@ -158,8 +158,13 @@ impl Run<'_> {
                                     BuildMode::Normal
                                 };
                                 let executor = self.executor;
-                                let outcome =
-                                    executor.realise(&drv, &wanted, mode, &self.asked, self.monitor);
+                                let outcome = executor.realise(
+                                    &drv,
+                                    &wanted,
+                                    mode,
+                                    &self.asked,
+                                    self.monitor,
+                                );
                                 self.monitor.finished(&outcome);
                                 // The receiver lives as long as the scope.
                                 let _ = sender.send(Report::Ended(Box::new(outcome)));

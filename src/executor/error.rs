@@ -52,6 +52,14 @@ pub enum BuildError {
         /// What it requires and what there is.
         why: String,
     },
+    /// An output was to be submitted.
+    #[error("builder for `{drv}` failed to submit output path for `{output}`")]
+    NotSubmitted {
+        /// The derivation.
+        drv: String,
+        /// The output.
+        output: String,
+    },
     /// There is no user to build as, and there will be none.
     #[error(
         "derivation `{drv}` cannot be built: all {count} build users belong to builds that wait for builds inside them"
@@ -350,6 +358,7 @@ impl BuildError {
                 BuildStatus::InputRejected
             }
             Self::MissingOutput { .. }
+            | Self::NotSubmitted { .. }
             | Self::BadOutput { .. }
             | Self::HashMismatch { .. }
             | Self::ForbiddenReferences { .. }

@@ -317,7 +317,7 @@ impl Drop for Share {
 
 impl Job {
     /// Itself, the build that has asked for it, and so on.
-    fn chain<'a>(self: &'a Arc<Self>) -> impl Iterator<Item = &'a Arc<Self>> {
+    fn chain(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
         std::iter::successors(Some(self), |job| job.inside.as_ref())
     }
 
@@ -442,7 +442,9 @@ mod tests {
     }
 
     fn start(share: &Share) -> Started {
-        share.start(&BTreeSet::new(), || false).expect("never given up")
+        share
+            .start(&BTreeSet::new(), || false)
+            .expect("never given up")
     }
 
     fn has_none(share: &Share) -> bool {

@@ -36,6 +36,7 @@ mod restricted;
 mod settings;
 pub mod state;
 pub mod statistics;
+mod submitted;
 mod tokens;
 mod unit;
 mod users;

@@ -1,4 +1,4 @@
-//! The store as a build with `recursive-nix` sees it through its socket.
+//! The store as a build with `recursive-nix` or `builder-rpc-v0` sees it through its socket.
 //!
 //! A build may see its input closure, what it adds, and what is built for it, and
 //! nothing else; whatever it asks beyond that is refused or answered as if it were
@@ -9,17 +9,19 @@
 //! Source: nix `src/libstore/restricted-store.cc`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use store_api::{
-    BoxError, BuildMode, BuildObserver, BuildResult, BuildStatus, ClientSettings, GcRequest,
-    GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
+    BoxError, BuildMode, BuildObserver, BuildResult, BuildStatus, BuildStore, ClientSettings,
+    GcRequest, GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
+use store_nar::RefScanner;
 use store_types::{
-    ContentAddressMethod, Derivation, DerivationKind, DerivedPath, DrvOutput, HashAlgorithm,
-    OutputsSpec, PathInfo, Realisation, SingleDerivedPath, StoreDir, StorePath,
+    ContentAddressMethod, Derivation, DerivationKind, DerivationOutput, DerivedPath, DrvOutput,
+    HashAlgorithm, OutputsSpec, PathInfo, Realisation, SingleDerivedPath, StoreDir, StorePath,
 };
 
 use crate::attempt::options;
@@ -35,6 +37,16 @@ use crate::{Executor, Monitor, Settings};
 /// Where a build finds the socket, relative to its root.
 const SOCKET: &str = "/build/.nix-socket";
 
+/// A build, as its socket sees it.
+pub(crate) struct OuterBuild {
+    pub(crate) context: Arc<BuildContext>,
+    pub(crate) job: Arc<Job>,
+    /// The outputs that it may submit: for each the name of its path, and what it must be.
+    pub(crate) outputs: BTreeMap<String, (String, DerivationOutput)>,
+    /// Whether it may ask for builds, and for all that there is besides.
+    pub(crate) builds_inside: bool,
+}
+
 /// The open socket of one build.
 pub(crate) struct Recursive {
     served: Box<dyn Send + Sync>,
@@ -48,14 +60,13 @@ impl Recursive {
 }
 
 impl Executor {
-    /// Opens the socket of a build that requires `recursive-nix`.
+    /// Opens the socket of a build that requires `recursive-nix` or `builder-rpc-v0`.
     pub(crate) fn open_recursive(
         self: &Arc<Self>,
         text: &str,
         dir: &BuildDir,
         user: &BuildUser,
-        context: &Arc<BuildContext>,
-        job: &Arc<Job>,
+        build: OuterBuild,
     ) -> Result<Recursive, BuildError> {
         let open = || -> std::io::Result<Recursive> {
             let listener = listen(dir, SOCKET)?;
@@ -65,8 +76,7 @@ impl Executor {
             }
             let store = Arc::new(RestrictedStore {
                 executor: self.clone(),
-                context: context.clone(),
-                job: job.clone(),
+                build,
                 realisations: Mutex::default(),
             });
             Ok(Recursive {
@@ -91,8 +101,7 @@ struct Checked {
 /// What one build may see of the store.
 struct RestrictedStore {
     executor: Arc<Executor>,
-    context: Arc<BuildContext>,
-    job: Arc<Job>,
+    build: OuterBuild,
     /// What was built through this socket.
     realisations: Mutex<BTreeMap<DrvOutput, Realisation>>,
 }
@@ -107,7 +116,7 @@ impl RestrictedStore {
     }
 
     fn check_allowed(&self, path: &StorePath) -> Result<(), StoreError> {
-        if self.context.is_allowed(path) {
+        if self.build.context.is_allowed(path) {
             Ok(())
         } else {
             Err(StoreError::NotValid { path: path.clone() })
@@ -132,7 +141,8 @@ impl RestrictedStore {
             .store
             .closure(std::slice::from_ref(path))
             .map_err(failed("query the closure of a new path"))?;
-        self.context
+        self.build
+            .context
             .allow(&closure)
             .map_err(failed("show the build a new path"))
     }
@@ -256,7 +266,8 @@ impl RestrictedStore {
     ) -> Result<Vec<KeyedBuildResult>, StoreError> {
         let executor = &self.executor;
         let mode = BuildMode::Normal;
-        let results = executor.build_with_share(self.job.share(), None, paths, mode, observer)?;
+        let results =
+            executor.build_with_share(self.build.job.share(), None, paths, mode, observer)?;
         for result in &results {
             for realisation in result.result.built_outputs.values() {
                 self.show(&realisation.out_path)?;
@@ -427,11 +438,11 @@ impl Store for RestrictedStore {
     }
 
     fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError> {
-        Ok(self.context.is_allowed(path))
+        Ok(self.build.context.is_allowed(path))
     }
 
     fn query_path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, StoreError> {
-        if !self.context.is_allowed(path) {
+        if !self.build.context.is_allowed(path) {
             return Ok(None);
         }
         let info = self
@@ -449,13 +460,13 @@ impl Store for RestrictedStore {
     ) -> Result<BTreeSet<StorePath>, StoreError> {
         Ok(paths
             .iter()
-            .filter(|path| self.context.is_allowed(path))
+            .filter(|path| self.build.context.is_allowed(path))
             .cloned()
             .collect())
     }
 
     fn query_all_valid_paths(&self) -> Result<BTreeSet<StorePath>, StoreError> {
-        Ok(self.context.allowed())
+        Ok(self.build.context.allowed())
     }
 
     fn query_substitutable_paths(
@@ -499,7 +510,7 @@ impl Store for RestrictedStore {
                 let path = path.or_else(|| {
                     known
                         .remove(name)
-                        .filter(|path| self.context.is_allowed(path))
+                        .filter(|path| self.build.context.is_allowed(path))
                 });
                 (name.clone(), path)
             })
@@ -656,7 +667,7 @@ impl Store for RestrictedStore {
         if mode != BuildMode::Normal {
             return self.refuse("repair or check a build");
         }
-        let _waiting = self.job.wait();
+        let _waiting = self.build.job.wait();
         let mut checked = Checked::default();
         for path in paths {
             match path {
@@ -680,14 +691,14 @@ impl Store for RestrictedStore {
     }
 
     fn query_missing(&self, paths: &[DerivedPath]) -> Result<Missing, StoreError> {
-        let is_allowed = |path: &&DerivedPath| self.context.is_allowed(path.base_path());
+        let is_allowed = |path: &&DerivedPath| self.build.context.is_allowed(path.base_path());
         let (allowed, others): (Vec<_>, Vec<_>) = paths.iter().partition(is_allowed);
         let allowed: Vec<DerivedPath> = allowed.into_iter().cloned().collect();
         let mut missing = self.executor.missing(&allowed)?;
         // What an output turned out to be is known to whom it was built for.
         missing
             .will_build
-            .retain(|path| self.context.is_allowed(path));
+            .retain(|path| self.build.context.is_allowed(path));
         missing
             .unknown
             .extend(others.into_iter().map(|path| path.base_path().clone()));
@@ -708,6 +719,97 @@ impl Store for RestrictedStore {
 
     fn verify(&self, _request: VerifyRequest) -> Result<bool, StoreError> {
         self.refuse("verify the store")
+    }
+
+    fn of_build(&self) -> Option<&dyn BuildStore> {
+        Some(self)
+    }
+}
+
+impl BuildStore for RestrictedStore {
+    fn builds_inside(&self) -> bool {
+        self.build.builds_inside
+    }
+
+    fn submits(&self) -> bool {
+        !self.build.outputs.is_empty()
+    }
+
+    fn add_scanning(
+        &self,
+        name: &str,
+        method: ContentAddressMethod,
+        algorithm: HashAlgorithm,
+        dump: &mut dyn Read,
+    ) -> Result<PathInfo, StoreError> {
+        let io = |action: &str| StoreError::io(format!("{action} `{name}`"));
+        let dir = self
+            .executor
+            .make_scratch_dir(name)
+            .map_err(failed("make a directory for what is added"))?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(dir.path().join("dump"))
+            .map_err(io("keep"))?;
+        let mut scanner = RefScanner::new(&self.build.context.allowed());
+        let mut bytes = vec![0; 64 << 10];
+        loop {
+            let len = match dump.read(&mut bytes) {
+                Ok(0) => break,
+                Ok(len) => len,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(io("read")(error)),
+            };
+            scanner.write_all(&bytes[..len]).map_err(io("scan"))?;
+            file.write_all(&bytes[..len]).map_err(io("keep"))?;
+        }
+        file.rewind().map_err(io("keep"))?;
+        let references = scanner.into_found();
+        self.add_content_addressed(name, method, algorithm, &references, false, &mut file)
+    }
+
+    fn submit_output(&self, path: &SingleDerivedPath, output: &str) -> Result<(), StoreError> {
+        let text = path.display(self.store_dir());
+        let bad = |why: &str| StoreError::BadRequest {
+            what: format!("attempted to submit `{text}` for output `{output}`, {why}"),
+        };
+        let Some(path) = path.as_opaque() else {
+            return Err(bad("which is no store path"));
+        };
+        let Some((name, expected)) = self.build.outputs.get(output) else {
+            return Err(bad("which the derivation does not have"));
+        };
+        self.check_allowed(path)?;
+        let info = self
+            .executor
+            .store
+            .path_info(path)
+            .map_err(failed("query a path"))?
+            .ok_or_else(|| StoreError::NotValid { path: path.clone() })?;
+        if path.name() != name {
+            return Err(bad(&format!("which must be named `{name}`")));
+        }
+        let is_right = match (expected, info.ca) {
+            (DerivationOutput::Fixed { path: fixed, .. }, _) => path == fixed,
+            (DerivationOutput::Floating { method, algorithm }, Some(ca)) => {
+                (ca.method, ca.hash.algorithm()) == (*method, *algorithm)
+            }
+            _ => false,
+        };
+        if !is_right {
+            return Err(bad("which does not have its content address"));
+        }
+        if info.references.contains(path) {
+            return Err(bad("which refers to itself"));
+        }
+        match self.build.context.submit(output, path) {
+            true => Ok(()),
+            false => Err(StoreError::BadRequest {
+                what: format!("attempted to submit duplicate output `{output}`, as `{text}`"),
+            }),
+        }
     }
 }
 

@@ -61,6 +61,9 @@ impl SandboxPath {
     }
 }
 
+/// The feature that lets a derivation submit its outputs.
+pub const BUILDER_RPC: &str = "builder-rpc-v0";
+
 /// How an executor builds.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -205,6 +208,7 @@ impl Settings {
         let features = [
             "benchmark",
             "big-parallel",
+            BUILDER_RPC,
             "ca-derivations",
             "nixos-test",
             "recursive-nix",

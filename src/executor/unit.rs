@@ -110,7 +110,11 @@ impl Unit<'_> {
             self.build(drv, tally)?
         };
         if is_impure {
-            let mut made = self.asked.made.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut made = self
+                .asked
+                .made
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             made.insert(self.drv_path.clone(), outputs.clone());
         }
         for (name, path) in &outputs {

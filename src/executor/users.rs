@@ -196,7 +196,10 @@ mod tests {
         let (first, second) = (acquire().unwrap(), acquire().unwrap());
         assert_eq!((first.uid, first.gid), (30001, 30000));
         assert_eq!((second.uid, second.gid), (30002, 30000));
-        assert!(matches!(acquire(), Err(UsersError::AllInUse { count: 2, .. })));
+        assert!(matches!(
+            acquire(),
+            Err(UsersError::AllInUse { count: 2, .. })
+        ));
         drop(first);
         assert_eq!(acquire().unwrap().uid, 30001);
     }
@@ -215,6 +218,9 @@ mod tests {
         let acquire = || BuildUser::allocate(dir.path(), 1000, 2 * IDS_PER_SLOT);
         let (first, second) = (acquire().unwrap(), acquire().unwrap());
         assert_eq!((first.uid, second.uid), (1000, 1000 + IDS_PER_SLOT));
-        assert!(matches!(acquire(), Err(UsersError::AllInUse { count: 2, .. })));
+        assert!(matches!(
+            acquire(),
+            Err(UsersError::AllInUse { count: 2, .. })
+        ));
     }
 }

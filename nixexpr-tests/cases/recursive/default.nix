@@ -61,6 +61,13 @@ in
     mkdir $out; ln -s $path $out/inner; echo $out > $out/self-less-$(basename $path)
     rm $out/self-less-*
   '' floating;
+  # A derivation that is made inside, and what it makes: both appear, and may be referred to.
+  dynamic = recursive "dynamic" ''
+    drv=$(nix-instantiate $inner -A maker --arg bb $bb)
+    path=$(nix build "$drv^out^out" --no-link --print-out-paths)
+    grep made $path
+    mkdir $out; ln -s $path $out/made; ln -s $drv $out/maker
+  '' { NIX_CONFIG = "experimental-features = nix-command ca-derivations recursive-nix dynamic-derivations"; };
   many-children = recursive "many-children" ''
     for i in 1 2 3 4 5 6 7 8 9 10; do
       echo $i > /build/n

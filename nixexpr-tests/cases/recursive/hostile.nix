@@ -80,6 +80,39 @@ in
     grep -q 'more than a sandbox has' /build/told || exit 7
     echo refused > $out
   '';
+  # Data could leave by the network, or come from there, by a build that may use it for one that may
+  # not: one that is asked for, and one that is known only when another has made it.
+  reaches-the-network = hostile "reaches-the-network" ''
+    hash=$(echo fetched | sha256sum | cut -d' ' -f1)
+    path=$(nix-store --print-fixed-path sha256 $hash net)
+    cat > /build/drv.json <<END
+    { "name": "net", "system": "x86_64-linux", "version": 4,
+      "builder": "$bb/bin/sh", "args": ["-c", "echo fetched > \$out"],
+      "env": { "out": "$path" },
+      "inputs": { "drvs": {}, "srcs": [ "''${bb##*/}" ] },
+      "outputs": { "out": { "hash": "$(nix hash convert --hash-algo sha256 --to sri $hash)", "method": "flat" } } }
+    END
+    drv=$(nix derivation add < /build/drv.json) || exit 6
+    nix-store -r $drv 2> /build/told && exit 5
+    grep -q 'access to the network' /build/told || exit 7
+    placeholder=${placeholder}
+    cat > /build/maker.json <<END
+    { "name": "net.drv", "system": "x86_64-linux", "version": 4,
+      "builder": "$bb/bin/sh", "args": ["-c", "$bb/bin/cat $drv > \$out"],
+      "env": { "out": "$placeholder" },
+      "inputs": { "drvs": {}, "srcs": [ "''${bb##*/}", "''${drv##*/}" ] },
+      "outputs": { "out": { "hashAlgo": "sha256", "method": "text" } } }
+    END
+    export NIX_CONFIG="$NIX_CONFIG dynamic-derivations impure-derivations"
+    maker=$(nix derivation add < /build/maker.json) || exit 8
+    nix build --no-link "$maker^out^out" 2> /build/told && exit 5
+    grep -q 'access to the network' /build/told || exit 9
+    sed 's/"hash": "[^"]*"/"hashAlgo": "sha256", "impure": true/; s,"out": "/[^"]*","out": "'"$placeholder"'",' /build/drv.json > /build/impure.json
+    impure=$(nix derivation add < /build/impure.json) || exit 10
+    nix build --no-link "$impure^out" 2> /build/told && exit 5
+    grep -q 'access to the network' /build/told || exit 11
+    echo refused > $out
+  '';
   collects-garbage = hostile "collects-garbage" ''
     nix-store --gc
     nix-store --delete --ignore-liveness $bb $secret

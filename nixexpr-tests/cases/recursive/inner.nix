@@ -31,6 +31,14 @@ rec {
     outputHashAlgo = "sha256";
   };
   numbered = drv "inner-${number}" "echo ${number} > $out" { };
+  made = drv "inner-made" "echo made > $out" { };
+  # Its output is that derivation.
+  maker = drv "inner-made.drv" "cat $drv > $out" {
+    drv = builtins.unsafeDiscardOutputDependency made.drvPath;
+    __contentAddressed = true;
+    outputHashMode = "text";
+    outputHashAlgo = "sha256";
+  };
   failing = drv "inner-failing" "echo I fail; exit 2" { };
   nested = drv "inner-nested" "nix-store --add $thing > $out; cat $(cat $out)" {
     requiredSystemFeatures = [ "recursive-nix" ];

@@ -6,6 +6,7 @@
 
 mod build;
 mod error;
+mod inside;
 mod maintenance;
 mod settings;
 mod store;
@@ -14,6 +15,7 @@ pub use build::{
     BuildMode, BuildObserver, BuildResult, BuildStatus, KeyedBuildResult, Silent, UnknownNumber,
 };
 pub use error::{BoxError, StoreError};
+pub use inside::BuildStore;
 pub use maintenance::{GcAction, GcRequest, GcResult, Roots, VerifyRequest};
 pub use settings::ClientSettings;
 pub use store::{Missing, Store};

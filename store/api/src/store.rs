@@ -10,8 +10,8 @@ use store_types::{
 };
 
 use crate::{
-    BuildMode, BuildObserver, BuildResult, ClientSettings, GcRequest, GcResult, KeyedBuildResult,
-    Roots, StoreError, VerifyRequest,
+    BuildMode, BuildObserver, BuildResult, BuildStore, ClientSettings, GcRequest, GcResult,
+    KeyedBuildResult, Roots, StoreError, VerifyRequest,
 };
 
 /// What would have to be done to make some paths valid.
@@ -167,6 +167,9 @@ pub trait Store: Send + Sync {
 
     /// Checks the store; true if errors remain.
     fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError>;
+
+    /// What a build's view of a store has beyond this; `None` for all other stores.
+    fn of_build(&self) -> Option<&dyn BuildStore>;
 }
 
 /// A compile-time check: the trait must stay object safe.

@@ -45,6 +45,12 @@ pub enum ClientError {
         /// The server's version.
         version: Version,
     },
+    /// The server has not agreed on what this takes.
+    #[error("the other store does not offer `{feature}`")]
+    NoFeature {
+        /// The feature of the protocol.
+        feature: &'static str,
+    },
     /// Nobody waits for the result any more.
     #[error("interrupted")]
     Cancelled,
@@ -54,7 +60,10 @@ impl ClientError {
     /// Whether the connection can be used for another operation: the server told
     /// the end of this one, or never heard of it.
     pub(crate) const fn is_in_step(&self) -> bool {
-        matches!(self, Self::Remote(_) | Self::TooOld { .. })
+        matches!(
+            self,
+            Self::Remote(_) | Self::TooOld { .. } | Self::NoFeature { .. }
+        )
     }
 
     /// The error as that of a store; the server's own words stay as they are.

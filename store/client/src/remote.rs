@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use store_api::{
-    BuildMode, BuildObserver, BuildResult, BuildStatus, ClientSettings, GcRequest, GcResult,
-    KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
+    BuildMode, BuildObserver, BuildResult, BuildStatus, BuildStore, ClientSettings, GcRequest,
+    GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_types::{
     ContentAddress, ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm,
-    PathInfo, Realisation, StoreDir, StorePath, output_path_name,
+    PathInfo, Realisation, SingleDerivedPath, StoreDir, StorePath, output_path_name,
 };
 use store_wire::{
     ClientOptions, Hello, NarReader, Payload, Request, Response, STRING_LEN_MAX, Session,
-    SubstitutablePathInfo, Version, WireError, Writer,
+    SubstitutablePathInfo, Version, WireError, Writer, feature,
 };
 
 use crate::connect::{Connect, UnixSocket};
@@ -187,6 +187,40 @@ impl RemoteStore {
             link: link.as_os_str().as_bytes().to_vec(),
         })?;
         self.expected("AddPermRoot", expect!(response, Link))
+    }
+
+    /// Adds an object inside a build, where the server finds its references in the content, of all
+    /// that the build may see. [`RemoteOptions::features`] must have the feature's name.
+    #[doc(alias = "AddToStoreScanning")]
+    pub fn add_scanning(
+        &self,
+        name: &str,
+        method: ContentAddressMethod,
+        algorithm: HashAlgorithm,
+        dump: &mut dyn Read,
+    ) -> Result<PathInfo, StoreError> {
+        let operation = "AddToStoreScanning";
+        self.check_feature(operation, feature::ADD_TO_STORE_SCANNING)?;
+        let request = Request::AddToStoreScanning {
+            name: name.to_owned(),
+            method,
+            algorithm,
+        };
+        let response = self.with(operation, None, |connection, log| {
+            connection.call_framed(&request, dump, log)
+        })?;
+        self.expected(operation, expect!(response, PathInfo))
+    }
+
+    /// Makes an object that was added inside a build an output of the derivation that is being
+    /// built. [`RemoteOptions::features`] must have the feature's name.
+    #[doc(alias = "SubmitOutput")]
+    pub fn submit_output(&self, path: &SingleDerivedPath, output: &str) -> Result<(), StoreError> {
+        self.check_feature("SubmitOutput", feature::SUBMIT_OUTPUT)?;
+        let (path, output) = (path.clone(), output.to_owned());
+        let response = self.call(Request::SubmitOutput { path, output })?;
+        self.expected("SubmitOutput", expect!(response, Bool))
+            .map(drop)
     }
 
     /// Adds objects in one stream (before 1.32, one by one), in their order, in
@@ -398,6 +432,17 @@ impl RemoteStore {
 
     fn session(&self) -> Result<Session, StoreError> {
         self.hello().map(|(session, _)| session)
+    }
+
+    fn check_feature(
+        &self,
+        operation: &'static str,
+        feature: &'static str,
+    ) -> Result<(), StoreError> {
+        match self.session()?.has(feature) {
+            true => Ok(()),
+            false => Err(ClientError::NoFeature { feature }.in_store(operation)),
+        }
     }
 
     fn too_old<T>(&self, operation: &'static str, session: &Session) -> Result<T, StoreError> {
@@ -794,6 +839,10 @@ impl Store for RemoteStore {
     fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError> {
         let response = self.call(Request::VerifyStore(request))?;
         self.expected("VerifyStore", expect!(response, Bool))
+    }
+
+    fn of_build(&self) -> Option<&dyn BuildStore> {
+        None
     }
 }
 

@@ -482,6 +482,10 @@ impl LocalStore {
     ) -> Result<PathInfo, LocalError> {
         let path = info.path.clone();
         self.add_temp_root(&path)?;
+        // Who builds a derivation has its lock, and may add it meanwhile.
+        if let Some(present) = self.path_info(&path)? {
+            return Ok(present);
+        }
         let _locks = self.lock_paths(&BTreeSet::from([path.clone()]))?;
         if let Some(present) = self.path_info(&path)? {
             return Ok(present);

@@ -7,13 +7,15 @@
 //! streams) follow a message and are read by [`FramedReader`] and
 //! [`NarReader`].
 //!
-//! Versions 1.21 (Nix 2.3) to 1.38 (Nix 2.24 and later) are spoken. Nothing here
+//! Versions 1.21 (Nix 2.3) to 1.38 (Nix 2.24 and later) are spoken, and of the later [`feature`]s
+//! those that add operations. Nothing here
 //! opens a socket, and nothing allocates by an announced length.
 //!
 //! Source: Nix manual, "Nix Daemon Protocol"; nix
 //! `src/libstore/worker-protocol.cc`, `daemon.cc`, `remote-store.cc`.
 
 mod codec;
+pub mod feature;
 mod framed;
 mod handshake;
 mod nar_end;

@@ -10,13 +10,14 @@ use std::io::Read;
 use store_api::{BuildMode, GcRequest, VerifyRequest};
 use store_types::{
     ContentAddress, ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm,
-    PathInfo, Realisation, StorePath,
+    PathInfo, Realisation, SingleDerivedPath, StorePath,
 };
 
 use crate::codec::{NAME_LEN_MAX, Reader, STRING_LEN_MAX, WireError, Writer};
+use crate::feature;
 use crate::session::{
-    Session, build_mode, content_address, drv_output, nar_hash, numbered, put_realisation,
-    realisation, texts, time,
+    Session, build_mode, content_address, drv_output, nar_hash, numbered, output_name,
+    put_realisation, realisation, texts, time,
 };
 
 /// The settings that a client wants for its connection.
@@ -147,6 +148,17 @@ pub enum Request {
         path: StorePath,
         link: Vec<u8>,
     },
+    /// Inside builds alone, where [`feature::SUBMIT_OUTPUT`] was agreed on.
+    SubmitOutput {
+        path: SingleDerivedPath,
+        output: String,
+    },
+    /// Inside builds alone, where [`feature::ADD_TO_STORE_SCANNING`] was agreed on.
+    AddToStoreScanning {
+        name: String,
+        method: ContentAddressMethod,
+        algorithm: HashAlgorithm,
+    },
 }
 
 impl Request {
@@ -190,6 +202,8 @@ impl Request {
             Self::AddBuildLog(_) => ("AddBuildLog", 45),
             Self::BuildPathsWithResults { .. } => ("BuildPathsWithResults", 46),
             Self::AddPermRoot { .. } => ("AddPermRoot", 47),
+            Self::SubmitOutput { .. } => ("SubmitOutput", 1000),
+            Self::AddToStoreScanning { .. } => ("AddToStoreScanning", 1001),
         }
     }
 
@@ -201,9 +215,10 @@ impl Request {
             Self::AddToStoreNar { info, .. } if !session.since(23) => {
                 Payload::Pulled(info.nar_size)
             }
-            Self::AddToStoreNar { .. } | Self::AddMultipleToStore { .. } | Self::AddBuildLog(_) => {
-                Payload::Framed
-            }
+            Self::AddToStoreNar { .. }
+            | Self::AddMultipleToStore { .. }
+            | Self::AddBuildLog(_)
+            | Self::AddToStoreScanning { .. } => Payload::Framed,
             _ => Payload::Nothing,
         }
     }
@@ -298,6 +313,19 @@ impl Request {
                 path: s.path(r, "path")?,
                 link: r.bytes("link", NAME_LEN_MAX)?,
             },
+            1000 if s.has(feature::SUBMIT_OUTPUT) => Self::SubmitOutput {
+                path: s.single_derived_path(r)?,
+                output: output_name(r, "output name")?,
+            },
+            1001 if s.has(feature::ADD_TO_STORE_SCANNING) => {
+                let name = r.name("name")?;
+                let (method, algorithm) = content_address_method(r)?;
+                Self::AddToStoreScanning {
+                    name,
+                    method,
+                    algorithm,
+                }
+            }
             value => {
                 return Err(WireError::Number {
                     field: "operation",
@@ -334,13 +362,7 @@ impl Request {
             } => {
                 w.bytes(name);
                 if s.since(25) {
-                    let fixed = match method {
-                        ContentAddressMethod::Text => "",
-                        ContentAddressMethod::Flat
-                        | ContentAddressMethod::Nar
-                        | ContentAddressMethod::Git => "fixed:",
-                    };
-                    w.bytes(format!("{fixed}{}", method.with_algorithm(*algorithm)));
+                    put_content_address_method(w, *method, *algorithm);
                     s.put_paths(w, references);
                     w.bool(*repair);
                 } else {
@@ -438,6 +460,18 @@ impl Request {
                 s.put_path(w, path);
                 w.bytes(link);
             }
+            Self::SubmitOutput { path, output } => {
+                s.put_single_derived_path(w, path);
+                w.bytes(output);
+            }
+            Self::AddToStoreScanning {
+                name,
+                method,
+                algorithm,
+            } => {
+                w.bytes(name);
+                put_content_address_method(w, *method, *algorithm);
+            }
         }
     }
 }
@@ -448,17 +482,35 @@ fn base_name<R: Read>(r: &mut Reader<R>, field: &'static str) -> Result<StorePat
         .map_err(|err| WireError::text_from(field, text.as_bytes(), err))
 }
 
+/// `text:sha256`, `fixed:<algorithm>`, `fixed:r:<algorithm>`, `fixed:git:<algorithm>`: not quite
+/// what stands in derivations.
+fn content_address_method<R: Read>(
+    r: &mut Reader<R>,
+) -> Result<(ContentAddressMethod, HashAlgorithm), WireError> {
+    let text = r.name("content address method")?;
+    ContentAddressMethod::parse_with_algorithm(text.strip_prefix("fixed:").unwrap_or(&text))
+        .filter(|(method, _)| text.starts_with("fixed:") != (*method == ContentAddressMethod::Text))
+        .ok_or_else(|| WireError::text("content address method", text.as_bytes()))
+}
+
+fn put_content_address_method(
+    w: &mut Writer,
+    method: ContentAddressMethod,
+    algorithm: HashAlgorithm,
+) {
+    let fixed = match method {
+        ContentAddressMethod::Text => "",
+        ContentAddressMethod::Flat | ContentAddressMethod::Nar | ContentAddressMethod::Git => {
+            "fixed:"
+        }
+    };
+    w.bytes(format!("{fixed}{}", method.with_algorithm(algorithm)));
+}
+
 fn add_to_store<R: Read>(s: &Session, r: &mut Reader<R>) -> Result<Request, WireError> {
     let name = r.name("name")?;
     if s.since(25) {
-        let text = r.name("content address method")?;
-        // `text:sha256`, `fixed:<algorithm>`, `fixed:r:<algorithm>`,
-        // `fixed:git:<algorithm>`: not quite what stands in derivations.
-        let (method, algorithm) = ContentAddressMethod::parse_with_algorithm(
-            text.strip_prefix("fixed:").unwrap_or(&text),
-        )
-        .filter(|(method, _)| text.starts_with("fixed:") != (*method == ContentAddressMethod::Text))
-        .ok_or_else(|| WireError::text("content address method", text.as_bytes()))?;
+        let (method, algorithm) = content_address_method(r)?;
         return Ok(Request::AddToStore {
             name,
             method,

@@ -43,7 +43,7 @@ pub enum Response {
     Names(BTreeSet<String>),
     /// Paths of outputs.
     OutputMap(BTreeMap<String, Option<StorePath>>),
-    /// An added path: `AddToStore` since 1.25.
+    /// An added path: `AddToStore` since 1.25, `AddToStoreScanning`.
     PathInfo(PathInfo),
     /// A path's info, or none if it is not valid.
     OptionalPathInfo(Option<PathInfo>),
@@ -170,7 +170,9 @@ impl Response {
             | Request::OptimiseStore
             | Request::VerifyStore(_)
             | Request::AddSignatures { .. }
-            | Request::AddBuildLog(_) => Self::Bool(r.bool("reply")?),
+            | Request::AddBuildLog(_)
+            | Request::SubmitOutput { .. } => Self::Bool(r.bool("reply")?),
+            Request::AddToStoreScanning { .. } => Self::PathInfo(s.read_keyed_path_info(r)?),
             Request::AddToStore { .. } if s.since(25) => Self::PathInfo(s.read_keyed_path_info(r)?),
             Request::AddToStore { .. } | Request::AddTextToStore { .. } => {
                 Self::Path(s.path(r, "path")?)

@@ -7,7 +7,8 @@ use std::time::Duration;
 use store_api::{BuildMode, BuildResult, BuildStatus, KeyedBuildResult, UnknownNumber};
 use store_types::{
     ContentAddress, Derivation, DerivationOutput, DerivedPath, DrvOutput, Hash, HashAlgorithm,
-    OutputsSpec, PathInfo, Realisation, StoreDir, StorePath, is_output_name,
+    NESTING_MAX, OutputsSpec, PathInfo, Realisation, SingleDerivedPath, StoreDir, StorePath,
+    is_output_name,
 };
 
 use crate::codec::{NAME_LEN_MAX, Reader, STRING_LEN_MAX, WireError, Writer};
@@ -71,6 +72,11 @@ impl Session {
     /// Whether the version is 1.`minor` or later.
     pub const fn since(&self, minor: u8) -> bool {
         self.version.minor >= minor
+    }
+
+    /// Whether this feature was agreed on.
+    pub fn has(&self, feature: &str) -> bool {
+        self.features.contains(feature)
     }
 
     pub(crate) fn put_path(&self, w: &mut Writer, path: &StorePath) {
@@ -202,6 +208,40 @@ impl Session {
         r: &mut Reader<R>,
     ) -> Result<Vec<DerivedPath>, WireError> {
         r.list("derived paths", |r| self.derived_path(r))
+    }
+
+    /// The base with a 0 before it, and for each output a 1 before all that it is an output of,
+    /// and its name after.
+    pub(crate) fn put_single_derived_path(&self, w: &mut Writer, path: &SingleDerivedPath) {
+        for _ in &path.outputs {
+            w.u64(1);
+        }
+        w.u64(0);
+        self.put_path(w, &path.base);
+        for output in &path.outputs {
+            w.bytes(output);
+        }
+    }
+
+    pub(crate) fn single_derived_path<R: Read>(
+        &self,
+        r: &mut Reader<R>,
+    ) -> Result<SingleDerivedPath, WireError> {
+        let field = "derived path";
+        let mut depth = 0;
+        while r.u64_at_most(field, 1)? == 1 {
+            depth += 1;
+            if depth > NESTING_MAX {
+                let value = depth as u64;
+                return Err(WireError::Number { field, value });
+            }
+        }
+        let base = self.path(r, field)?;
+        let outputs = (0..depth).map(|_| output_name(r, field));
+        Ok(SingleDerivedPath {
+            base,
+            outputs: outputs.collect::<Result<_, _>>()?,
+        })
     }
 
     pub(crate) fn put_build_result(&self, w: &mut Writer, result: &BuildResult) {

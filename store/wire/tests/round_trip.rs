@@ -18,12 +18,20 @@ use store_types::{
 };
 use store_wire::{
     ActivityField, ClientOptions, Reader, RemoteError, Request, Response, Session, StderrFrame,
-    SubstitutablePathInfo, Version, Writer,
+    SubstitutablePathInfo, Version, Writer, feature,
 };
 
 fn session() -> impl Strategy<Value = Session> {
-    (Version::MINIMUM.minor..=Version::LATEST.minor)
-        .prop_map(|minor| Session::new(Version::new(minor), Default::default()))
+    let features = [feature::ADD_TO_STORE_SCANNING, feature::SUBMIT_OUTPUT];
+    (Version::MINIMUM.minor..=Version::LATEST.minor).prop_map(move |minor| Session {
+        features: features.map(String::from).into(),
+        ..Session::new(Version::new(minor), Default::default())
+    })
+}
+
+fn single_derived_path() -> impl Strategy<Value = SingleDerivedPath> {
+    (path(), vec("[a-z]{1,5}", 0..4))
+        .prop_map(|(base, outputs)| SingleDerivedPath { base, outputs })
 }
 
 fn path() -> impl Strategy<Value = StorePath> {
@@ -302,6 +310,16 @@ fn request() -> impl Strategy<Value = Request> {
             .boxed(),
         (path(), any::<Vec<u8>>())
             .prop_map(|(path, link)| Request::AddPermRoot { path, link })
+            .boxed(),
+        (single_derived_path(), "[a-z]{1,8}")
+            .prop_map(|(path, output)| Request::SubmitOutput { path, output })
+            .boxed(),
+        (any::<String>(), method(), algorithm())
+            .prop_map(|(name, method, algorithm)| Request::AddToStoreScanning {
+                name,
+                method,
+                algorithm,
+            })
             .boxed(),
     ]);
     Union::new(all)
@@ -587,6 +605,56 @@ fn check_request(session: &Session, request: Request) -> Result<(), TestCaseErro
         prop_assert!(Request::read(session, &mut reader).is_err());
     }
     Ok(())
+}
+
+/// Source: nix `src/libstore/worker-protocol.cc`, `remote-store.cc`.
+#[test]
+fn what_exists_inside_builds_alone_has_the_bytes_of_nix_and_needs_its_feature() {
+    let plain = Session::new(Version::LATEST, Default::default());
+    let mut inside = plain.clone();
+    inside.features = [feature::ADD_TO_STORE_SCANNING, feature::SUBMIT_OUTPUT]
+        .map(String::from)
+        .into();
+    let base = StorePath::from_hash_and_name(&[0; 20], "a.drv").unwrap();
+    let base_text = inside.store_dir.display(&base);
+    let submit = Request::SubmitOutput {
+        path: SingleDerivedPath {
+            base,
+            outputs: vec!["first".into(), "second".into()],
+        },
+        output: "out".into(),
+    };
+    let add = Request::AddToStoreScanning {
+        name: "thing".into(),
+        method: ContentAddressMethod::Nar,
+        algorithm: HashAlgorithm::Sha256,
+    };
+    let mut expected = [Writer::new(), Writer::new()];
+    expected[0].u64(1000).u64(1).u64(1).u64(0).bytes(base_text);
+    expected[0].bytes("first").bytes("second").bytes("out");
+    expected[1].u64(1001).bytes("thing").bytes("fixed:r:sha256");
+    for (request, expected) in [submit, add].into_iter().zip(expected) {
+        let mut w = Writer::new();
+        request.write(&inside, &mut w);
+        let bytes = w.into_bytes();
+        assert_eq!(bytes, expected.into_bytes());
+        let mut reader = Reader::new(&bytes[..]);
+        assert_eq!(Request::read(&inside, &mut reader).unwrap(), Some(request));
+        assert!(Request::read(&plain, &mut Reader::new(&bytes[..])).is_err());
+    }
+}
+
+#[test]
+fn a_path_of_outputs_without_end_is_refused() {
+    let mut inside = Session::new(Version::LATEST, Default::default());
+    inside.features.insert(feature::SUBMIT_OUTPUT.into());
+    let mut w = Writer::new();
+    w.u64(1000);
+    for _ in 0..1000 {
+        w.u64(1);
+    }
+    let bytes = w.into_bytes();
+    assert!(Request::read(&inside, &mut Reader::new(&bytes[..])).is_err());
 }
 
 proptest! {

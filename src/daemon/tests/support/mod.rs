@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use droste_daemon::{ConnectionOptions, Limits, Server, Trust};
 use store_api::{
-    BuildMode, BuildObserver, BuildResult, BuildStatus, ClientSettings, GcRequest, GcResult,
-    KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
+    BuildMode, BuildObserver, BuildResult, BuildStatus, BuildStore, ClientSettings, GcRequest,
+    GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_types::{
     ContentAddress, ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm,
@@ -466,6 +466,10 @@ impl Store for DirStore {
 
     fn verify(&self, _request: VerifyRequest) -> Result<bool, StoreError> {
         Ok(false)
+    }
+
+    fn of_build(&self) -> Option<&dyn BuildStore> {
+        None
     }
 }
 
