@@ -49,24 +49,33 @@ const INPUTS: &[&str] = &[
     "shims/runner/src",
     "shims/builtins/Cargo.toml",
     "shims/builtins/src",
+    "shims/nix/Cargo.toml",
+    "shims/nix/src",
     "src/sys",
+    "store/api/Cargo.toml",
+    "store/api/src",
+    "store/client/Cargo.toml",
+    "store/client/src",
     "store/nar/Cargo.toml",
     "store/nar/src",
     "store/types/Cargo.toml",
     "store/types/src",
+    "store/wire/Cargo.toml",
+    "store/wire/src",
 ];
 
 /// The programs: package, profile, and the variable that tells the crate where it is.
-fn programs() -> [(&'static str, &'static str, &'static str); 3] {
-    // The builtin builders are part of no identity, and take long to optimize.
-    let builtins = match variable("OPT_LEVEL").to_str() {
+fn programs() -> [(&'static str, &'static str, &'static str); 4] {
+    // These are part of no child's identity, and take long to optimize.
+    let large = match variable("OPT_LEVEL").to_str() {
         Some("0" | "1") => "builtins-quick",
         _ => "builtins",
     };
     [
         ("shim-cc", "shim", "DROSTE_SHIM_CC"),
         ("shim-runner", "shim", "DROSTE_RUNNER"),
-        ("shim-builtins", builtins, "DROSTE_BUILTINS"),
+        ("shim-builtins", large, "DROSTE_BUILTINS"),
+        ("shim-nix", large, "DROSTE_SHIM_NIX"),
     ]
 }
 

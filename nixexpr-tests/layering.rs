@@ -50,6 +50,11 @@ const ALLOWED: &[(&str, &str, &[&str])] = &[
     ("shims/cc", "shim-cc", &["shim-core", "droste-start"]),
     ("shims/runner", "shim-runner", &["shim-core", "droste-sys"]),
     (
+        "shims/nix",
+        "shim-nix",
+        &["store-types", "store-api", "store-client", "shim-core"],
+    ),
+    (
         "shims/builtins",
         "shim-builtins",
         &["store-types", "store-nar"],

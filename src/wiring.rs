@@ -117,6 +117,7 @@ pub fn open_executor(
     let embedded = Embedded {
         shim_cc: embedded::SHIM_CC,
         runner: embedded::RUNNER,
+        shim_nix: embedded::SHIM_NIX,
         builtins: embedded::BUILTINS,
     };
     Executor::open(store, settings, spawner, embedded, serve_store())

@@ -36,6 +36,8 @@ pub struct Embedded {
     pub shim_cc: &'static [u8],
     /// The builder of children, a static executable.
     pub runner: &'static [u8],
+    /// What the shim becomes in a build by another Nix, a static executable.
+    pub shim_nix: &'static [u8],
     /// The builders that derivations name as `builtin:…`, a static executable.
     pub builtins: &'static [u8],
 }

@@ -50,6 +50,11 @@ impl Executor {
             for name in SHIM_NAMES {
                 std::os::unix::fs::symlink("droste-shim", bin.join(name))?;
             }
+            let libexec = dir.join("libexec");
+            std::fs::create_dir(&libexec)?;
+            for (name, program) in self.beside_shims() {
+                write_program(&libexec.join(name), program)?;
+            }
             Ok(())
         })?;
         self.programs
@@ -57,6 +62,14 @@ impl Executor {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(SHIMS_NAME, path.clone());
         Ok(path)
+    }
+
+    /// What the shims need in a build by another Nix, sorted.
+    fn beside_shims(&self) -> [(&'static str, &'static [u8]); 2] {
+        [
+            ("droste-nix", self.embedded.shim_nix),
+            ("droste-runner", self.embedded.runner),
+        ]
     }
 
     /// The path that [`shims_package`](Self::shims_package) has, whether it was added
@@ -81,7 +94,8 @@ impl Executor {
 
     /// The NAR of the shims' store object.
     fn shims_nar(&self) -> Vec<u8> {
-        let mut nar = Vec::with_capacity(self.embedded.shim_cc.len() + 4096);
+        let beside: usize = self.beside_shims().iter().map(|(_, it)| it.len()).sum();
+        let mut nar = Vec::with_capacity(self.embedded.shim_cc.len() + beside + 4096);
         let mut words = |texts: &[&[u8]]| {
             for text in texts {
                 nar.extend_from_slice(&(text.len() as u64).to_le_bytes());
@@ -126,6 +140,14 @@ impl Executor {
                 words(&[b"symlink", b"target", b"droste-shim"]);
             }
             words(&[b")", b")"]);
+        }
+        words(&[b")", b")"]);
+        words(&[b"entry", b"(", b"name", b"libexec", b"node"]);
+        words(&[b"(", b"type", b"directory"]);
+        for (name, program) in self.beside_shims() {
+            words(&[b"entry", b"(", b"name", name.as_bytes(), b"node"]);
+            words(&[b"(", b"type", b"regular", b"executable", b""]);
+            words(&[b"contents", program, b")", b")"]);
         }
         words(&[b")", b")", b")"]);
         nar

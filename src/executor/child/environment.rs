@@ -8,52 +8,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use shim_core::args::is_read_by_compilers;
 use shim_core::client::SESSION_VARIABLE;
 
 use super::wrapper::is_any_nixpkgs_wrapper;
-
-/// Variables that a compiler driver, its passes and the C library's messages
-/// read. Sources: gcc manual, "Environment Variables Affecting GCC"; clang manual,
-/// "Environment variables"; `GCC_URLS`, `TERM_URLS`: gcc manual, "Diagnostic
-/// Message Formatting Options".
-const READ_BY_COMPILERS: &[&str] = &[
-    "CLICOLOR",
-    "CLICOLOR_FORCE",
-    "COLORTERM",
-    "COLUMNS",
-    "COMPILER_PATH",
-    "CPATH",
-    "CPLUS_INCLUDE_PATH",
-    "C_INCLUDE_PATH",
-    "FORCE_SOURCE_DATE",
-    "GCC_COLORS",
-    "GCC_EXEC_PREFIX",
-    "GCC_EXTRA_DIAGNOSTIC_OUTPUT",
-    "GCC_URLS",
-    "LANG",
-    "LANGUAGE",
-    "LD_LIBRARY_PATH",
-    "LD_PRELOAD",
-    // nixpkgs' C library.
-    "LOCALE_ARCHIVE",
-    "LOCALE_ARCHIVE_2_27",
-    "LOCPATH",
-    "NO_COLOR",
-    "OBJC_INCLUDE_PATH",
-    "OBJCPLUS_INCLUDE_PATH",
-    // The assembler reads its options by getopt(3).
-    "POSIXLY_CORRECT",
-    "SOURCE_DATE_EPOCH",
-    "TEMP",
-    "TERM",
-    "TERM_URLS",
-    "TMP",
-    "TMPDIR",
-    "TZ",
-];
-
-/// Variables whose names begin so are read, too.
-const READ_BY_PREFIX: &[&str] = &["LC_"];
 
 /// Words of a shell with which a line begins that assigns to all variables that it names.
 const ASSIGN_ALL: &[&str] = &[
@@ -95,10 +53,7 @@ pub fn relevant(
     let is = |names: &[&str], name: &[u8]| names.iter().any(|known| known.as_bytes() == name);
     let mut kept = BTreeMap::new();
     for (name, value) in env {
-        let by_compiler = is(READ_BY_COMPILERS, name)
-            || READ_BY_PREFIX
-                .iter()
-                .any(|prefix| name.starts_with(prefix.as_bytes()));
+        let by_compiler = is_read_by_compilers(name);
         let by_wrapper = named_by_wrapper.is_some_and(|words| {
             let is_composed = name.starts_with(b"NIX_") && !is(NOT_FOR_WRAPPERS, name);
             words.contains(name) || (is_nixpkgs && is_composed)
@@ -113,8 +68,7 @@ pub fn relevant(
     kept
 }
 
-/// What linkers, and the drivers that call them, read beside
-/// [`READ_BY_COMPILERS`]. Sources: ld(1), "ENVIRONMENT"; gcc manual, "Environment Variables
+/// What linkers, and the drivers that call them, read beside what compilers do. Sources: ld(1), "ENVIRONMENT"; gcc manual, "Environment Variables
 /// Affecting GCC"; the calls of `getenv` in GCC's `collect2` and `lto-wrapper` and in BFD.
 const READ_BY_LINKERS: &[&str] = &[
     "BINUTILS_ROOT",

@@ -49,6 +49,56 @@ const IN_STORE: &[&str] = &[
     "NLSPATH",
 ];
 
+/// Variables that a compiler driver, its passes and the C library's messages
+/// read. Sources: gcc manual, "Environment Variables Affecting GCC"; clang manual,
+/// "Environment variables"; `GCC_URLS`, `TERM_URLS`: gcc manual, "Diagnostic
+/// Message Formatting Options".
+const READ_BY_COMPILERS: &[&str] = &[
+    "CLICOLOR",
+    "CLICOLOR_FORCE",
+    "COLORTERM",
+    "COLUMNS",
+    "COMPILER_PATH",
+    "CPATH",
+    "CPLUS_INCLUDE_PATH",
+    "C_INCLUDE_PATH",
+    "FORCE_SOURCE_DATE",
+    "GCC_COLORS",
+    "GCC_EXEC_PREFIX",
+    "GCC_EXTRA_DIAGNOSTIC_OUTPUT",
+    "GCC_URLS",
+    "LANG",
+    "LANGUAGE",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    // nixpkgs' C library.
+    "LOCALE_ARCHIVE",
+    "LOCALE_ARCHIVE_2_27",
+    "LOCPATH",
+    "NO_COLOR",
+    "OBJC_INCLUDE_PATH",
+    "OBJCPLUS_INCLUDE_PATH",
+    // The assembler reads its options by getopt(3).
+    "POSIXLY_CORRECT",
+    "SOURCE_DATE_EPOCH",
+    "TEMP",
+    "TERM",
+    "TERM_URLS",
+    "TMP",
+    "TMPDIR",
+    "TZ",
+];
+
+/// Variables whose names begin so are read, too.
+const READ_BY_PREFIX: &[&str] = &["LC_"];
+
+/// Whether a compiler, its passes or the libraries that they use read this variable.
+pub fn is_read_by_compilers(name: &[u8]) -> bool {
+    let is = |known: &&str| known.as_bytes() == name;
+    let begins = |prefix: &&str| name.starts_with(prefix.as_bytes());
+    READ_BY_COMPILERS.iter().any(is) || READ_BY_PREFIX.iter().any(begins)
+}
+
 /// Reads an environment of `NAME=VALUE` entries for a compile of `language`.
 ///
 /// `store_dir` is `/nix/store`, without a slash at the end.

@@ -13,7 +13,9 @@ mod table;
 mod tool;
 mod traced;
 
-pub use environment::{Environment, environment, traced_environment, wrapper_flags};
+pub use environment::{
+    Environment, environment, is_read_by_compilers, traced_environment, wrapper_flags,
+};
 pub use parse::classify;
 pub use response::{Expansion, expand};
 pub use tool::{Tool, tool_of};
