@@ -37,8 +37,8 @@ struct ShowArgs {
     /// Print all derivations that they need, too
     #[arg(short, long)]
     recursive: bool,
-    /// Print it as the command of which version of Nix does: from this one on, up to the next
-    #[arg(long, value_enum, value_name = "VERSION", default_value_t = Like::V2_33)]
+    /// Print it as the command of this version of Nix does
+    #[arg(long, value_enum, value_name = "VERSION", default_value_t = Like::V2_34)]
     like: Like,
     /// Print it with lines [default: on a terminal, and for the older versions always]
     #[arg(long, overrides_with = "no_pretty")]
@@ -50,12 +50,15 @@ struct ShowArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Like {
-    #[value(name = "2.4")]
-    V2_4,
-    #[value(name = "2.23")]
-    V2_23,
-    #[value(name = "2.33")]
-    V2_33,
+    /// 2.4 to 2.17: `nix show-derivation`
+    #[value(name = "2.8")]
+    V2_8,
+    /// 2.23 to 2.29
+    #[value(name = "2.26")]
+    V2_26,
+    /// 2.33 and later
+    #[value(name = "2.34")]
+    V2_34,
 }
 
 /// Add a derivation that is read from standard input as JSON, and print its path
@@ -120,9 +123,9 @@ fn show(context: &Context, args: &ShowArgs) -> Result<u8, CommandError> {
         drvs.insert(path, drv);
     }
     let (shape, is_pretty) = match args.like {
-        Like::V2_4 => (DerivationJsonShape::Nix28, true),
-        Like::V2_23 => (DerivationJsonShape::FullPaths, true),
-        Like::V2_33 => (DerivationJsonShape::Version4, is_stdout_terminal()),
+        Like::V2_8 => (DerivationJsonShape::Nix28, true),
+        Like::V2_26 => (DerivationJsonShape::FullPaths, true),
+        Like::V2_34 => (DerivationJsonShape::Version4, is_stdout_terminal()),
     };
     let is_pretty = !args.no_pretty && (args.pretty || is_pretty);
     let mut text = shape.print(store.store_dir(), &drvs, is_pretty)?;

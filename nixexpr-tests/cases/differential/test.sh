@@ -79,6 +79,10 @@ done < "$WORK/drvs"
 equal "all that is valid is as in Nix 2.34's store" "$(others "$WORK/infos-34")" "$(others "$WORK/infos-droste")"
 clean "nothing is left behind" "$WORK/droste-34"
 verified "the store verifies" "$WORK/droste-34"
+mapfile -t drvs < <(sed 's/.* //' "$WORK/drvs")
+equal "all derivations are shown as Nix 2.34 shows them" \
+    "$(nix34 nix derivation show --store "$WORK/34" -r "${drvs[@]}" | sha256sum)" \
+    "$(droste derivation show --store "$WORK/34" -r "${drvs[@]}" | sha256sum)"
 equal "a realisation is recorded as Nix 2.34 does" \
     "$(nix34 nix realisation info --store "$WORK/34" --json "$(sed -n 's/^floating-simple //p' "$WORK/drvs")^out" 2>&1)" \
     "$(nix34 nix realisation info --store "$WORK/droste-34" --json "$(sed -n 's/^floating-simple //p' "$WORK/drvs")^out" 2>&1)"

@@ -58,12 +58,12 @@ if [ -n "$nix28_here" ]; then
     nix28 nix-store --store "$WORK/old" --init
     nix34 nix-store --store "$drvs" --export $(nix34 nix-store --store "$drvs" -qR "${old[@]}") > "$WORK/export"
     nix28 nix-store --store "$WORK/old" --import < "$WORK/export" > /dev/null
-    equal "derivation show --like 2.4 prints what Nix 2.8 prints" \
+    equal "derivation show --like 2.8 prints what Nix 2.8 prints" \
         "$(nix28 nix show-derivation --store "$WORK/old" -r "${old[@]}" | sha256sum)" \
-        "$(droste derivation show --like 2.4 --store "$WORK/old" -r "${old[@]}" | sha256sum)"
+        "$(droste derivation show --like 2.8 --store "$WORK/old" -r "${old[@]}" | sha256sum)"
     NIX28=
 else
-    skip "derivation show --like 2.4 prints what Nix 2.8 prints" "$NIX28_WHY"
+    skip "derivation show --like 2.8 prints what Nix 2.8 prints" "$NIX28_WHY"
 fi
 mkdir "$WORK/json" "$WORK/bare" "$WORK/full"
 printf 'a source' > "$WORK/source"

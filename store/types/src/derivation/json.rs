@@ -33,7 +33,7 @@ pub enum DerivationJsonShape {
     /// the path of a fixed output left out; the derivations are a member of the whole.
     #[default]
     Version4,
-    /// Nix 2.18 to 2.31: full paths, the derivations are the whole.
+    /// Nix 2.23 to 2.29: full paths, the derivations are the whole.
     FullPaths,
     /// Nix 2.4 to 2.17, `nix show-derivation`: members in an order of their own, method
     /// and algorithm of an output in one, structured attributes as the variable that they
