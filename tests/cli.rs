@@ -142,20 +142,22 @@ fn help_lists_the_commands() {
 Usage: droste [OPTIONS] <COMMAND>
 
 Commands:
-  build       Build derivations, and make every compile a derivation of its own
-  run         Run a command of this machine, such as `make -j8`, and memoize its compiler calls
-  cc          Run one compiler call, and memoize it: CC=\"droste cc gcc\"
-  memo        Run one call of any program, such as bison or a script, and memoize it
-  stats       Print what became of compiler calls, over all builds of this store
-  store       Look into the store, add to it, and keep it in order
-  derivation  Show derivations as JSON, and add them
-  child       Look at the children that compiler calls became
-  why         Tell why a compiler call was not in memory: the nearest earlier one, and what differs
-  toolchain   Compilers for builds, without a Nix package collection
-  shims       Add the compiler shims to the store, for the PATH of builds, and print their path
-  daemon      Serve the store to Nix's commands and others, and the host's compiler calls, until stopped
-  remote      Be the remote builder of this machine's Nix: pass what it says on to the daemon
-  demo        Build Lua five times, and show what was not done again
+  build             Build derivations, and make every compile a derivation of its own
+  run               Run a command of this machine, such as `make -j8`, and memoize its compiler calls
+  cc                Run one compiler call, and memoize it: CC=\"droste cc gcc\"
+  memo              Run one call of any program, such as bison or a script, and memoize it
+  stats             Print what became of compiler calls, over all builds of this store
+  store             Look into the store, add to it, and keep it in order
+  derivation        Show derivations as JSON, and add them
+  child             Look at the children that compiler calls became
+  why               Tell why a compiler call was not in memory: the nearest earlier one, and what differs
+  toolchain         Compilers for builds, without a Nix package collection
+  shims             Add the compiler shims to the store, for the PATH of builds, and print their path
+  daemon            Serve the store to Nix's commands and others, and the host's compiler calls, until stopped
+  config            Show settings
+  remote            Be the remote builder of this machine's Nix: pass what it says on to the daemon
+  external-builder  Run one builder for this machine's Nix, which has Droste among its external builders
+  demo              Build Lua five times, and show what was not done again
 
 Options:
   -h, --help     Print help
