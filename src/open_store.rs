@@ -7,7 +7,7 @@ use std::io::{BufReader, Read, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use droste_executor::{Executor, Settings};
+use droste_executor::{Executor, Settings, Unmonitored};
 use store_api::{
     BoxError, BuildMode, BuildObserver, BuildResult, BuildStore, ClientSettings, GcRequest,
     GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
@@ -48,10 +48,6 @@ impl OpenStore {
 
     fn store(&self) -> &LocalStore {
         self.executor.store()
-    }
-
-    fn refuse<T>(&self, operation: &'static str) -> Result<T, StoreError> {
-        Err(StoreError::Refused { operation })
     }
 
     fn check_valid(&self, path: &StorePath) -> Result<(), StoreError> {
@@ -187,13 +183,11 @@ impl Store for OpenStore {
         repair: bool,
         dump: &mut dyn Read,
     ) -> Result<PathInfo, StoreError> {
-        if repair {
-            return self.refuse("AddToStore with repair");
-        }
+        self.executor.collect_if_needed(&Unmonitored);
         let mut dump = BufReader::with_capacity(BUFFER_LEN, dump);
         let info = self
             .store()
-            .add_content_addressed(name, method, algorithm, references, &mut dump)
+            .add_addressed(name, method, algorithm, references, repair, &mut dump)
             .map_err(failed("add an object"))?;
         std::io::copy(&mut dump, &mut std::io::sink())
             .map_err(StoreError::io("read an object to its end"))?;
@@ -207,9 +201,6 @@ impl Store for OpenStore {
         check_signatures: bool,
         nar: &mut dyn Read,
     ) -> Result<(), StoreError> {
-        if repair {
-            return self.refuse("AddToStoreNar with repair");
-        }
         // What is not content-addressed needs the signature of a key that is trusted here, or
         // a client that says it has checked it.
         let settings = self.settings();
@@ -218,14 +209,15 @@ impl Store for OpenStore {
         if needs_signature
             && info.ca.is_none()
             && !info.is_signed_by(self.store_dir(), &settings.trusted_public_keys)
-            && !self.is_valid_path(&info.path)?
+            && (repair || !self.is_valid_path(&info.path)?)
         {
             return Err(StoreError::Untrusted {
                 path: info.path.clone(),
             });
         }
+        self.executor.collect_if_needed(&Unmonitored);
         self.store()
-            .add_nar(info, nar)
+            .add_nar_with(info, repair, nar)
             .map_err(failed("add an object"))
     }
 
@@ -295,8 +287,10 @@ impl Store for OpenStore {
         self.executor.missing(paths)
     }
 
-    fn add_build_log(&self, _drv: &StorePath, _log: &mut dyn Read) -> Result<(), StoreError> {
-        self.refuse("AddBuildLog")
+    fn add_build_log(&self, drv: &StorePath, log: &mut dyn Read) -> Result<(), StoreError> {
+        self.store()
+            .add_build_log(drv, log)
+            .map_err(failed("keep a log"))
     }
 
     fn collect_garbage(&self, request: &GcRequest) -> Result<GcResult, StoreError> {
@@ -306,10 +300,14 @@ impl Store for OpenStore {
             store_api::GcAction::DeleteDead => GcAction::DeleteDead,
             store_api::GcAction::DeleteSpecific => GcAction::DeleteSpecific,
         };
+        let settings = self.settings();
+        let nix = &settings.as_deref().unwrap_or(self.executor.settings()).nix;
         let options = GcOptions {
             paths_to_delete: request.paths_to_delete.clone(),
             ignore_liveness: request.ignore_liveness,
             max_freed_bytes: request.max_freed_bytes,
+            keep_outputs: nix.flag("keep-outputs"),
+            keep_derivations: nix.flag("keep-derivations"),
             ..GcOptions::new(action)
         };
         let report = self
@@ -333,14 +331,18 @@ impl Store for OpenStore {
     }
 
     fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError> {
-        if request.repair {
-            return self.refuse("VerifyStore with repair");
-        }
         let report = self
             .store()
             .verify(request.check_contents)
             .map_err(failed("verify the store"))?;
-        Ok(!report.problems.is_empty())
+        if !request.repair {
+            return Ok(!report.is_sound());
+        }
+        let repaired = self
+            .executor
+            .repair(&report, &Unmonitored)
+            .map_err(failed("repair the store"))?;
+        Ok(!repaired.failures.is_empty())
     }
 
     fn of_build(&self) -> Option<&dyn BuildStore> {

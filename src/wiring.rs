@@ -8,8 +8,7 @@ use droste_executor::{Embedded, Executor, OpenError, ServeStore, Settings};
 use droste_sandbox::Spawner;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use store_client::{RemoteOptions, RemoteStore};
-use store_local::{LocalError, LocalStore};
-use store_types::StoreDir;
+use store_local::{DefaultDirs, LocalError, LocalStore, LocalStoreConfig};
 
 use crate::embedded;
 use crate::shared_store::Host;
@@ -17,11 +16,11 @@ use crate::shared_store::Host;
 /// The Nix that our servers behave like; clients show it.
 pub const NIX_VERSION: &str = "2.34.8";
 
-/// Opens the store in this directory, making it if need be.
+/// Opens this store, making it if need be.
 ///
 /// What it has borrowed lies in the machine's own store directory.
-pub fn open_store(root: &Path) -> Result<Arc<LocalStore>, LocalError> {
-    let store = LocalStore::open(root, StoreDir::default())?;
+pub fn open_store(config: &LocalStoreConfig) -> Result<Arc<LocalStore>, LocalError> {
+    let store = LocalStore::open_at(config)?;
     let machines = Path::new(store.store_dir().as_str());
     if machines.is_dir() && !is_same_dir(machines, store.physical_dir()) {
         // Where it may not be looked into there is nothing to borrow, and all else goes on.
@@ -30,9 +29,12 @@ pub fn open_store(root: &Path) -> Result<Arc<LocalStore>, LocalError> {
     Ok(Arc::new(store))
 }
 
-/// Opens the store in this directory beside another one, whose objects lie there.
-pub fn open_store_beside(root: &Path, lender: &Path) -> Result<Arc<LocalStore>, LocalError> {
-    let store = LocalStore::open(root, StoreDir::default())?;
+/// Opens this store beside another one, whose objects lie there.
+pub fn open_store_beside(
+    config: &LocalStoreConfig,
+    lender: &Path,
+) -> Result<Arc<LocalStore>, LocalError> {
+    let store = LocalStore::open_at(config)?;
     store.set_lender(lender)?;
     Ok(Arc::new(store))
 }
@@ -47,8 +49,17 @@ pub fn open_host_store(store: &LocalStore, own: &[PathBuf]) -> Option<Host> {
     if is_same_dir(machines, store.physical_dir()) {
         return None;
     }
-    let state = std::env::var_os("NIX_STATE_DIR").unwrap_or_else(|| "/nix/var/nix".into());
-    let state = Path::new(&state);
+    let defaults = DefaultDirs::of_environment(&|name| std::env::var_os(name)).ok()?;
+    let machines = LocalStoreConfig {
+        dir: store.store_dir().clone(),
+        root: None,
+        real: machines.to_owned(),
+        state: defaults.state,
+        log: defaults.log,
+        build_dir: None,
+        read_only: false,
+    };
+    let state = &machines.state;
     let socket: PathBuf = match std::env::var_os("NIX_DAEMON_SOCKET_PATH") {
         Some(socket) => socket.into(),
         None => state.join("daemon-socket/socket"),
@@ -67,10 +78,10 @@ pub fn open_host_store(store: &LocalStore, own: &[PathBuf]) -> Option<Host> {
     if daemons.hello().is_ok() {
         return Some(Host::new(Arc::new(daemons)));
     }
-    if !state.join("db/db.sqlite").exists() || state != Path::new("/nix/var/nix") {
+    if !state.join("db/db.sqlite").exists() {
         return None;
     }
-    let host = LocalStore::open_as_it_is(Path::new("/"), store.store_dir().clone()).ok()?;
+    let host = LocalStore::open_as_it_is(&machines).ok()?;
     Some(Host::new(Arc::new(host)))
 }
 

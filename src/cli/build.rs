@@ -211,7 +211,7 @@ pub fn run(context: &Context, args: &BuildArgs) -> Result<u8, CommandError> {
     // Only an expression can be built in a store that is not there yet.
     let store = match args.expressions.0.is_empty() {
         true => super::store::open_existing(context)?,
-        false => wiring::open_store(&context.store_root)?,
+        false => wiring::open_store(&context.store)?,
     };
     let requested = requested(context, args, &store, &evaluated)?;
     let executor = wiring::open_executor(store.clone(), settings, wiring::start_spawner()?)?;
@@ -367,7 +367,7 @@ fn evaluate(
     let mut all = Vec::new();
     for expression in &args.expressions.0 {
         status.now("evaluating");
-        match expression.instantiate(&context.store_root, status) {
+        match expression.instantiate(&context.store.to_argument(), status) {
             Err(error @ EvalError::Missing) => {
                 return Err(error).hint(|| {
                     "install Nix (Debian: `apt-get install nix-bin`), or give `droste build` a `.drv` file"
@@ -388,7 +388,7 @@ fn hint_for_argument(text: &str, error: &StoreArgError, context: &Context) -> Op
         StoreArgError::Outside { .. } => Some(format!(
             "a derivation is built in the store that it and its inputs are in: copy them with \
              `nix copy --to {}`, or name their store with `--store DIR`",
-            context.store_root.display()
+            context.store.to_argument().display()
         )),
         _ => None,
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use bstr::{BStr, ByteSlice};
 use clap::{Args, Subcommand};
 use droste_executor::child::index::Index;
+use droste_executor::droste_state_dir;
 use shim_core::manifest::{Entry, Manifest};
 use store_local::LocalStore;
 use store_types::{Derivation, DerivationJsonShape, StoreDir, StorePath};
@@ -130,10 +131,7 @@ fn find(store: &LocalStore, text: &str) -> Result<(StorePath, Option<StorePath>)
         .map_or(text, |inside| inside.trim_start_matches('/'));
     // What follows the store path, as in `…-lapi.o/files`, is of no importance.
     let part = part.split('/').next().unwrap_or(part);
-    let index_file = store
-        .state_dir()
-        .with_file_name("droste")
-        .join("children.sqlite");
+    let index_file = droste_state_dir(store.config()).join("children.sqlite");
     let mut found = match index_file.exists() {
         true => Index::open(&index_file)?.find(part, FOUND_MAX)?,
         false => Vec::new(),

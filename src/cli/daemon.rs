@@ -19,6 +19,8 @@ use rustix::fs::Access;
 use shim_core::client::Server as SocketServer;
 use store_api::{Store, StoreError};
 use store_client::{RemoteOptions, RemoteStore};
+use store_local::{DefaultDirs, LocalStoreConfig};
+use store_types::{StoreDir, StoreKind, StoreReference};
 
 use super::build::SettingsArgs;
 use super::doors::{self, DoorError, FOR_OWNER, Porter};
@@ -26,7 +28,8 @@ use super::error::{CommandError, Hint};
 use super::instance::{self, InstanceError};
 use super::report::Verbosity;
 use super::stdio::Streams;
-use super::{Context, exit_code, interrupt, print_line, serving};
+use super::store_uri::Surroundings;
+use super::{Context, exit_code, interrupt, print_line};
 use crate::external::server::ExternalBuilds;
 use crate::open_store::OpenStore;
 use crate::proxy_store::ProxyStore;
@@ -38,9 +41,6 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// How long directories stay open after a call, for the next one.
 const QUIET: Duration = Duration::from_secs(1);
-
-/// Where the machine's own daemon listens.
-const MACHINES_SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
 
 /// Where Nix's daemon listens, below the directory of a store's state.
 const SOCKET_IN_STATE: &str = "daemon-socket/socket";
@@ -60,7 +60,8 @@ pub struct DaemonArgs {
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Serve the machine's own store, with all of its daemon at this socket but builds, which are
-    /// Droste's: PATH, `unix://PATH`, `unix://PATH?root=DIR` for a store in a directory, or `auto`
+    /// Droste's: PATH, `daemon`, `unix://PATH`, or `unix://PATH?root=DIR` and the like for a store
+    /// that is not in its usual place
     #[arg(long, value_name = "SOCKET", conflicts_with = "stdio")]
     proxy: Option<String>,
     /// End when there has been nothing to do for so long
@@ -144,6 +145,8 @@ enum DaemonError {
     Accounts(#[source] io::Error),
     #[error("there is no group `{0}`")]
     NoGroup(String),
+    #[error("`{0}` names no daemon's socket")]
+    NoDaemon(String),
     #[error("cannot leave the session of whoever started the daemon")]
     Detach(#[source] io::Error),
     #[error("cannot make `{}`", dir.display())]
@@ -176,7 +179,7 @@ fn detach(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
         .arg("daemon")
         .arg("--despite-nix-conf")
         .arg("--store")
-        .arg(&context.store_root);
+        .arg(context.store.to_argument());
     if let Some(seconds) = args.idle_seconds {
         command.arg("--idle-seconds").arg(seconds.to_string());
     }
@@ -194,19 +197,25 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
     settings.diagnose = |text| eprintln!("droste: {text}");
     let handed_over = doors::handed_over().map_err(DaemonError::Door)?;
     let pid_file = context.pid_file();
-    let _claim = instance::claim(&pid_file, &context.store_root).map_err(|error| match error {
-        InstanceError::Running => {
-            CommandError::from(error).with_hint("`droste daemon stop` ends it")
-        }
-        error => error.into(),
-    })?;
+    let _claim =
+        instance::claim(&pid_file, &context.store.to_argument()).map_err(|error| match error {
+            InstanceError::Running => {
+                CommandError::from(error).with_hint("`droste daemon stop` ends it")
+            }
+            error => error.into(),
+        })?;
     let spawner = wiring::start_spawner()?;
-    let machines = args.proxy.as_deref().map(Machines::parse);
+    let machines = args.proxy.as_deref().map(Machines::parse).transpose()?;
     let store = match &machines {
-        Some(machines) => wiring::open_store_beside(&context.store_root, &machines.store_dir())?,
-        None => wiring::open_store(&context.store_root)?,
+        Some(machines) => {
+            // What is built beside it is for it.
+            let mut ours = context.store.clone();
+            ours.dir.clone_from(&machines.dir);
+            wiring::open_store_beside(&ours, &machines.real)?
+        }
+        None => wiring::open_store(&context.store)?,
     };
-    let root = store.root().to_owned();
+    let config = store.config().clone();
     let executor = wiring::open_executor(store, settings, spawner)?;
     let is_ended = interrupt::watch()?;
     let porter = Porter::new(
@@ -255,14 +264,15 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
         Some(machines) => format!(
             "serving the store of the daemon at `{}`, builds apart; for Nix: --store 'unix://{socket}{}'",
             machines.socket.display(),
-            machines.query()
+            machines.query
         ),
-        None if root == Path::new("/") => {
+        None if is_machines(&config) => {
             format!("serving this machine's store; for Nix: --store 'unix://{socket}'")
         }
         None => format!(
-            "serving the store in `{0}`; for Nix: --store 'unix://{socket}?root={0}'",
-            root.display(),
+            "serving the store in `{}`; for Nix: --store 'unix://{socket}?{}'",
+            config.place().display(),
+            config.query()
         ),
     });
     doors::notify("READY=1");
@@ -321,6 +331,14 @@ fn socket_for_clients(args: &DaemonArgs, executor: &Executor) -> Option<PathBuf>
     })
 }
 
+/// Whether a store is what Nix takes for this machine's if nothing else is said.
+fn is_machines(config: &LocalStoreConfig) -> bool {
+    let machines = DefaultDirs::default();
+    config.dir == machines.store
+        && config.real == Path::new(config.dir.as_str())
+        && config.state == machines.state
+}
+
 /// Serves one client on standard input and output. Who is there cannot be seen, so it is
 /// trusted: to let only those in who are is the business of whoever made the connection.
 fn serve_stdio(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError> {
@@ -333,7 +351,8 @@ fn serve_stdio(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError>
         match trust {
             Trust::NotTrusted => {
                 // The daemon trusts us, so it is us who must know better.
-                let store = serving::store_behind(daemon, socket);
+                let dir = context.store.dir.clone();
+                let store = serving::store_behind(daemon, socket, dir);
                 let options = wiring::connection_options(trust);
                 streams.serve(&store, &options, &is_ended)?;
             }
@@ -342,7 +361,7 @@ fn serve_stdio(context: &Context, args: &DaemonArgs) -> Result<u8, CommandError>
         return Ok(exit_code::SUCCESS);
     }
     let spawner = wiring::start_spawner()?;
-    let store = wiring::open_store(&context.store_root)?;
+    let store = wiring::open_store(&context.store)?;
     let executor = wiring::open_executor(store, settings, spawner)?;
     let open = OpenStore::new(executor.clone());
     let options = wiring::connection_options(trust);
@@ -360,11 +379,11 @@ fn connect_to_running(context: &Context) -> Option<(UnixStream, PathBuf)> {
         Some((connected.into(), socket))
     };
     if let Ok(Some(running)) = instance::running(&context.pid_file())
-        && serving::is_same_dir(&running.store_root, &context.store_root)
+        && running.serves(&context.store)
     {
         return connect(context.droste_dir.join("daemon.socket"));
     }
-    let state = context.store_root.join("nix/var/nix");
+    let state = &context.store.state;
     let is_ours = rustix::fs::access(state.join("db"), Access::WRITE_OK).is_ok();
     let is_there = state.exists();
     (is_there && !is_ours)
@@ -373,48 +392,54 @@ fn connect_to_running(context: &Context) -> Option<(UnixStream, PathBuf)> {
 }
 
 /// Where the machine's own daemon is, and its store.
+#[derive(Clone)]
 struct Machines {
     socket: PathBuf,
-    /// The directory of a store that is not the root's.
-    root: Option<PathBuf>,
+    /// The directory that its paths begin with.
+    dir: StoreDir,
+    /// Where its objects lie.
+    real: PathBuf,
+    /// What a client must say as well, with its `?`.
+    query: String,
 }
 
 impl Machines {
     /// What follows `--proxy`.
-    fn parse(text: &str) -> Self {
-        if text == "auto" {
-            let socket = std::env::var_os("NIX_DAEMON_SOCKET_PATH");
-            return Self {
-                socket: socket.unwrap_or_else(|| MACHINES_SOCKET.into()).into(),
-                root: None,
-            };
-        }
-        let text = text.strip_prefix("unix://").unwrap_or(text);
-        let (socket, root) = match text.split_once("?root=") {
-            Some((socket, root)) => (socket, Some(root.into())),
-            None => (text, None),
+    fn parse(text: &str) -> Result<Self, CommandError> {
+        let surroundings = Surroundings {
+            variable: &|name| std::env::var_os(name),
+            is_root: false,
         };
-        Self {
-            socket: socket.into(),
-            root,
-        }
-    }
-
-    fn store_dir(&self) -> PathBuf {
-        let root = self.root.as_deref().unwrap_or(Path::new("/"));
-        root.join("nix/store")
-    }
-
-    /// What a client must say as well.
-    fn query(&self) -> String {
-        let root = self.root.as_ref();
-        root.map_or_else(String::new, |root| format!("?root={}", root.display()))
+        let reference = StoreReference::parse(text)?;
+        let socket = match reference.kind {
+            StoreKind::Auto | StoreKind::Daemon { socket: None } => surroundings.daemon_socket()?,
+            StoreKind::Daemon {
+                socket: Some(socket),
+            }
+            | StoreKind::Local { root: Some(socket) } => socket.into(),
+            StoreKind::Local { root: None } | StoreKind::Other { .. } => {
+                return Err(DaemonError::NoDaemon(text.to_owned()).into());
+            }
+        };
+        let defaults = surroundings.defaults()?;
+        let (config, _) = LocalStoreConfig::new(None, &reference.params, &defaults)?;
+        let query = text.split_once('?').map_or("", |(_, query)| query);
+        Ok(Self {
+            socket,
+            dir: config.dir,
+            real: config.real,
+            query: match query.is_empty() {
+                true => String::new(),
+                false => format!("?{query}"),
+            },
+        })
     }
 
     /// The store, with one connection, which holds what its client holds.
     fn open(&self) -> RemoteStore {
         let options = RemoteOptions {
             connections_max: 1,
+            store_dir: self.dir.clone(),
             ..RemoteOptions::default()
         };
         RemoteStore::at_socket(&self.socket, options)
@@ -441,10 +466,7 @@ fn serve_machines_store(
         Trust::Trusted | Trust::Unknown => Trust::Trusted,
     };
     let executor = executor.clone();
-    let machines = Machines {
-        socket: machines.socket.clone(),
-        root: machines.root.clone(),
-    };
+    let machines = machines.clone();
     let make_store =
         move || -> Arc<dyn Store> { Arc::new(ProxyStore::new(machines.open(), executor.clone())) };
     start(listeners, porter.admit(most, make_store))
@@ -573,7 +595,7 @@ fn status(context: &Context) -> Result<u8, CommandError> {
     print_line(&format!(
         "process {} serves the store in `{}`",
         instance.pid.as_raw_nonzero(),
-        instance.store_root.display()
+        instance.store.display()
     ))?;
     Ok(exit_code::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! `-f FILE -A ATTR`: derivations out of Nix expressions, by Nix itself.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -59,19 +59,15 @@ pub enum EvalError {
 
 impl Expression {
     /// The derivations, as `nix-instantiate` prints them: `PATH.drv` or
-    /// `PATH.drv!OUTPUT`. They are added to the store.
-    pub fn instantiate(
-        &self,
-        store_root: &Path,
-        status: &Status,
-    ) -> Result<Vec<String>, EvalError> {
+    /// `PATH.drv!OUTPUT`. They are added to the store, which is named as `--store` has it.
+    pub fn instantiate(&self, store: &OsStr, status: &Status) -> Result<Vec<String>, EvalError> {
         if !self.file.exists() {
             return Err(EvalError::NoSuchFile(self.file.clone()));
         }
         let mut command = Command::new(PROGRAM);
         command
             .arg("--store")
-            .arg(store_root)
+            .arg(store)
             .arg(file_argument(&self.file));
         for attribute in &self.attributes {
             command.arg("-A").arg(attribute);

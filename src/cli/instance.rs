@@ -2,9 +2,9 @@
 //!
 //! A running daemon holds the lock on `DROSTE_DIR/daemon.pid` as long as it lives, so a file
 //! that a killed daemon left says nothing. The file has three lines: the process id, which
-//! program the daemon is an instance of, and the directory that its store lies in.
+//! program the daemon is an instance of, and its store as `--store` takes it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
+use store_local::LocalStoreConfig;
+
+use super::store_uri::Surroundings;
 
 /// How long a daemon may take to end its builds.
 pub const STOP_SECONDS_MAX: i64 = 60;
@@ -71,8 +74,25 @@ pub struct Instance {
     pub pid: Pid,
     /// The program that it runs, see [`this_program`].
     pub program: String,
-    /// The directory that its store lies in.
-    pub store_root: PathBuf,
+    /// Its store, as `--store` takes it.
+    pub store: OsString,
+}
+
+impl Instance {
+    /// Whether the daemon's store is this one.
+    pub fn serves(&self, store: &LocalStoreConfig) -> bool {
+        // It was named without regard to the environment.
+        let nothing = Surroundings {
+            variable: &|_| None,
+            is_root: true,
+        };
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        nothing.resolve(&self.store).is_ok_and(|own| {
+            own.dir == store.dir
+                && real(&own.real) == real(&store.real)
+                && real(&own.state) == real(&store.state)
+        })
+    }
 }
 
 /// Which program this process runs: its version, and the file's device, inode and time of
@@ -93,7 +113,7 @@ pub fn this_program() -> io::Result<String> {
 ///
 /// # Errors
 /// If there is one already, or the file cannot be written.
-pub fn claim(pid_file: &Path, store_root: &Path) -> Result<File, InstanceError> {
+pub fn claim(pid_file: &Path, store: &OsStr) -> Result<File, InstanceError> {
     let dir = pid_file.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(dir).map_err(io_error("make", dir))?;
     let mut file = OpenOptions::new()
@@ -110,7 +130,7 @@ pub fn claim(pid_file: &Path, store_root: &Path) -> Result<File, InstanceError> 
     }
     let program = this_program().map_err(io_error("read", Path::new("/proc/self/exe")))?;
     let mut text = format!("{}\n{program}\n", std::process::id()).into_bytes();
-    text.extend_from_slice(store_root.as_os_str().as_bytes());
+    text.extend_from_slice(store.as_bytes());
     text.push(b'\n');
     file.set_len(0)
         .and_then(|()| file.write_all(&text))
@@ -147,11 +167,11 @@ fn parse(text: &[u8]) -> Option<Instance> {
     let pid: i32 = str::from_utf8(lines.next()?).ok()?.parse().ok()?;
     let pid = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw)?;
     let program = str::from_utf8(lines.next()?).ok()?.to_owned();
-    let store_root = OsStr::from_bytes(lines.next()?).into();
+    let store = OsStr::from_bytes(lines.next()?).into();
     Some(Instance {
         pid,
         program,
-        store_root,
+        store,
     })
 }
 
@@ -196,12 +216,13 @@ pub fn stop(pid_file: &Path, waits: impl FnOnce()) -> Result<bool, InstanceError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use store_types::StoreDir;
 
     #[test]
     fn a_daemon_is_running_as_long_as_its_lock_is_held() {
         let dir = tempfile::tempdir().unwrap();
         let pid_file = dir.path().join("new/daemon.pid");
-        let root = Path::new("/a\nb");
+        let root = OsStr::new("/a\nb");
         assert_eq!(running(&pid_file).unwrap(), None);
         let claimed = claim(&pid_file, root).unwrap();
         let ours = running(&pid_file).unwrap().unwrap();
@@ -210,7 +231,10 @@ mod tests {
             std::process::id()
         );
         assert_eq!(ours.program, this_program().unwrap());
-        assert_eq!(ours.store_root, root);
+        assert_eq!(ours.store, root);
+        let config = |root| LocalStoreConfig::in_root(Path::new(root), StoreDir::default());
+        assert!(ours.serves(&config("/a\nb")));
+        assert!(!ours.serves(&config("/a")));
         assert!(matches!(
             claim(&pid_file, root),
             Err(InstanceError::Running)

@@ -28,18 +28,23 @@ mod stats;
 mod stdio;
 mod store;
 mod store_arg;
+mod store_uri;
 mod toolchain;
 mod why;
 mod workshop;
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use store_local::LocalStoreConfig;
+
 use error::{CommandError, Hint};
 use report::{Status, Verbosity};
+use store_uri::{StoreUriError, Surroundings};
 
 /// A Nix store-compatible executor that looks inside the build
 #[derive(Debug, Parser)]
@@ -59,14 +64,15 @@ struct Cli {
 /// What every command takes.
 #[derive(Debug, Default, Args)]
 struct GlobalArgs {
-    /// The directory that the store lies in [default: $DROSTE_DIR/store]
+    /// The store: the directory that it lies in, or as Nix names it
+    /// (`local?root=…&store=…&state=…&log=…&real=…`, `auto`) [default: $DROSTE_DIR/store]
     #[arg(
         long,
         value_name = "DIR",
         global = true,
         help_heading = "Options of every command"
     )]
-    store: Option<PathBuf>,
+    store: Option<OsString>,
     /// Tell more, such as why compiler calls ran in place
     #[arg(
         short,
@@ -106,9 +112,9 @@ enum Command {
 struct Context {
     /// Where everything of Droste's lives.
     droste_dir: PathBuf,
-    /// The directory that the store lies in, absolute.
-    store_root: PathBuf,
-    /// Whether the store's directory was named on the command line.
+    /// Where the store lies.
+    store: LocalStoreConfig,
+    /// Whether the store was named on the command line.
     is_store_given: bool,
     verbosity: Verbosity,
 }
@@ -137,13 +143,22 @@ impl Context {
             .hint(|| "set `DROSTE_DIR` to a directory of yours")?;
         let absolute = |path: &Path| std::path::absolute(path).map_err(DirectoryError::Current);
         let droste_dir = absolute(&droste_dir)?;
-        let store_root = match &global.store {
-            Some(dir) => absolute(dir)?,
-            None => droste_dir.join("store"),
+        let surroundings = Surroundings {
+            variable: &|name| std::env::var_os(name),
+            is_root,
+        };
+        let store = match &global.store {
+            Some(named) => surroundings
+                .resolve(named)
+                .map_err(StoreUriError::into_command_error)?,
+            None => {
+                let dir = surroundings.defaults()?.store;
+                LocalStoreConfig::in_root(&droste_dir.join("store"), dir)
+            }
         };
         Ok(Self {
             droste_dir,
-            store_root,
+            store,
             is_store_given: global.store.is_some(),
             verbosity: match (global.quiet, global.verbose) {
                 (true, _) => Verbosity::Quiet,

@@ -69,7 +69,8 @@ pub fn run(context: &Context, args: &RemoteArgs) -> Result<u8, CommandError> {
 /// Speaks the serve protocol with the client, and the worker protocol with the daemon. The serve
 /// protocol has no place for logs: they go to standard error.
 fn serve(context: &Context, daemon: UnixStream) -> Result<(), ServeError> {
-    let store = serving::store_behind(daemon, context.builds_socket());
+    let dir = context.store.dir.clone();
+    let store = serving::store_behind(daemon, context.builds_socket(), dir);
     serve_over_ssh(
         io::stdin().lock(),
         io::stdout().lock(),

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use shim_core::client::Server;
 use shim_core::protocol::{self, ProtocolError};
 use store_client::{Connect, RemoteOptions, RemoteStore, Streams, UnixSocket};
+use store_types::StoreDir;
 
 use super::Context;
 use super::instance::{self, InstanceError, io_error};
@@ -96,8 +97,8 @@ pub fn connect_to(context: &Context, socket: PathBuf) -> Result<OwnedFd, Serving
     let mut started: Option<Started> = None;
     loop {
         match instance::running(&pid_file) {
-            Ok(Some(found)) if !is_same_dir(&found.store_root, &context.store_root) => {
-                return Err(ServingError::OtherStore(found.store_root));
+            Ok(Some(found)) if !found.serves(&context.store) => {
+                return Err(ServingError::OtherStore(found.store.into()));
             }
             Ok(Some(found)) if found.program != program => {
                 instance::stop(&pid_file, || {})?;
@@ -132,7 +133,7 @@ pub fn connect_to(context: &Context, socket: PathBuf) -> Result<OwnedFd, Serving
 }
 
 /// The store of a daemon, by this connection first and, if that breaks, by others.
-pub fn store_behind(daemon: UnixStream, socket: PathBuf) -> RemoteStore {
+pub fn store_behind(daemon: UnixStream, socket: PathBuf, store_dir: StoreDir) -> RemoteStore {
     let first = Mutex::new(Some(daemon));
     let socket = UnixSocket::new(socket);
     let connect = move || {
@@ -145,6 +146,7 @@ pub fn store_behind(daemon: UnixStream, socket: PathBuf) -> RemoteStore {
     let options = RemoteOptions {
         // What it holds for the client, it holds for the connection.
         connections_max: 1,
+        store_dir,
         // Warnings about settings.
         messages: Some(Arc::new(|text: &[u8]| {
             let _ = io::stderr().write_all(&[text, b"\n"].concat());
@@ -152,12 +154,6 @@ pub fn store_behind(daemon: UnixStream, socket: PathBuf) -> RemoteStore {
         ..RemoteOptions::default()
     };
     RemoteStore::new(connect, options)
-}
-
-/// Whether two paths lead to one directory.
-pub fn is_same_dir(one: &Path, other: &Path) -> bool {
-    let real = |path: &Path| path.canonicalize().ok();
-    one == other || real(one).is_some_and(|one| real(other) == Some(one))
 }
 
 /// A connection to the daemon that is running, whatever it is; `None` if there is none.
@@ -208,7 +204,7 @@ fn start(context: &Context) -> Result<Started, ServingError> {
         .arg("daemon")
         .arg("--detach")
         .arg("--store")
-        .arg(&context.store_root)
+        .arg(context.store.to_argument())
         .arg("--idle-seconds")
         .arg(idle.to_string())
         .env_clear()

@@ -20,7 +20,7 @@ pub struct ShimsArgs {
 }
 
 pub fn run(context: &Context, args: &ShimsArgs) -> Result<u8, CommandError> {
-    let store = wiring::open_store(&context.store_root)?;
+    let store = wiring::open_store(&context.store)?;
     let settings = Settings::new(context.droste_dir.clone());
     let executor = wiring::open_executor(store, settings, wiring::start_spawner()?)?;
     let path = executor.shims_package()?;

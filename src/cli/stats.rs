@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use droste_executor::ChildCounts;
 use droste_executor::child::index::Index;
 use droste_executor::statistics::{Statistics, Totals};
+use droste_executor::{ChildCounts, droste_state_dir};
 use serde::Serialize;
 use store_local::LocalStore;
 
@@ -34,7 +34,7 @@ pub struct StatsArgs {
 struct DaemonStatisticsError(String);
 
 pub fn run(context: &Context, args: &StatsArgs) -> Result<u8, CommandError> {
-    let state = context.store_root.join("nix/var/droste");
+    let state = droste_state_dir(&context.store);
     let statistics = Statistics::new(&state);
     if args.zero {
         // The daemon first: it would add what it has counted before.
@@ -83,15 +83,12 @@ struct Size {
 
 impl Size {
     fn of(context: &Context) -> Result<Self, CommandError> {
-        if !context.store_root.join("nix/store").is_dir() {
+        if !context.store.real.is_dir() {
             return Ok(Self::default());
         }
-        let store: std::sync::Arc<LocalStore> = wiring::open_store(&context.store_root)?;
+        let store: std::sync::Arc<LocalStore> = wiring::open_store(&context.store)?;
         let (objects, bytes) = store.size()?;
-        let index = store
-            .state_dir()
-            .with_file_name("droste")
-            .join("children.sqlite");
+        let index = droste_state_dir(store.config()).join("children.sqlite");
         let children = match index.exists() {
             true => Index::open(&index)?.count()?,
             false => 0,

@@ -66,7 +66,7 @@ pub fn run(context: &Context, args: &ToolchainArgs) -> Result<u8, CommandError> 
         true => Status::new(super::Verbosity::Quiet),
         false => context.status(),
     };
-    let store = wiring::open_store(&context.store_root)?;
+    let store = wiring::open_store(&context.store)?;
     let path = import(context, &store, &status)?;
     print_line(&store.store_dir().display(&path))?;
     Ok(exit_code::SUCCESS)

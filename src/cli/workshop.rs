@@ -28,7 +28,7 @@ impl Workshop {
     /// Waits until no other process uses the store's, and removes what processes that
     /// were killed have left in it.
     pub fn open(store: &LocalStore) -> Result<Self, WorkshopError> {
-        let ours = store.state_dir().with_file_name("droste");
+        let ours = droste_executor::droste_state_dir(store.config());
         let error = |operation, path: &Path| {
             let path = path.to_owned();
             move |source| WorkshopError {

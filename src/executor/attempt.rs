@@ -7,7 +7,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use droste_sandbox::{
     dev_nodes, etc_files, network_files, proc_mount,
 };
 use store_api::{BuildMode, BuildStatus};
-use store_local::PathLocks;
+use store_local::{BuildLogWriter, PathLocks};
 use store_types::{
     Derivation, DerivationKind, DerivationOptions, DerivationOutput, Hash, HashAlgorithm,
     StorePath, output_path_name, output_placeholder,
@@ -165,6 +164,7 @@ impl<'a> Attempt<'a> {
         tally: &mut Tally,
     ) -> Result<BTreeMap<String, StorePath>, BuildError> {
         self.check_buildable()?;
+        self.executor.collect_if_needed(self.monitor);
         let locked = self.to_lock();
         let _locks = self.lock(&locked)?;
         if self.mode == BuildMode::Normal {
@@ -374,8 +374,7 @@ impl<'a> Attempt<'a> {
     /// have the users may need it to end.
     fn begin(&self, locked: &BTreeSet<StorePath>) -> Result<(Started, Setting), BuildError> {
         let executor = self.executor;
-        let scratch =
-            executor.scratch_paths(self.drv_path, self.name, self.drv, self.mode, &self.text)?;
+        let scratch = executor.scratch_paths(self.drv_path, self.name, self.drv, &self.text)?;
         let inputs = self.hold_inputs()?;
         let failed = |error| environment(&self.text, "get a user to build as")(error);
         let mut is_told = false;
@@ -834,8 +833,12 @@ impl Run<'_> {
             ..
         } = self.attempt;
         let settings = self.attempt.settings();
-        let mut file = match settings.keep_build_log && self.attempt.start.is_none() {
-            true => executor.open_log(drv_path),
+        // A log that cannot be kept fails no build.
+        let mut kept = match settings.keep_build_log && self.attempt.start.is_none() {
+            true => executor
+                .store
+                .create_build_log(drv_path, settings.compress_build_log)
+                .ok(),
             false => None,
         };
         let begun = Instant::now();
@@ -846,7 +849,7 @@ impl Run<'_> {
         };
         let log = log::follow(
             master,
-            file.as_mut(),
+            kept.as_mut().map(|kept| kept as &mut dyn std::io::Write),
             log::Limits {
                 tail_lines: settings.log_lines,
                 bytes_max: settings.max_build_log_size,
@@ -871,6 +874,7 @@ impl Run<'_> {
         if log.is_too_long {
             let _ = running.kill();
         }
+        let _ = kept.map(BuildLogWriter::finish);
         (log, timed_out.into_inner())
     }
 
@@ -998,15 +1002,14 @@ impl Executor {
         drv_path: &StorePath,
         name: &str,
         drv: &Derivation,
-        mode: BuildMode,
         text: &str,
     ) -> Result<BTreeMap<String, StorePath>, BuildError> {
         let mut scratch = BTreeMap::new();
         for (output, kind) in &drv.outputs {
             let path = match kind.path() {
                 // In the sandbox the final path is free even while it is valid outside.
-                Some(path) if mode == BuildMode::Normal || mode == BuildMode::Check => path.clone(),
-                _ => {
+                Some(path) => path.clone(),
+                None => {
                     let kind = format!("rewrite:{}:name:{output}", drv_path.base_name());
                     // Builders can see the path, so it must be the one that Nix takes.
                     let zero =
@@ -1070,13 +1073,6 @@ impl Executor {
                 self.store_dir().display(input),
             ));
         }
-    }
-
-    fn open_log(&self, drv_path: &StorePath) -> Option<File> {
-        let path = log::log_file(self.store.log_dir(), drv_path);
-        std::fs::create_dir_all(path.parent()?).ok()?;
-        // A log that cannot be kept fails no build.
-        File::create(path).ok()
     }
 }
 

@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use droste_sandbox::Spawner;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use store_api::{BoxError, Store};
-use store_local::LocalStore;
+use store_local::{LocalStore, LocalStoreConfig};
 use store_types::{Derivation, DrvOutput, Hash, HashModulo, StoreDir, StorePath};
 
 use crate::Monitor;
+use crate::auto_gc::AutoGc;
 use crate::child::crash::Crashes;
 use crate::child::files::FileMemory;
 use crate::child::host::HostCompilers;
@@ -52,6 +53,12 @@ pub enum OpenError {
     /// The sandbox's helper process did not start.
     #[error("cannot start the sandbox's helper process")]
     Spawner(#[source] droste_sandbox::Error),
+    /// Nothing can be built there.
+    #[error("the store in `{}` is read-only, and nothing can be built in it", path.display())]
+    ReadOnly {
+        /// The store.
+        path: PathBuf,
+    },
     /// A directory or file of ours is not usable.
     #[error("cannot use `{}`", path.display())]
     State {
@@ -98,7 +105,17 @@ pub struct Executor {
     /// that gave no answer.
     pub(crate) search_paths: Mutex<HashMap<Hash, Option<Arc<SearchPath>>>>,
     statistics: Statistics,
+    pub(crate) auto_gc: AutoGc,
     modulo: Mutex<HashModulo>,
+}
+
+/// Where Droste keeps what it knows of a store: beside the store's state where that is Nix's
+/// `var/nix`, and in it where it is elsewhere.
+pub fn droste_state_dir(config: &LocalStoreConfig) -> PathBuf {
+    match config.state.file_name() {
+        Some(name) if name == "nix" => config.state.with_file_name("droste"),
+        _ => config.state.join("droste"),
+    }
 }
 
 fn state_error<E: Into<BoxError>>(path: &Path) -> impl FnOnce(E) -> OpenError {
@@ -119,7 +136,13 @@ impl Executor {
         embedded: Embedded,
         serve_store: Box<ServeStore>,
     ) -> Result<Arc<Self>, OpenError> {
-        let builds = match &settings.build_dir {
+        if store.config().read_only {
+            return Err(OpenError::ReadOnly {
+                path: store.config().place().to_owned(),
+            });
+        }
+        let of_settings = settings.build_dir.as_ref();
+        let builds = match of_settings.or(store.config().build_dir.as_ref()) {
             Some(dir) => dir.clone(),
             None => store.state_dir().join("builds"),
         };
@@ -129,15 +152,17 @@ impl Executor {
         spawner
             .watch_scratch(&builds_dir)
             .map_err(OpenError::Spawner)?;
-        let droste_state = store.state_dir().with_file_name("droste");
+        let droste_state = droste_state_dir(store.config());
         std::fs::create_dir_all(&droste_state).map_err(state_error(&droste_state))?;
         let index_file = droste_state.join("children.sqlite");
         let index = Index::open(&index_file).map_err(state_error(&index_file))?;
         let records = Records::open(&index_file).map_err(state_error(&index_file))?;
         let crashes =
             Crashes::open(&droste_state, &index_file).map_err(state_error(&droste_state))?;
+        store.set_auto_optimise(settings.nix.flag("auto-optimise-store"));
         Ok(Arc::new(Self {
             jobs: Jobs::new(settings.max_jobs),
+            auto_gc: AutoGc::default(),
             child_tokens: Tokens::new(settings.child_jobs),
             call_tokens: Tokens::new(2 * settings.child_jobs),
             modulo: Mutex::new(HashModulo::new(store.store_dir().clone())),

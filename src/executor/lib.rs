@@ -6,6 +6,66 @@
 //! over a socket ([`child`]), and, where it requires `recursive-nix`, any Nix client
 //! asks for builds over another (`restricted`).
 //!
+//! What an executor needs of its process: a [`Spawner`](droste_sandbox::Spawner), started while
+//! there is one thread; the three programs of [`Embedded`], without which it can build, but make no
+//! children and run no builtin builders; and somebody who [serves](ServeStore) recursive builds. How
+//! it builds is in [`Settings`], who is told in a [`Monitor`]. What fails is part of a
+//! [`UnitOutcome`]; an `Err` means that it could not be found out.
+//!
+//! Beside building, an executor answers clients ([`Executor::build_for_client`]), says what a build
+//! would do ([`Executor::missing`]), serves compiler calls of this machine
+//! ([`Executor::open_host_shims`]) and repairs what a verification has found broken
+//! ([`Executor::repair`]).
+//!
+//! # Example
+//!
+//! Builds a derivation of a store, without children.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use droste_executor::{Embedded, Executor, Settings, Unmonitored};
+//! use droste_sandbox::Spawner;
+//! use store_api::BuildMode;
+//! use store_local::LocalStore;
+//! use store_types::{DerivedPath, OutputsSpec, StoreDir};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let spawner = Spawner::start()?;
+//!     let store = LocalStore::open("/tmp/root".as_ref(), StoreDir::default())?;
+//!     let settings = Settings {
+//!         memo: false,
+//!         ..Settings::new("/tmp/droste".into())
+//!     };
+//!     let embedded = Embedded {
+//!         shim_cc: &[],
+//!         runner: &[],
+//!         builtins: &[],
+//!     };
+//!     let executor = Executor::open(
+//!         Arc::new(store),
+//!         settings,
+//!         spawner,
+//!         embedded,
+//!         Box::new(|_socket, _store| Err(std::io::ErrorKind::Unsupported.into())),
+//!     )?;
+//!     let drv = "/nix/store/0mdqa9w1p6cmli6976v4wi0sw9r4p5pr-hello.drv";
+//!     let wanted = DerivedPath::Built {
+//!         drv: executor.store_dir().parse(drv)?.into(),
+//!         outputs: OutputsSpec::All,
+//!     };
+//!     for outcome in executor.build(&[wanted], BuildMode::Normal, &Unmonitored)? {
+//!         for (name, path) in &outcome.outputs {
+//!             println!("{name}: {}", executor.store().physical_path(path).display());
+//!         }
+//!         if let Some(error) = &outcome.error {
+//!             eprintln!("{}", error.chain());
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
 //! # Invariants
 //!
 //! 1. Nothing that a build says is believed: every input of a child is read and
@@ -14,6 +74,7 @@
 //! 3. What is not understood runs in place, and is counted with its reason.
 
 mod attempt;
+mod auto_gc;
 mod build_dir;
 mod builder_env;
 mod builtin;
@@ -32,6 +93,7 @@ mod nix_settings;
 mod output_checks;
 mod outputs;
 mod programs;
+mod repair;
 mod restricted;
 mod settings;
 pub mod state;
@@ -46,13 +108,29 @@ pub use child::service::Shims;
 pub use context::ChildCounts;
 pub use droste_sandbox::Exit;
 pub use error::BuildError;
-pub use executor::{Embedded, Executor, OpenError, ServeStore};
+pub use executor::{Embedded, Executor, OpenError, ServeStore, droste_state_dir};
 pub use external::{ExternalBuild, TakeOutput};
+pub use repair::{RepairError, RepairReport};
 pub use settings::{Downloads, SandboxMode, SandboxPath, SettingError, Settings, THIS_SYSTEM};
 pub use unit::UnitOutcome;
 pub use users::BuildUsers;
 
 use store_types::StorePath;
+
+/// Who is told nothing, and waits until the end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unmonitored;
+
+impl Monitor for Unmonitored {
+    fn started(&self, _drv: &StorePath) {}
+    fn log_line(&self, _drv: &StorePath, _line: &[u8]) {}
+    fn post_build_line(&self, _drv: &StorePath, _line: &[u8]) {}
+    fn finished(&self, _outcome: &UnitOutcome) {}
+    fn note(&self, _text: &str) {}
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
 
 /// Who is told what happens during builds, from any thread.
 pub trait Monitor: Sync {

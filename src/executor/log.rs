@@ -1,13 +1,10 @@
 //! A build's log: read from its terminal, kept in a file, its end remembered.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use store_types::StorePath;
 
 /// A line longer than this is cut into several: a build that never ends a line
 /// must not fill the memory.
@@ -36,12 +33,6 @@ impl LogTail {
     }
 }
 
-/// Where Nix keeps the log of a derivation, uncompressed.
-pub fn log_file(log_dir: &Path, drv: &StorePath) -> PathBuf {
-    let (first, rest) = drv.base_name().split_at(2);
-    log_dir.join("drvs").join(first).join(rest)
-}
-
 /// How often it is asked whether to go on.
 const POLL: Timespec = Timespec {
     tv_sec: 0,
@@ -61,7 +52,7 @@ pub struct Limits {
 /// then, whether there is output or not.
 pub fn follow(
     terminal: OwnedFd,
-    file: Option<&mut File>,
+    file: Option<&mut dyn Write>,
     limits: Limits,
     mut on_line: impl FnMut(&[u8]),
     mut on_pause: impl FnMut(),

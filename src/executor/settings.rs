@@ -128,8 +128,10 @@ pub struct Settings {
     pub max_silent_time: Option<Duration>,
     /// How many lines of a failed build's log its error repeats.
     pub log_lines: usize,
-    /// Keep the logs of builds.
+    /// `keep-build-log`: keep the logs of builds.
     pub keep_build_log: bool,
+    /// `compress-build-log`: keep them compressed.
+    pub compress_build_log: bool,
     /// Where build directories are made, if not in the store's state.
     pub build_dir: Option<PathBuf>,
     /// Where builds of root get their users.
@@ -257,6 +259,7 @@ impl Settings {
             log_lines: 25,
             downloads: Downloads::of_environment(|name| std::env::var_os(name)),
             keep_build_log: true,
+            compress_build_log: true,
             build_dir: None,
             users: BuildUsers::default(),
             nix: Arc::new(Config::new(u32::try_from(cores).unwrap_or(u32::MAX))),
@@ -392,6 +395,7 @@ impl Settings {
             "download-attempts" => self.downloads.download_attempts = count()?,
             "system" => self.system = text.to_owned(),
             "keep-build-log" | "build-keep-log" => self.keep_build_log = flag()?,
+            "compress-build-log" | "build-compress-log" => self.compress_build_log = flag()?,
             "build-dir" => self.build_dir = program(),
             _ => return Err(SettingError::Unknown(name.to_owned())),
         }

@@ -98,8 +98,9 @@ impl Unit<'_> {
         self.check_wanted(drv)?;
         let known = self.executor.known_outputs(self.drv_path, drv)?;
         let is_impure = self.kind(drv)? == DerivationKind::Impure;
-        let is_rebuild = self.mode != BuildMode::Normal && !is_impure;
-        let outputs = if !is_rebuild && self.has_wanted(drv, &known) {
+        let is_rebuild = self.mode == BuildMode::Check && !is_impure;
+        let is_sound = self.mode != BuildMode::Repair || self.are_sound(&known)?;
+        let outputs = if !is_rebuild && is_sound && self.has_wanted(drv, &known) {
             tally.result.status = BuildStatus::AlreadyValid;
             known
         } else if is_rebuild && known.len() < drv.outputs.len() {
@@ -140,6 +141,17 @@ impl Unit<'_> {
             });
         }
         Ok(())
+    }
+
+    /// Whether all of these paths have the objects that they should have.
+    fn are_sound(&self, known: &BTreeMap<String, StorePath>) -> Result<bool, BuildError> {
+        for path in known.values() {
+            let is_sound = self.executor.is_sound(path);
+            if !is_sound.map_err(environment(&self.text, "verify an output"))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn has_wanted(&self, drv: &Derivation, known: &BTreeMap<String, StorePath>) -> bool {
@@ -305,6 +317,10 @@ impl Executor {
     /// Reads a derivation of the store and checks that it is what its path says.
     pub(crate) fn load(&self, drv_path: &StorePath) -> Result<Derivation, BuildError> {
         let text = self.store_dir().display(drv_path);
+        // Before it is asked whether it is valid, so that it stays so until it is built.
+        self.store
+            .add_temp_root(drv_path)
+            .map_err(environment(&text, "hold the derivation"))?;
         let valid = self
             .store
             .is_valid(drv_path)

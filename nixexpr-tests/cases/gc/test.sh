@@ -56,6 +56,31 @@ check "a dry run names what would go" grep -qxF "$garbage" "$WORK/dry"
 check "a dry run says how much that is" grep -q 'would be deleted, .* freed' "$WORK/err"
 equal "a dry run changes nothing" "$before" "$(ls "$store/nix/store" "$state/gcroots")"
 
+# What nix.conf says counts, for the command and the daemon.
+dead() { nix34 nix-store --gc --print-dead "$@" 2> /dev/null | sort; }
+equal "keep-outputs of nix.conf counts" "$(dead --store "$store" --option keep-outputs true)" \
+    "$(NIX_CONFIG='keep-outputs = true' droste store gc --store "$store" --print-dead 2> /dev/null | sort)"
+equal "keep-derivations counts as an option" "$(dead --store "$store" --option keep-derivations false)" \
+    "$(droste store gc --store "$store" --print-dead --option gc-keep-derivations false 2> /dev/null | sort)"
+copy_store "$store" "$WORK/served"
+NIX_CONFIG='keep-outputs = true' droste daemon --store "$WORK/served" --socket "$WORK/socket" 2> "$WORK/daemon.err" &
+daemon=$!
+for _ in $(seq 200); do [ -S "$WORK/socket" ] && break; sleep 0.05; done
+equal "keep-outputs counts for the daemon" "$(dead --store "$WORK/served" --option keep-outputs true)" "$(dead --store "unix://$WORK/socket?root=$WORK/served")"
+kill "$daemon" && wait "$daemon" 2> /dev/null
+rm -rf "$WORK/socket" && chmod -R u+w "$WORK/served" && rm -rf "$WORK/served"
+
+# With too little space, garbage goes before something is built.
+copy_store "$store" "$WORK/full"
+droste store delete --ignore-liveness --store "$WORK/full" "${outputs[0]}" 2> /dev/null
+check "a build with enough space leaves garbage" droste build --store "$WORK/full" --option min-free 1 "${drvs[0]}"
+[ -e "$WORK/full$garbage" ] && pass "it is there" || fail "it is there"
+droste store delete --ignore-liveness --store "$WORK/full" "${outputs[0]}" 2> /dev/null
+check "with less than min-free it builds, too" droste build --store "$WORK/full" --option min-free 900T --option max-free 1000T "${drvs[0]}"
+[ ! -e "$WORK/full$garbage" ] && pass "the garbage is gone" || fail "the garbage is gone"
+[ -e "$WORK/full${outputs[0]}" ] && pass "and the output is there" || fail "and the output is there"
+verified "the store verifies" "$WORK/full"
+
 # Links to outputs.
 droste build --store "$store" -o "$WORK/links/result" "${drvs[1]}" "${drvs[3]}" > "$WORK/built" 2> "$WORK/err"
 (cd "$WORK/links" && nix34 nix build --store "$store" -o nix "${drvs[1]}^*" "${drvs[3]}^*" 2> "$WORK/err")

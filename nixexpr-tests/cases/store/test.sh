@@ -68,6 +68,49 @@ refused "verify names what is changed" 1 "$(basename "${outputs[0]}")" droste st
 rm -f "$victim"
 refused "verify names what is missing" 1 "$(basename "${outputs[0]}")" droste store verify --store "$WORK/damaged"
 
+# What is damaged is put right, as Nix does it.
+damage() { # STORE PATH
+    rm -f "$1$2" && echo damaged > "$1$2" && chmod 444 "$1$2"
+}
+dep=$(nix34 nix-store -q --references --store "$store" "${outputs[0]}" | grep -m 1 -- '-dep')
+for side in ours theirs; do
+    copy_store "$store" "$WORK/$side"
+    for path in "${outputs[0]}" "$dep" "${outputs[-1]}"; do damage "$WORK/$side" "$path"; done
+    # Missing, and needed by nothing; missing, and needed.
+    chmod -R u+w "$WORK/$side${outputs[-2]}" && rm -rf "$WORK/$side${outputs[-2]}"
+    echo damaged > "$WORK/$side/nix/store/.links/0000000000000000000000000000000000000000000000000000"
+done
+nix34 nix-store --verify --check-contents --repair --store "$WORK/theirs" > "$WORK/theirs.out" 2>&1 || fail "Nix 2.34 repairs the store" "$(tail -n 20 "$WORK/theirs.out")"
+refused "verify names a damaged link" 1 'link `[^`]*/.links/0000' droste store verify --store "$WORK/ours"
+check "verify --repair succeeds" droste store verify --repair --store "$WORK/ours"
+equal "what is repaired is recorded as by Nix" "$(path_infos "$WORK/theirs")" "$(path_infos "$WORK/ours")"
+verified "the repaired store verifies" "$WORK/ours"
+check "and so says Droste" droste store verify --store "$WORK/ours"
+clean "nothing is left behind by repairing" "$WORK/ours"
+damage "$WORK/ours" "$(cat "$WORK/flat")"
+refused "what nobody has built cannot be repaired" 1 'no derivation is known' droste store verify --repair --store "$WORK/ours"
+copy_store "$store" "$WORK/served"
+damage "$WORK/served" "${outputs[0]}"
+droste daemon --store "$WORK/served" --socket "$WORK/socket" 2> "$WORK/daemon.err" &
+daemon=$!
+for _ in $(seq 200); do [ -S "$WORK/socket" ] && break; sleep 0.05; done
+check "Nix has the daemon repair the store" nix34 nix-store --verify --check-contents --repair --store "unix://$WORK/socket?root=$WORK/served"
+verified "which is sound then" "$WORK/served"
+damage "$WORK/served" "${outputs[0]}"
+check "Nix has the daemon repair one derivation's outputs" nix34 nix-store -r --repair --store "unix://$WORK/socket?root=$WORK/served" "$(head -n 1 "$WORK/drvs")"
+verified "they are sound then" "$WORK/served"
+kill "$daemon" && wait "$daemon" 2> /dev/null
+
+# Files of one content become one as they are built.
+for side in ours theirs; do copy_store "$WORK/unbuilt" "$WORK/optimised-$side"; done
+# shellcheck disable=SC2046
+check "Droste builds with auto-optimise-store" droste build --option auto-optimise-store true --store "$WORK/optimised-ours" $(cat "$WORK/drvs")
+# shellcheck disable=SC2046
+nix34 nix-store -r --option auto-optimise-store true --store "$WORK/optimised-theirs" $(cat "$WORK/drvs") > /dev/null 2>&1
+links() { (cd "$1/nix/store/.links" && find . -type f -links +1 | sort); }
+equal "the same files are linked as by Nix" "$(links "$WORK/optimised-theirs")" "$(links "$WORK/optimised-ours")"
+verified "the linked store verifies" "$WORK/optimised-ours"
+
 # Stores handed on: each builds on what another wrote, and all can be copied.
 built=$WORK/built
 copy_store "$WORK/unbuilt" "$built"

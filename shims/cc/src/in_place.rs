@@ -20,7 +20,6 @@ use shim_core::protocol::PLAIN_DIR;
 
 use crate::paths::{c_string, file_name, join, parent};
 
-const STORE_DIR: &[u8] = b"/nix/store/";
 const OWN_FILE: &CStr = c"/proc/self/exe";
 const PATH: &[u8] = b"PATH=";
 
@@ -88,9 +87,7 @@ fn interposed(start: &Start, own: &Identity, file: &CStr, plain: &CStr) -> Strin
 /// Puts the store object without the shim in the place of the one with it, for this process and
 /// what it becomes.
 fn uncover(file: &[u8]) -> Result<(), Errno> {
-    let inside = file.strip_prefix(STORE_DIR).ok_or(Errno::NOENT)?;
-    let name_len = inside.iter().position(|&byte| byte == b'/');
-    let object = &file[..STORE_DIR.len() + name_len.unwrap_or(inside.len())];
+    let object = object_of(file);
     let cwd = rustix::process::getcwd(Vec::new());
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     droste_start::unshare_user_and_mounts()?;
@@ -110,6 +107,18 @@ fn uncover(file: &[u8]) -> Result<(), Errno> {
         rustix::process::chdir(cwd)?;
     }
     Ok(())
+}
+
+/// The store object that a file is in or is: the first directory on the way to it that is the same
+/// with and without the shims. Those above it are not, whatever directory the store is.
+fn object_of(file: &[u8]) -> &[u8] {
+    let ends = (1..file.len()).filter(|&end| file[end] == b'/');
+    let mut dirs = ends.map(|end| &file[..end]);
+    let is_same = |dir: &&[u8]| {
+        let with = Identity::of(&c_string(dir.to_vec()));
+        with.is_some() && with == Identity::of(&c_string([PLAIN_DIR.as_bytes(), *dir].concat()))
+    };
+    dirs.find(is_same).unwrap_or(file)
 }
 
 /// These files take what they are given in one piece or not at all.

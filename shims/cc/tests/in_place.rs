@@ -108,6 +108,26 @@ fn a_compiler_laid_over_cannot_tell(#[case] command: &str, #[case] expected: &st
 }
 
 #[test]
+fn the_store_may_be_any_directory() {
+    let dir = dir();
+    let script = "probe() { (cd $object/bin; ./gcc; ./clang /proc/self/exe) > /t/$1 2>&1; }\n\
+                  probe before\ninterpose\ntest $object/bin/gcc -ef /t/shim\nprobe after";
+    let script = format!("{SETUP}\n{script}").replace("/nix/store", "/build/x/store");
+    let Some(output) = in_new_root(dir.path(), &script) else {
+        return;
+    };
+    assert!(output.status.success(), "{output:?}");
+    let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    for expected in [
+        "cwd /build/x/store/aaa-tool/bin there",
+        "/build/x/store/aaa-tool/bin/clang",
+    ] {
+        assert!(read("before").contains(expected), "{}", read("before"));
+    }
+    assert_eq!(read("before"), read("after"));
+}
+
+#[test]
 fn without_namespaces_the_plain_file_is_run() {
     let dir = dir();
     let Some(output) = run(

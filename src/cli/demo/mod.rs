@@ -21,8 +21,8 @@ use droste_executor::{BuildError, Monitor, Settings, UnitOutcome};
 use droste_sandbox::Spawner;
 use droste_toolchain::LUA;
 use store_api::BuildMode;
-use store_local::LocalStore;
-use store_types::{DerivedPath, OutputsSpec, StorePath};
+use store_local::{LocalStore, LocalStoreConfig};
+use store_types::{DerivedPath, OutputsSpec, StoreDir, StorePath};
 
 use super::error::{CommandError, Hint, describe};
 use super::interrupt::{self, Interrupted};
@@ -86,7 +86,7 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result<u8, CommandError> {
     let begun = Instant::now();
     let spawner = wiring::start_spawner()?;
     let (root, _lock) = new_store_root(context)?;
-    let store = wiring::open_store(&root)?;
+    let store = wiring::open_store(&LocalStoreConfig::in_root(&root, StoreDir::default()))?;
     status.line(&format!("a new store in `{}`", root.display()));
     // First what needs cargo: whoever has none should not wait for a toolchain.
     status.now("fetching the sources of Lua");
@@ -148,12 +148,13 @@ fn new_store_root(context: &Context) -> Result<(PathBuf, File), CommandError> {
     let lock = File::create(&lock_file).map_err(error("make", &lock_file))?;
     lock.try_lock().map_err(|_| DemoError::Running)?;
     if context.is_store_given {
-        let root = context.store_root.clone();
-        if root.symlink_metadata().is_ok() {
-            return Err(DemoError::NotNew(root))
-                .hint(|| "without `--store` it makes one that is its own");
-        }
-        return Ok((root, lock));
+        let place = context.store.place().to_owned();
+        let root = context.store.root.clone();
+        return match root.filter(|root| root.symlink_metadata().is_err()) {
+            Some(root) => Ok((root, lock)),
+            None => Err(DemoError::NotNew(place))
+                .hint(|| "without `--store` it makes one that is its own"),
+        };
     }
     let root = dir.join("store");
     workshop::remove(&root).map_err(error("remove", &root))?;

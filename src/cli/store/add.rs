@@ -109,7 +109,7 @@ pub fn run(context: &Context, args: &AddArgs) -> Result<u8, CommandError> {
                 .hint(|| "give it one with `--name`");
         }
     };
-    let store = wiring::open_store(&context.store_root)?;
+    let store = wiring::open_store(&context.store)?;
     let dir = store_nar::fs::open_root(parent).map_err(read_error)?;
     let info = store.add_node(
         name,

@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, ValueEnum};
 use droste_executor::child::index::Index;
+use droste_executor::{Settings, droste_state_dir};
 use store_local::{GcAction, GcObserver, GcOptions, GcReport, LocalStore};
 
 use super::{open_existing, parse_path};
+use crate::cli::build::OptionArgs;
 use crate::cli::error::{CommandError, describe};
 use crate::cli::interrupt::{self, Interrupted};
 use crate::cli::report::Status;
 use crate::cli::stats::bytes_text;
-use crate::cli::{Context, exit_code, print};
+use crate::cli::{Context, exit_code, nix_conf, print};
 
 /// Delete what no root reaches
 ///
@@ -55,12 +57,14 @@ pub struct DeleteArgs {
 /// Nix's settings of the same names.
 #[derive(Debug, Args)]
 struct KeepArgs {
-    /// Whether live derivations keep their outputs
-    #[arg(long, value_name = "true|false", default_value = "false")]
-    keep_outputs: Switch,
-    /// Whether live outputs keep their derivations
-    #[arg(long, value_name = "true|false", default_value = "true")]
-    keep_derivations: Switch,
+    /// Whether live derivations keep their outputs [default: what nix.conf says, or false]
+    #[arg(long, value_name = "true|false")]
+    keep_outputs: Option<Switch>,
+    /// Whether live outputs keep their derivations [default: what nix.conf says, or true]
+    #[arg(long, value_name = "true|false")]
+    keep_derivations: Option<Switch>,
+    #[command(flatten)]
+    options: OptionArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -117,12 +121,18 @@ impl GcObserver for Progress<'_> {
 }
 
 impl KeepArgs {
-    fn options(&self, action: GcAction) -> GcOptions {
-        GcOptions {
-            keep_outputs: self.keep_outputs == Switch::True,
-            keep_derivations: self.keep_derivations == Switch::True,
+    fn options(&self, context: &Context, action: GcAction) -> Result<GcOptions, CommandError> {
+        let defaults = Settings::new(context.droste_dir.clone());
+        let config = nix_conf::read(&defaults, self.options.pairs())?;
+        let is_on = |given: Option<Switch>, name: &str| match given {
+            Some(switch) => switch == Switch::True,
+            None => config.flag(name),
+        };
+        Ok(GcOptions {
+            keep_outputs: is_on(self.keep_outputs, "keep-outputs"),
+            keep_derivations: is_on(self.keep_derivations, "keep-derivations"),
             ..GcOptions::new(action)
-        }
+        })
     }
 }
 
@@ -135,14 +145,14 @@ pub fn run(context: &Context, args: &GcArgs) -> Result<u8, CommandError> {
     };
     let mut options = GcOptions {
         measure: args.dry_run,
-        ..args.keep.options(action)
+        ..args.keep.options(context, action)?
     };
     if let Some(max) = args.max_freed {
         options.max_freed_bytes = max;
     }
     let mut children = 0;
     if let Some(max) = args.children_max {
-        let index_file = store.state_dir().with_file_name("droste/children.sqlite");
+        let index_file = droste_state_dir(store.config()).join("children.sqlite");
         if index_file.exists() {
             options.keep = Index::open(&index_file)?.outputs_last_used_first()?;
         }
@@ -183,7 +193,7 @@ pub fn delete(context: &Context, args: &DeleteArgs) -> Result<u8, CommandError> 
     let store = open_existing(context)?;
     let mut options = GcOptions {
         ignore_liveness: args.ignore_liveness,
-        ..args.keep.options(GcAction::DeleteSpecific)
+        ..args.keep.options(context, GcAction::DeleteSpecific)?
     };
     for text in &args.paths {
         options.paths_to_delete.insert(parse_path(&store, text)?);

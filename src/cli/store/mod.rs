@@ -3,6 +3,7 @@
 mod add;
 mod dump;
 mod gc;
+mod log;
 mod optimise;
 mod path_info;
 mod roots;
@@ -33,6 +34,7 @@ enum StoreCommand {
     Dump(dump::DumpArgs),
     Gc(gc::GcArgs),
     Delete(gc::DeleteArgs),
+    Log(log::LogArgs),
     Roots(roots::RootsArgs),
     Optimise(optimise::OptimiseArgs),
     Verify(verify::VerifyArgs),
@@ -61,6 +63,7 @@ pub fn run(context: &Context, args: &StoreArgs) -> Result<u8, CommandError> {
         StoreCommand::Dump(args) => dump::run(context, args),
         StoreCommand::Gc(args) => gc::run(context, args),
         StoreCommand::Delete(args) => gc::delete(context, args),
+        StoreCommand::Log(args) => log::run(context, args),
         StoreCommand::Roots(args) => roots::run(context, args),
         StoreCommand::Optimise(args) => optimise::run(context, args),
         StoreCommand::Verify(args) => verify::run(context, args),
@@ -70,14 +73,15 @@ pub fn run(context: &Context, args: &StoreArgs) -> Result<u8, CommandError> {
 /// Opens the store, which must be there: asking for something in a store that was
 /// just made because of a typing error helps nobody.
 pub fn open_existing(context: &Context) -> Result<Arc<LocalStore>, CommandError> {
-    let root = &context.store_root;
-    if !root.join("nix/store").is_dir() {
-        return Err(MissingError::Store(root.clone())).hint(|| match context.is_store_given {
+    let config = &context.store;
+    if !config.real.is_dir() {
+        return Err(MissingError::Store(config.place().to_owned())).hint(|| match context.is_store_given {
+            true if config.root.is_none() => "`store=`, `real=` or `NIX_STORE_DIR` say where it is",
             true => "`--store DIR` names the directory that has `nix/store` in it",
             false => "`--store DIR` names another; `droste run`, `droste build -f` or `droste toolchain import` makes one",
         });
     }
-    Ok(wiring::open_store(root)?)
+    Ok(wiring::open_store(config)?)
 }
 
 /// Reads a store path as the user typed it.
@@ -93,6 +97,6 @@ pub fn parse_path(store: &LocalStore, text: &str) -> Result<StorePath, StoreArgE
 pub fn not_valid(store: &LocalStore, path: &StorePath) -> MissingError {
     MissingError::Path {
         path: store.store_dir().display(path),
-        root: store.root().to_owned(),
+        root: store.config().place().to_owned(),
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use bstr::ByteSlice;
 use clap::Args;
 use droste_executor::child::index::{Child, Index};
+use droste_executor::droste_state_dir;
 use serde::Serialize;
 use shim_core::manifest::Manifest;
 use store_local::LocalStore;
@@ -69,10 +70,7 @@ struct Answer {
 
 pub fn run(context: &Context, args: &WhyArgs) -> Result<u8, CommandError> {
     let store = open_existing(context)?;
-    let index_file = store
-        .state_dir()
-        .with_file_name("droste")
-        .join("children.sqlite");
+    let index_file = droste_state_dir(store.config()).join("children.sqlite");
     let unknown = || {
         Err(WhyError::None(args.what.clone())).hint(|| {
             "only calls that became children are remembered; `droste build -v` and `droste run -v` tell of the others"

@@ -410,7 +410,7 @@ impl Executor {
     pub(super) fn child_place(self: &Arc<Self>, made: &Made) -> Result<ChildPlace, BuildError> {
         let text = self.store_dir().display(&made.path);
         let name = made.path.derivation_name().unwrap_or_default();
-        let scratch = self.scratch_paths(&made.path, name, &made.drv, BuildMode::Normal, &text)?;
+        let scratch = self.scratch_paths(&made.path, name, &made.drv, &text)?;
         let user = self.acquire_user(&text)?;
         let dir = self.make_scratch_dir(&text)?;
         Ok(ChildPlace { scratch, user, dir })

@@ -56,6 +56,19 @@ impl LocalStore {
         references: &BTreeSet<StorePath>,
         source: &mut dyn Read,
     ) -> Result<PathInfo, LocalError> {
+        self.add_addressed(name, method, algorithm, references, false, source)
+    }
+
+    /// The same; with `repair`, an object that is valid, but not what it should be, is replaced.
+    pub fn add_addressed(
+        &self,
+        name: &str,
+        method: ContentAddressMethod,
+        algorithm: HashAlgorithm,
+        references: &BTreeSet<StorePath>,
+        repair: bool,
+        source: &mut dyn Read,
+    ) -> Result<PathInfo, LocalError> {
         let temp = TempDir::new(&self.layout)?;
         let tree = LocalError::tree("add", name);
         let (hash, nar_hash, nar_size) = match method {
@@ -106,14 +119,32 @@ impl LocalStore {
         };
         let ca = ContentAddress { method, hash };
         let info = self.addressed(name, ca, References::to_others(references.clone()))?;
-        self.finish_add(
-            temp.fd(),
-            PathInfo {
-                nar_hash,
-                nar_size,
-                ..info
-            },
-        )
+        let info = PathInfo {
+            nar_hash,
+            nar_size,
+            ..info
+        };
+        if repair {
+            self.repair_from(temp.fd(), &info)?;
+        }
+        self.finish_add(temp.fd(), info)
+    }
+
+    /// If a path is valid, but its object is not what it should be, puts that of a temporary
+    /// directory in its place.
+    fn repair_from(&self, dir: BorrowedFd<'_>, info: &PathInfo) -> Result<(), LocalError> {
+        let path = &info.path;
+        self.add_temp_root(path)?;
+        let _locks = self.lock_paths(&BTreeSet::from([path.clone()]))?;
+        let Some(present) = self.path_info(path)? else {
+            return Ok(());
+        };
+        let name = OsStr::new(path.base_name());
+        let found = dump_and_hash(self.dir_of(name), name);
+        if found.is_ok_and(|(hash, _)| hash == present.nar_hash) {
+            return Ok(());
+        }
+        self.replace_object(dir, OsStr::new(OBJECT), info)
     }
 
     /// Adds a copy of the tree that `node` in `dir` is, as `nix-store --add` does:
@@ -213,6 +244,7 @@ impl LocalStore {
     /// locks nor temporary directories where nobody else adds the same: to make and remove them
     /// takes longer than all the rest.
     pub fn add_files(&self, objects: &[FileObject<'_>]) -> Result<Vec<PathInfo>, LocalError> {
+        self.layout.check_writable("add an object")?;
         let mut registrations = Vec::with_capacity(objects.len());
         let mut texts = BTreeMap::new();
         for object in objects {
@@ -356,9 +388,19 @@ impl LocalStore {
     ///
     /// Exactly one NAR is read, in small reads, even if the path is valid already.
     pub fn add_nar(&self, info: &PathInfo, nar: &mut dyn Read) -> Result<(), LocalError> {
+        self.add_nar_with(info, false, nar)
+    }
+
+    /// The same; with `repair`, an object that is valid, but not what it should be, is replaced.
+    pub fn add_nar_with(
+        &self,
+        info: &PathInfo,
+        repair: bool,
+        nar: &mut dyn Read,
+    ) -> Result<(), LocalError> {
         let path = &info.path;
         self.add_temp_root(path)?;
-        if self.is_valid(path)? {
+        if !repair && self.is_valid(path)? {
             copy(nar, &mut io::sink()).map_err(LocalError::tree("add", path))?;
             return Ok(());
         }
@@ -384,6 +426,9 @@ impl LocalStore {
             });
         }
         self.check_content_address(info, temp.fd())?;
+        if repair {
+            self.repair_from(temp.fd(), info)?;
+        }
         self.finish_add(temp.fd(), info.clone())?;
         Ok(())
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use store_nar::fs;
 
-use crate::LocalError;
 use crate::schema::{CA_TABLES, PROBES, TABLES};
+use crate::{LocalError, migrations};
 
 /// How long one attempt waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -21,6 +21,7 @@ const STATEMENTS_MAX: usize = 64;
 pub(crate) struct Db {
     path: PathBuf,
     connection: Mutex<Connection>,
+    read_only: bool,
 }
 
 /// An error inside a transaction: of the database, or of what was asked for.
@@ -54,6 +55,39 @@ impl Db {
         create().map_err(|error| unusable(root, path, error))
     }
 
+    /// Brings a database up to date that has this number in the file `schema`.
+    pub(crate) fn upgrade(root: &Path, path: &Path, schema: u32) -> Result<(), LocalError> {
+        let upgrade = || migrations::upgrade(&mut connect(path, OpenFlags::empty())?, schema);
+        upgrade().map_err(|error| unusable(root, path, error))
+    }
+
+    /// Opens a database that nobody writes to, without a lock and without files beside it.
+    pub(crate) fn open_immutable(root: &Path, path: &Path) -> Result<Self, LocalError> {
+        use std::os::unix::ffi::OsStrExt;
+        let mut uri = String::from("file:");
+        for byte in path.as_os_str().as_bytes() {
+            uri.push_str(&format!("%{byte:02X}"));
+        }
+        uri.push_str("?immutable=1");
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_URI;
+        let open = || -> Result<Connection, rusqlite::Error> {
+            let connection = Connection::open_with_flags(&uri, flags)?;
+            for (_, probe) in PROBES {
+                connection.prepare(probe)?;
+            }
+            Ok(connection)
+        };
+        let connection = open().map_err(|error| unusable(root, path, error))?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        Ok(Self {
+            path: path.to_owned(),
+            connection: Mutex::new(connection),
+            read_only: true,
+        })
+    }
+
     /// Opens a database, and makes sure that it is one of Nix's.
     pub(crate) fn open(root: &Path, path: &Path) -> Result<Self, LocalError> {
         if !path.exists() {
@@ -75,9 +109,14 @@ impl Db {
             for (_, probe) in PROBES {
                 connection.prepare(probe)?;
             }
-            // A store of a Nix without the feature has no tables for realisations.
-            if !has_realisations {
+            // A store of a Nix without the feature has no tables for realisations, and Nix 2.4 had
+            // others.
+            let is_old = migrations::has_unnumbered_realisations(&connection)?;
+            if !has_realisations || is_old {
                 let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                if migrations::has_unnumbered_realisations(&tx)? {
+                    migrations::number_realisations(&tx)?;
+                }
                 tx.execute_batch(CA_TABLES)?;
                 tx.commit()?;
             }
@@ -88,6 +127,7 @@ impl Db {
         Ok(Self {
             path: path.to_owned(),
             connection: Mutex::new(connection),
+            read_only: false,
         })
     }
 
@@ -118,6 +158,12 @@ impl Db {
         operation: &'static str,
         mut body: impl FnMut(&Transaction<'_>) -> Result<T, DbError>,
     ) -> Result<T, LocalError> {
+        if self.read_only {
+            return Err(LocalError::ReadOnly {
+                operation,
+                place: self.path.clone(),
+            });
+        }
         let fault = || fs::fault_point().map_err(LocalError::io(operation, &self.path));
         self.attempt(operation, |connection| {
             fault()?;

@@ -31,6 +31,27 @@ pub enum LocalError {
         /// The database's answer, if it gave one.
         source: Option<Box<rusqlite::Error>>,
     },
+    /// Something was to be changed in a store that is read-only.
+    #[error("cannot {operation}: the store in `{place}` is read-only", place = place.display())]
+    ReadOnly {
+        /// What was to be done, like `register paths`.
+        operation: &'static str,
+        /// The store.
+        place: PathBuf,
+    },
+    /// The paths in the database begin with another directory.
+    #[error(
+        "cannot use the store in `{place}` as one of `{dir}`: it has `{found}`; `store=…` in its name, or `NIX_STORE_DIR`, says which directory its paths begin with",
+        place = place.display()
+    )]
+    OtherStoreDir {
+        /// The store.
+        place: PathBuf,
+        /// The directory that its paths should begin with.
+        dir: String,
+        /// A path of it.
+        found: String,
+    },
     /// The database failed.
     #[error("cannot {operation} in the database `{path}`", path = path.display())]
     Database {

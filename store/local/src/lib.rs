@@ -1,7 +1,8 @@
 //! A store on disk, in the layout that Nix reads and writes.
 //!
 //! A [`LocalStore`] lies in a directory of the machine, and its paths are those
-//! of a logical directory, mostly `/nix/store`:
+//! of a logical directory, mostly `/nix/store`. Each directory may also be elsewhere
+//! ([`LocalStoreConfig`]):
 //!
 //! ```text
 //! ROOT/nix/store/<hash>-<name>        the objects
@@ -9,6 +10,7 @@
 //! ROOT/nix/store/tmp-droste-*/        an object being added; locked by its owner
 //! ROOT/nix/var/nix/db/db.sqlite       which paths are valid, and what they refer to
 //! ROOT/nix/var/nix/db/{schema,ca-schema,big-lock}
+//! ROOT/nix/var/nix/db/reserved        space for a collection on a full disk
 //! ROOT/nix/var/nix/{gcroots,profiles,temproots,builds,userpool}
 //! ROOT/nix/var/nix/gc.lock            held while garbage is collected
 //! ROOT/nix/var/nix/gc-socket/socket   where the collector is told what is needed
@@ -35,14 +37,17 @@
 
 mod add;
 mod borrowed;
+mod build_log;
 mod build_trace;
 mod canonicalise;
+mod config;
 mod db;
 mod error;
 mod gc;
 mod gcroots;
 mod layout;
 mod locks;
+mod migrations;
 mod optimise;
 mod output;
 mod roots;
@@ -53,7 +58,9 @@ mod temp;
 mod verify;
 
 pub use add::FileObject;
+pub use build_log::{ADDED_LOG_LEN_MAX, BuildLogWriter};
 pub use canonicalise::{Canonicaliser, canonicalise};
+pub use config::{ConfigError, DefaultDirs, LocalStoreConfig};
 pub use error::LocalError;
 pub use gc::{GcAction, GcObserver, GcOptions, GcReport, Unobserved};
 pub use gcroots::Roots;

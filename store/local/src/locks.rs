@@ -34,6 +34,7 @@ impl PathLocks {
         paths: &BTreeSet<StorePath>,
         wait: bool,
     ) -> Result<Option<Self>, LocalError> {
+        layout.check_writable("lock paths")?;
         let mut locks = Self {
             layout: Arc::clone(layout),
             held: Vec::with_capacity(paths.len()),

@@ -56,30 +56,9 @@ impl LocalStore {
         &self,
         is_cancelled: &mut dyn FnMut(&StorePath) -> bool,
     ) -> Result<OptimiseReport, LocalError> {
-        let links_path = self.physical_dir().join(LINKS);
-        match fs::make_dir(self.store_fd(), OsStr::new(LINKS), 0o755) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(LocalError::io("make the directory", links_path)(error));
-            }
-            Ok(()) | Err(_) => {}
-        }
-        let links = fs::open_dir(self.store_fd(), OsStr::new(LINKS))
-            .map_err(LocalError::io("open", &links_path))?;
-        let mut linked = HashSet::new();
-        for entry in fs::list(links.as_fd()).map_err(LocalError::io("list", &links_path))? {
-            if let Ok(Some(stat)) = fs::stat_if_exists(links.as_fd(), &entry.name) {
-                linked.insert(stat.st_ino);
-            }
-        }
-        let mut optimiser = Optimiser {
-            store: self,
-            links,
-            temp: TempDir::new(&self.layout)?,
-            temp_count: 0,
-            linked,
-            sound: HashSet::new(),
-            report: OptimiseReport::default(),
-        };
+        self.layout.check_writable("optimise the store")?;
+        let mut optimiser = self.optimiser()?;
+        optimiser.know_links()?;
         for path in self.all_valid_paths()? {
             if is_cancelled(&path) {
                 optimiser.report.is_partial = true;
@@ -96,9 +75,57 @@ impl LocalStore {
         }
         Ok(optimiser.report)
     }
+
+    fn optimiser(&self) -> Result<Optimiser<'_>, LocalError> {
+        let links_path = self.physical_dir().join(LINKS);
+        match fs::make_dir(self.store_fd(), OsStr::new(LINKS), 0o755) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(LocalError::io("make the directory", links_path)(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        Ok(Optimiser {
+            store: self,
+            links: fs::open_dir(self.store_fd(), OsStr::new(LINKS))
+                .map_err(LocalError::io("open", &links_path))?,
+            temp: TempDir::new(&self.layout)?,
+            temp_count: 0,
+            linked: HashSet::new(),
+            sound: HashSet::new(),
+            report: OptimiseReport::default(),
+        })
+    }
+
+    /// The same for some paths that have just been registered, and are held. What cannot be
+    /// linked stays as it is.
+    pub(crate) fn optimise_registered<'a>(&self, paths: impl Iterator<Item = &'a StorePath>) {
+        let mut optimiser = match self.optimiser() {
+            Ok(optimiser) => optimiser,
+            // There may be no room.
+            Err(_) => return,
+        };
+        for path in paths {
+            let name = OsStr::new(path.base_name());
+            // Another store's, if it is borrowed.
+            if matches!(fs::stat_if_exists(self.store_fd(), name), Ok(Some(_))) {
+                let _ = optimiser.tree(path);
+            }
+        }
+    }
 }
 
 impl Optimiser<'_> {
+    /// Looks which files are linked already, and need not be read.
+    fn know_links(&mut self) -> Result<(), LocalError> {
+        let path = self.store.physical_dir().join(LINKS);
+        for entry in fs::list(self.links.as_fd()).map_err(LocalError::io("list", &path))? {
+            if let Ok(Some(stat)) = fs::stat_if_exists(self.links.as_fd(), &entry.name) {
+                self.linked.insert(stat.st_ino);
+            }
+        }
+        Ok(())
+    }
+
     fn tree(&mut self, path: &StorePath) -> Result<(), LocalError> {
         let mut at = PathBuf::from(path.base_name());
         let store = self.store.store_fd();

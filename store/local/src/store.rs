@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,8 +19,8 @@ use crate::borrowed::Borrowing;
 use crate::db::{Db, DbError};
 use crate::layout::Layout;
 use crate::roots::TempRoots;
-use crate::temp::remove_leftovers;
-use crate::{LocalError, PathLocks};
+use crate::temp::{TempDir, remove_leftovers};
+use crate::{LocalError, LocalStoreConfig, PathLocks};
 
 /// What makes a path valid.
 #[derive(Clone, Debug)]
@@ -53,16 +54,17 @@ pub struct LocalStore {
     pub(crate) borrowing: Borrowing,
     /// For the output paths of derivations that are added.
     pub(crate) modulo: Mutex<HashModulo>,
+    auto_optimise: AtomicBool,
     /// Held by who adds files without locking their paths.
     pub(crate) adding: Mutex<()>,
     /// Says that the store is open, so that no other process upgrades it.
-    _big_lock: OwnedFd,
+    _big_lock: Option<OwnedFd>,
 }
 
 impl std::fmt::Debug for LocalStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LocalStore")
-            .field("root", &self.layout.root)
+            .field("place", &self.layout.config.place())
             .field("dir", &self.dir)
             .finish_non_exhaustive()
     }
@@ -75,19 +77,42 @@ impl LocalStore {
     /// `root` is what follows `--store` in Nix's commands: the objects are in
     /// `root/nix/store`, whatever `dir` their paths begin with.
     pub fn open(root: &Path, dir: StoreDir) -> Result<Self, LocalError> {
-        let store = Self::open_as_it_is(root, dir)?;
-        remove_leftovers(&store.layout)?;
+        Self::open_at(&LocalStoreConfig::in_root(root, dir))
+    }
+
+    /// The same for a store in any directories.
+    ///
+    /// # Errors
+    /// Also if the store is of another logical directory than `config` says.
+    pub fn open_at(config: &LocalStoreConfig) -> Result<Self, LocalError> {
+        let store = Self::open_as_it_is(config)?;
+        if !config.read_only {
+            remove_leftovers(&store.layout)?;
+        }
         Ok(store)
     }
 
     /// The same for a store that others look after: nothing is removed.
-    pub fn open_as_it_is(root: &Path, dir: StoreDir) -> Result<Self, LocalError> {
-        let layout = Arc::new(Layout::open(root)?);
+    pub fn open_as_it_is(config: &LocalStoreConfig) -> Result<Self, LocalError> {
+        let dir = config.dir.clone();
+        let layout = Arc::new(Layout::open(config)?);
         let (db, big_lock) = layout.open_db()?;
+        let any = db.read_one("look for a path", |connection| {
+            let mut statement = connection.prepare("select path from ValidPaths limit 1")?;
+            Ok(statement.query_row([], |row| row.get(0)).optional()?)
+        })?;
+        if let Some(found) = any.filter(|path: &String| dir.parse(path).is_err()) {
+            return Err(LocalError::OtherStoreDir {
+                place: layout.config.place().to_owned(),
+                dir: dir.to_string(),
+                found,
+            });
+        }
         Ok(Self {
             temp_roots: TempRoots::of_process(&layout)?,
             modulo: Mutex::new(HashModulo::new(dir.clone())),
             adding: Mutex::default(),
+            auto_optimise: AtomicBool::new(false),
             borrowing: db.read_one("look for borrowed paths", |connection| {
                 Ok(Borrowing::of(connection)?)
             })?,
@@ -103,9 +128,9 @@ impl LocalStore {
         &self.dir
     }
 
-    /// The directory that the store lies in, absolute.
-    pub fn root(&self) -> &Path {
-        &self.layout.root
+    /// Where the store lies. Its directories are absolute, and no symbolic links.
+    pub fn config(&self) -> &LocalStoreConfig {
+        &self.layout.config
     }
 
     /// The directory that the objects lie in: `ROOT/nix/store`.
@@ -343,6 +368,57 @@ impl LocalStore {
                 }
             }
             also(tx)
+        })?;
+        if self.auto_optimise.load(Ordering::Relaxed) {
+            let paths = registrations
+                .iter()
+                .map(|registration| &registration.info.path);
+            self.optimise_registered(paths);
+        }
+        Ok(())
+    }
+
+    /// Whether files of what is registered from now on become names of files with the same content
+    /// that the store has: Nix's `auto-optimise-store`.
+    pub fn set_auto_optimise(&self, on: bool) {
+        self.auto_optimise.store(on, Ordering::Relaxed);
+    }
+
+    /// Registers what is known of a valid path whose object is another now.
+    pub(crate) fn register_anew(&self, info: &PathInfo) -> Result<(), LocalError> {
+        self.db.write("register a path anew", |tx| {
+            let text = self.dir.display(&info.path);
+            let Some(id) = path_id(tx, &text)? else {
+                return Err(LocalError::NotValid {
+                    path: info.path.clone(),
+                }
+                .into());
+            };
+            tx.prepare_cached(
+                "update ValidPaths set hash = ?2, narSize = ?3, sigs = ?4 where id = ?1",
+            )?
+            .execute(params![
+                id,
+                info.nar_hash.to_prefixed_hex(),
+                info.nar_size as i64,
+                joined(&[], &info.signatures),
+            ])?;
+            tx.prepare_cached("delete from Refs where referrer = ?1")?
+                .execute([id])?;
+            for reference in &info.references {
+                let Some(reference_id) = path_id(tx, &self.dir.display(reference))? else {
+                    return Err(LocalError::ReferenceNotValid {
+                        path: info.path.clone(),
+                        reference: reference.clone(),
+                    }
+                    .into());
+                };
+                tx.prepare_cached(
+                    "insert or ignore into Refs (referrer, reference) values (?1, ?2)",
+                )?
+                .execute([id, reference_id])?;
+            }
+            Ok(())
         })
     }
 
@@ -494,6 +570,10 @@ impl LocalStore {
     /// Keeps a path from being collected as garbage as long as this process has
     /// the store open. To be called before it is asked whether the path is valid.
     pub fn add_temp_root(&self, path: &StorePath) -> Result<(), LocalError> {
+        if self.layout.config.read_only {
+            // Nothing is deleted there.
+            return Ok(());
+        }
         self.temp_roots.add(&self.dir, path)
     }
 
@@ -501,6 +581,7 @@ impl LocalStore {
     /// the link is there. `link` must be absolute.
     pub fn add_indirect_root(&self, link: &Path) -> Result<(), LocalError> {
         use std::os::unix::ffi::OsStrExt;
+        self.layout.check_writable("make a root")?;
         let bytes = link.as_os_str().as_bytes();
         let name = HashAlgorithm::Sha1.digest(bytes).to_base32();
         let path = self.layout.state.join("gcroots/auto").join(&name);
@@ -535,9 +616,9 @@ impl LocalStore {
         PathLocks::acquire(&self.layout, paths, false)
     }
 
-    /// Moves a canonical tree of the same file system to a path's place, in place
-    /// of what a killed process may have left there. The caller must hold the
-    /// path's lock; a path that is valid is an error.
+    /// Moves a canonical tree to a path's place, in place of what a killed process may have left
+    /// there; from another file system it is copied. The caller must hold the path's lock; a path
+    /// that is valid is an error.
     pub fn move_into_store(
         &self,
         dir: BorrowedFd<'_>,
@@ -546,21 +627,16 @@ impl LocalStore {
     ) -> Result<(), LocalError> {
         self.remove_invalid(path)?;
         let to = OsStr::new(path.base_name());
-        let rename = || -> io::Result<()> {
-            let stat = fs::stat(dir, name)?;
-            // To move a directory is to write to it: its parent is an entry of it.
-            let is_read_only = fs::Kind::of(&stat) == fs::Kind::Directory
-                && stat.st_mode & 0o200 == 0
-                && !rustix::process::geteuid().is_root();
-            if !is_read_only {
-                return fs::rename_no_replace(dir, name, self.store_fd(), to);
+        let failed = |error| LocalError::io("move into place", self.physical_path(path))(error);
+        match rename_tree(dir, name, self.store_fd(), to) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                let temp = TempDir::new(&self.layout)?;
+                store_nar::rewrite_tree(dir, name, temp.fd(), to, [])
+                    .map_err(LocalError::tree("copy", path))?;
+                rename_tree(temp.fd(), to, self.store_fd(), to).map_err(failed)
             }
-            let fd = fs::open_dir(dir, name)?;
-            fs::set_mode(&fd, stat.st_mode & 0o7777 | 0o200)?;
-            fs::rename_no_replace(dir, name, self.store_fd(), to)?;
-            fs::set_mode(&fd, stat.st_mode & 0o7777)
-        };
-        rename().map_err(LocalError::io("move into place", self.physical_path(path)))
+            moved => moved.map_err(failed),
+        }
     }
 
     /// Removes what lies at the place of a path that is not valid, if anything
@@ -748,6 +824,28 @@ impl LocalStore {
         };
         Ok(Some((row_id, realisation)))
     }
+}
+
+/// Gives a tree another name that nothing has.
+pub(crate) fn rename_tree(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    to_dir: BorrowedFd<'_>,
+    to: &OsStr,
+) -> io::Result<()> {
+    let stat = fs::stat(dir, name)?;
+    // To move a directory is to write to it: its parent is an entry of it.
+    let is_read_only = fs::Kind::of(&stat) == fs::Kind::Directory
+        && stat.st_mode & 0o200 == 0
+        && !rustix::process::geteuid().is_root();
+    if !is_read_only {
+        return fs::rename_no_replace(dir, name, to_dir, to);
+    }
+    let fd = fs::open_dir(dir, name)?;
+    fs::set_mode(&fd, stat.st_mode & 0o7777 | 0o200)?;
+    let renamed = fs::rename_no_replace(dir, name, to_dir, to);
+    fs::set_mode(&fd, stat.st_mode & 0o7777)?;
+    renamed
 }
 
 /// The columns of `ValidPaths` after the path.

@@ -29,6 +29,7 @@ pub(crate) struct TempDir {
 
 impl TempDir {
     pub(crate) fn new(layout: &Arc<Layout>) -> Result<Self, LocalError> {
+        layout.check_writable("add an object")?;
         let store = layout.store_fd.as_fd();
         loop {
             let name = OsString::from(format!(

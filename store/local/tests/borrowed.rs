@@ -60,7 +60,11 @@ fn what_is_borrowed_is_valid_and_is_not_copied() {
     let own = store
         .add_text("own", b"of our own", &BTreeSet::from([text.path.clone()]))
         .unwrap();
-    assert!(store.physical_path(&own.path).starts_with(store.root()));
+    assert!(
+        store
+            .physical_path(&own.path)
+            .starts_with(store.config().place())
+    );
     assert!(store.verify(true).unwrap().problems.is_empty());
 
     let missing = PathInfo {

@@ -519,11 +519,6 @@ fn foreign_and_damaged_databases_are_named_with_what_to_do() {
         text.contains("schema 11") && text.contains("another store"),
         "{text}"
     );
-    let text = message(&write("schema", "7"));
-    assert!(
-        text.contains("schema 7") && text.contains("upgrade"),
-        "{text}"
-    );
     let text = message(&write("schema", "many"));
     assert!(text.contains("`many`, which is not a number"), "{text}");
     let text = message(&write(

@@ -224,6 +224,13 @@ pub fn open_to_write(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
 }
 
+/// Gives a file this length, with space on the disk.
+pub fn allocate(fd: impl AsFd, len: u64) -> io::Result<()> {
+    fault::point()?;
+    let flags = rustix::fs::FallocateFlags::empty();
+    Ok(rustix::fs::fallocate(fd, flags, 0, len)?)
+}
+
 /// Makes a directory.
 pub fn make_dir(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> io::Result<()> {
     fault::point()?;

@@ -17,6 +17,7 @@ mod path_info;
 mod realisation;
 mod signature;
 mod store_path;
+mod store_reference;
 
 pub use build_trace::{BuildTraceEntry, BuildTraceError, BuildTraceKey};
 pub use content_address::{
@@ -42,3 +43,6 @@ pub use realisation::{DrvOutput, Realisation, RealisationError};
 pub use signature::{KeyError, PublicKey, PublicKeys, SecretKey};
 pub use signature::{Signature, SignatureParseError};
 pub use store_path::{StoreDir, StorePath, StorePathError};
+pub use store_reference::{
+    STORE_REFERENCE_LEN_MAX, StoreKind, StoreReference, StoreReferenceError, encode_store_param,
+};

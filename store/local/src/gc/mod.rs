@@ -160,6 +160,7 @@ impl LocalStore {
         options: &GcOptions,
         observer: &mut dyn GcObserver,
     ) -> Result<GcReport, LocalError> {
+        self.layout.check_writable("collect garbage")?;
         let deletes = matches!(
             options.action,
             GcAction::DeleteDead | GcAction::DeleteSpecific
@@ -241,7 +242,7 @@ impl LocalStore {
     }
 
     /// Removes the file that Nix keeps beside the database, so that there is room for the
-    /// journal of what is deleted on a disk that is full. Nix makes it again.
+    /// journal of what is deleted on a disk that is full. Whoever opens the store next makes it again.
     fn release_reserve(&self) {
         let db = fs::open_dir(self.layout.state_fd.as_fd(), OsStr::new("db"));
         // Without one there is nothing to release.
