@@ -64,10 +64,9 @@ equal "keep-derivations counts as an option" "$(dead --store "$store" --option k
     "$(droste store gc --store "$store" --print-dead --option gc-keep-derivations false 2> /dev/null | sort)"
 copy_store "$store" "$WORK/served"
 NIX_CONFIG='keep-outputs = true' droste daemon --store "$WORK/served" --socket "$WORK/socket" 2> "$WORK/daemon.err" &
-daemon=$!
 for _ in $(seq 200); do [ -S "$WORK/socket" ] && break; sleep 0.05; done
 equal "keep-outputs counts for the daemon" "$(dead --store "$WORK/served" --option keep-outputs true)" "$(dead --store "unix://$WORK/socket?root=$WORK/served")"
-kill "$daemon" && wait "$daemon" 2> /dev/null
+droste daemon stop 2> /dev/null
 rm -rf "$WORK/socket" && chmod -R u+w "$WORK/served" && rm -rf "$WORK/served"
 
 # With too little space, garbage goes before something is built.

@@ -65,12 +65,11 @@ store" "$(ls "$WORK/plain")"
     check "auto is the same store" droste store path-info --store auto "$(head -n 1 "$WORK/got")"
     # By way of the daemon.
     droste daemon --store local --socket "$WORK/socket" 2> "$WORK/daemon.err" &
-    daemon=$!
     for _ in $(seq 200); do [ -S "$WORK/socket" ] && break; sleep 0.05; done
     check "Nix asks the daemon of such a store" nix34 nix path-info --store "unix://$WORK/socket" "$(head -n 1 "$WORK/got")"
     named=$(grep -o "unix://[^']*" "$WORK/daemon.err")
     check "the daemon says how Nix names its store" env -u NIX_STORE_DIR -u NIX_STATE_DIR "$NIX34/nix" build --no-link --store "$named" "${drvs[0]}^*"
-    kill "$daemon" && wait "$daemon"
+    droste daemon stop 2> /dev/null
 )
 check "the same store by its parameters" droste store verify --store "local?store=$WORK/plain/store&state=$WORK/plain/state&log=$WORK/plain/log"
 
@@ -98,11 +97,10 @@ rm -r "$logs/ours/nix/var/log/nix/drvs"
 check "none can be kept" droste build --rebuild --option keep-build-log false --store "$logs/ours" "$one"
 equal "then there is none" "" "$(files "$logs/ours")"
 refused "that is said" 1 'there is no log of' droste store log --store "$logs/ours" "$one"
-droste daemon --store "$logs/ours" --socket "$WORK/log-socket" 2> /dev/null &
-daemon=$!
+droste daemon --store "$logs/ours" --socket "$WORK/log-socket" 2> "$WORK/daemon.err" &
 for _ in $(seq 200); do [ -S "$WORK/log-socket" ] && break; sleep 0.05; done
 check "Nix copies a log to the daemon" nix34 nix store copy-log --from "$logs/theirs" --to "unix://$WORK/log-socket?root=$logs/ours" "$one"
-kill "$daemon" && wait "$daemon"
+droste daemon stop 2> /dev/null
 equal "it is there" "$(files "$logs/theirs") this is one" "$(files "$logs/ours") $(nix34 nix log --store "$logs/ours" "$one")"
 
 # Nothing is written to a store that is read-only.

@@ -70,14 +70,15 @@ refused "verify names what is missing" 1 "$(basename "${outputs[0]}")" droste st
 
 # What is damaged is put right, as Nix does it.
 damage() { # STORE PATH
-    rm -f "$1$2" && echo damaged > "$1$2" && chmod 444 "$1$2"
+    [ -L "$1$2" ] || chmod -R u+w "$1$2"
+    rm -rf "$1$2" && echo damaged > "$1$2" && chmod 444 "$1$2"
 }
 dep=$(nix34 nix-store -q --references --store "$store" "${outputs[0]}" | grep -m 1 -- '-dep')
 for side in ours theirs; do
     copy_store "$store" "$WORK/$side"
     for path in "${outputs[0]}" "$dep" "${outputs[-1]}"; do damage "$WORK/$side" "$path"; done
     # Missing, and needed by nothing; missing, and needed.
-    chmod -R u+w "$WORK/$side${outputs[-2]}" && rm -rf "$WORK/$side${outputs[-2]}"
+    damage "$WORK/$side" "${outputs[-2]}" && rm -f "$WORK/$side${outputs[-2]}"
     echo damaged > "$WORK/$side/nix/store/.links/0000000000000000000000000000000000000000000000000000"
 done
 nix34 nix-store --verify --check-contents --repair --store "$WORK/theirs" > "$WORK/theirs.out" 2>&1 || fail "Nix 2.34 repairs the store" "$(tail -n 20 "$WORK/theirs.out")"
@@ -92,14 +93,14 @@ refused "what nobody has built cannot be repaired" 1 'no derivation is known' dr
 copy_store "$store" "$WORK/served"
 damage "$WORK/served" "${outputs[0]}"
 droste daemon --store "$WORK/served" --socket "$WORK/socket" 2> "$WORK/daemon.err" &
-daemon=$!
 for _ in $(seq 200); do [ -S "$WORK/socket" ] && break; sleep 0.05; done
 check "Nix has the daemon repair the store" nix34 nix-store --verify --check-contents --repair --store "unix://$WORK/socket?root=$WORK/served"
-verified "which is sound then" "$WORK/served"
+# Not by 2.8, which wants a store of 2.34 alone.
+check "which is sound then" _verify nix34 "$WORK/served"
 damage "$WORK/served" "${outputs[0]}"
 check "Nix has the daemon repair one derivation's outputs" nix34 nix-store -r --repair --store "unix://$WORK/socket?root=$WORK/served" "$(head -n 1 "$WORK/drvs")"
+droste daemon stop 2> /dev/null
 verified "they are sound then" "$WORK/served"
-kill "$daemon" && wait "$daemon" 2> /dev/null
 
 # Files of one content become one as they are built.
 for side in ours theirs; do copy_store "$WORK/unbuilt" "$WORK/optimised-$side"; done
