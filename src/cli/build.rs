@@ -1,7 +1,7 @@
 //! `droste build`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use droste_executor::{BuildError, ChildCounts, Settings, UnitOutcome};
@@ -237,7 +237,8 @@ pub fn run(context: &Context, args: &BuildArgs) -> Result<u8, CommandError> {
         for path in results.iter().flat_map(|result| result.outputs.values()) {
             print_line(path)?;
         }
-        if results.iter().any(|result| !result.outputs.is_empty()) {
+        let is_elsewhere = store.physical_dir() != Path::new(store.store_dir().as_str());
+        if is_elsewhere && results.iter().any(|result| !result.outputs.is_empty()) {
             status.line(&format!(
                 "note: `{}` is `{}` on this machine",
                 store.store_dir(),
@@ -277,11 +278,7 @@ struct LinkError {
 }
 
 /// Makes roots of all outputs, named as `nix build` names them.
-fn make_links(
-    store: &LocalStore,
-    link: &std::path::Path,
-    results: &[BuildJson],
-) -> Result<(), CommandError> {
+fn make_links(store: &LocalStore, link: &Path, results: &[BuildJson]) -> Result<(), CommandError> {
     let link = std::path::absolute(link).map_err(|source| LinkError {
         path: link.to_owned(),
         source,
@@ -296,7 +293,7 @@ fn make_links(
                 name.push(format!("-{output}"));
             }
             let path = store.store_dir().parse(path)?;
-            store.add_perm_root(&path, std::path::Path::new(&name))?;
+            store.add_perm_root(&path, Path::new(&name))?;
         }
     }
     Ok(())

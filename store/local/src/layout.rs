@@ -119,7 +119,9 @@ impl Layout {
             if present.is_none_or(|stat| stat.st_size != RESERVED_LEN as i64) {
                 let _ = fs::unlink(dir.as_fd(), name);
                 let file = fs::create_file(dir.as_fd(), name, 0o600).ok()?;
-                fs::allocate(&file, RESERVED_LEN).ok()?;
+                if fs::allocate(&file, RESERVED_LEN).is_err() {
+                    let _ = fs::unlink(dir.as_fd(), name);
+                }
             }
             Some(())
         };
