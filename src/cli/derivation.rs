@@ -158,7 +158,7 @@ fn add(context: &Context, args: &AddArgs) -> Result<u8, CommandError> {
     if text.len() as u64 > JSON_LEN_MAX {
         return Err(DerivationError::TooLong.into());
     }
-    let store = wiring::open_store(&context.store_root)?;
+    let store = wiring::open_store(&context.store)?;
     let dir = store.store_dir();
     let (name, mut drv) = Derivation::from_json(dir, &text)
         .map_err(DerivationError::Json)
