@@ -29,7 +29,7 @@ use super::instance::{self, InstanceError};
 use super::report::Verbosity;
 use super::stdio::Streams;
 use super::store_uri::Surroundings;
-use super::{Context, exit_code, interrupt, print_line};
+use super::{Context, exit_code, interrupt, print_line, serving};
 use crate::external::server::ExternalBuilds;
 use crate::open_store::OpenStore;
 use crate::proxy_store::ProxyStore;
