@@ -433,7 +433,7 @@ impl<'a> Attempt<'a> {
         let executor = self.executor;
         let is_elsewhere =
             executor.store.physical_dir() != Path::new(executor.store_dir().as_str());
-        let is_asked = match executor.settings.sandbox {
+        let is_asked = match self.settings().sandbox {
             SandboxMode::Enabled => false,
             SandboxMode::Relaxed => !self.kind.is_sandboxed() || self.options.no_chroot,
             SandboxMode::Disabled => true,
@@ -533,7 +533,7 @@ impl Run<'_> {
             Root::Directory(self.dir.root()),
             &self.setting.user,
             drv,
-            network,
+            (network, self.attempt.settings()),
         );
         request.args = start.args;
         request.env = start.env.into_iter().collect();
@@ -552,7 +552,8 @@ impl Run<'_> {
         executor.add_inputs(&mut request, &self.setting.inputs);
         if let Some(name) = builtin_name(drv) {
             let outputs = &self.setting.scratch;
-            executor.add_builtin(&mut request, text, (name, drv), outputs, self.dir)?;
+            let own = (self.dir, &self.attempt.settings().downloads);
+            executor.add_builtin(&mut request, text, (name, drv), outputs, own)?;
         }
         request.allow_new_mounts = self.attempt.builds_inside();
         Ok(request)
@@ -606,7 +607,7 @@ impl Run<'_> {
         let root = Some(self.dir.root()).filter(|_| !sees_machine);
         let all = configured
             .chain(self.impure_host_deps()?)
-            .chain(executor.run_pre_build_hook(text, root)?);
+            .chain(executor.run_pre_build_hook(settings, text, root)?);
         paths.extend(all.map(|path| (path.inside.clone(), path)));
         if paths.contains_key(Path::new("/dev")) {
             request
@@ -687,13 +688,8 @@ impl Run<'_> {
     /// The paths that the derivation asks for, if the settings allow all of them. Symbolic links
     /// are not followed: nobody is told of what they may not see.
     fn impure_host_deps(&self) -> Result<Vec<SandboxPath>, BuildError> {
-        let Attempt {
-            executor,
-            text,
-            options,
-            ..
-        } = self.attempt;
-        let allowed = &executor.settings.allowed_impure_host_deps;
+        let Attempt { text, options, .. } = self.attempt;
+        let allowed = &self.attempt.settings().allowed_impure_host_deps;
         let wanted = options.impure_host_deps.iter().map(|path| {
             let inside = clean(Path::new(path));
             let is_allowed =
@@ -746,7 +742,7 @@ impl Run<'_> {
         };
         let impure = |name: &[u8]| {
             let set = std::str::from_utf8(name).ok();
-            match set.and_then(|name| executor.settings.impure_env.get(name)) {
+            match set.and_then(|name| self.attempt.settings().impure_env.get(name)) {
                 Some(value) => Some(value.as_str().into()),
                 None => std::env::var_os(&*name.to_os_str_lossy())
                     .map(|value| BString::from(os_bytes(value))),
@@ -1033,7 +1029,7 @@ impl Executor {
         root: Root,
         user: &BuildUser,
         drv: &Derivation,
-        network: Network,
+        (network, settings): (Network, &Settings),
     ) -> Request {
         let program = PathBuf::from(drv.builder.to_os_str_lossy().into_owned());
         let is_on_disk = matches!(root, Root::Directory(_));
@@ -1049,10 +1045,10 @@ impl Executor {
         request.host_gid = user.gid;
         request.cwd = BUILD_DIR.into();
         request.network = network;
-        if drv.system == "i686-linux" && self.settings.system == "x86_64-linux" {
+        if drv.system == "i686-linux" && settings.system == "x86_64-linux" {
             request.personality = Personality::Linux32;
         }
-        request.add(dev_nodes(self.settings.system_features.contains("kvm")));
+        request.add(dev_nodes(settings.system_features.contains("kvm")));
         request.add(proc_mount());
         if network == Network::Host {
             request.add(network_files());

@@ -23,6 +23,7 @@ use crate::build_dir::BuildDir;
 use crate::builder_env::BUILD_DIR;
 use crate::error::{BuildError, environment};
 use crate::programs::write_program;
+use crate::settings::Downloads;
 
 /// What the name of such a builder begins with.
 const PREFIX: &[u8] = b"builtin:";
@@ -53,7 +54,7 @@ impl Executor {
         text: &str,
         (name, drv): (&[u8], &Derivation),
         outputs: impl IntoIterator<Item = (&'a String, &'a StorePath)>,
-        dir: &BuildDir,
+        (dir, downloads): (&BuildDir, &Downloads),
     ) -> Result<(), BuildError> {
         let program = dir.own().join("builtins");
         write_program(&program, self.embedded.builtins)
@@ -74,43 +75,42 @@ impl Executor {
         }
         request.args = args;
         if name == b"fetchurl" {
-            self.add_downloads(request);
+            add_downloads(request, downloads);
         }
         Ok(())
     }
+}
 
-    /// What a fetching builder needs of the user's. What cannot be read is not there, as in
-    /// Nix: then servers refuse it, or are refused.
-    fn add_downloads(&self, request: &mut Request) {
-        let downloads = &self.settings.downloads;
-        let mut file = |name: &str, outside: &Path, bytes_max: u64| {
-            if let Ok(contents) = read_limited(outside, bytes_max) {
-                request.nodes.push(Node::File {
-                    path: Path::new(BUILD_DIR).join(name),
-                    mode: 0o600,
-                    owner: Owner::Build,
-                    contents: contents.into(),
-                });
-            }
-        };
-        file("netrc", &downloads.netrc_file, NETRC_BYTES_MAX);
-        if let Some(certificates) = &downloads.ssl_cert_file {
-            file("ca-certificates.crt", certificates, SSL_CERT_BYTES_MAX);
+/// What a fetching builder needs of the user's. What cannot be read is not there, as in
+/// Nix: then servers refuse it, or are refused.
+fn add_downloads(request: &mut Request, downloads: &Downloads) {
+    let mut file = |name: &str, outside: &Path, bytes_max: u64| {
+        if let Ok(contents) = read_limited(outside, bytes_max) {
+            request.nodes.push(Node::File {
+                path: Path::new(BUILD_DIR).join(name),
+                mode: 0o600,
+                owner: Owner::Build,
+                contents: contents.into(),
+            });
         }
-        let mirrors = downloads.hashed_mirrors.iter();
-        request
-            .args
-            .extend(mirrors.map(|mirror| format!("hashed-mirror={mirror}").into()));
-        for (name, number) in [
-            ("connect-timeout", downloads.connect_timeout_seconds),
-            (
-                "stalled-download-timeout",
-                downloads.stalled_download_timeout_seconds,
-            ),
-            ("download-attempts", downloads.download_attempts),
-        ] {
-            request.args.push(format!("{name}={number}").into());
-        }
+    };
+    file("netrc", &downloads.netrc_file, NETRC_BYTES_MAX);
+    if let Some(certificates) = &downloads.ssl_cert_file {
+        file("ca-certificates.crt", certificates, SSL_CERT_BYTES_MAX);
+    }
+    let mirrors = downloads.hashed_mirrors.iter();
+    request
+        .args
+        .extend(mirrors.map(|mirror| format!("hashed-mirror={mirror}").into()));
+    for (name, number) in [
+        ("connect-timeout", downloads.connect_timeout_seconds),
+        (
+            "stalled-download-timeout",
+            downloads.stalled_download_timeout_seconds,
+        ),
+        ("download-attempts", downloads.download_attempts),
+    ] {
+        request.args.push(format!("{name}={number}").into());
     }
 }
 

@@ -20,7 +20,7 @@ use store_types::StorePath;
 
 use crate::error::BuildError;
 use crate::log;
-use crate::settings::SandboxPath;
+use crate::settings::{SandboxPath, Settings};
 use crate::users::BuildUser;
 use crate::{Executor, Monitor};
 
@@ -124,10 +124,11 @@ impl Executor {
     /// Asks the `pre-build-hook`, if there is one, what further paths a sandbox is to show.
     pub(crate) fn run_pre_build_hook(
         &self,
+        settings: &Settings,
         text: &str,
         root: Option<PathBuf>,
     ) -> Result<Vec<SandboxPath>, BuildError> {
-        let Some(program) = &self.settings.pre_build_hook else {
+        let Some(program) = &settings.pre_build_hook else {
             return Ok(Vec::new());
         };
         let mut command = Command::new(program);

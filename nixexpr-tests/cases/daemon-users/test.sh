@@ -42,7 +42,9 @@ cache=file://$WORK/cache
 nix34 nix copy --to "$cache" --store "$WORK/seed" "$out" && nix34 nix store copy-log --to "$cache" --store "$WORK/seed" "$drv"
 
 printf '#!/bin/sh\nfor out in $OUT_PATHS; do echo "${out#*-}" >> "%s"; done\n' "$WORK/hooked" > "$WORK/hook"
-chmod 755 "$WORK/hook"
+printf '#!/bin/sh\nprintf "extra-sandbox-paths\\n/shown=%s\\n\\n"\n' "$WORK/shown" > "$WORK/pre-hook"
+echo shown > "$WORK/shown"
+chmod 755 "$WORK/hook" "$WORK/pre-hook"
 
 theirs=$WORK/theirs-socket/socket
 NIX_REMOTE=local NIX_STATE_DIR=$WORK/state NIX_DAEMON_SOCKET_PATH=$theirs "$NIX34/nix-daemon" --store "$WORK/theirs" > "$WORK/theirs.log" 2>&1 < /dev/null &
@@ -82,7 +84,8 @@ everything() {
             --option sandbox-fallback true --option build-dir "$WORK/elsewhere" --option timeout 60 --option cores 7 --argstr script 'echo $NIX_BUILD_CORES > $out'
         : > "$WORK/hooked"
         tried "$user" "$url" "has a program of its own run after the build" nix-build --no-out-link --store "$url" "$WORK/build.nix" --argstr name "hooked-by-$user" \
-            --option post-build-hook "$WORK/hook"
+            --argstr script 'echo $(while read -r line; do echo $line; done < /shown) > $out' --option post-build-hook "$WORK/hook" --option pre-build-hook "$WORK/pre-hook"
+        cat "$WORK"/"$(basename "${url##*root=}")$(tail -n 1 "$WORK/output")"
         sed 's/^/the program was run for /' "$WORK/hooked"
         # What is not in the way of the build, but how it ends, each says in words of its own.
         tried "$user" "$url" "keeps what failed" nix-build --no-out-link --store "$url" "$WORK/build.nix" --argstr name "failed-by-$user" --argstr script 'echo kept > kept; exit 3' --keep-failed | head -n 1
@@ -100,6 +103,7 @@ everything() {
 everything "unix://$theirs?root=$WORK/theirs" > "$WORK/theirs.txt"
 everything "unix://$ours?root=$WORK/ours" > "$WORK/ours.txt"
 check "something was tried" test "$(grep -c : "$WORK/theirs.txt")" -gt 30
+equal "only a trusted user has one run before" 1 "$(grep -cx shown "$WORK/ours.txt")"
 equal "only a trusted user has a program run" "the program was run for hooked-by-games" "$(grep 'was run' "$WORK/ours.txt")"
 equal "each user reads what was kept of a failed build" $'kept\nkept' "$(grep -x kept "$WORK/ours.txt")"
 equal "everybody may do with ours what they may with Nix's, and is told the same" "$(cat "$WORK/theirs.txt")" "$(cat "$WORK/ours.txt")"

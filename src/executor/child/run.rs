@@ -436,7 +436,8 @@ impl Executor {
         let root = Root::Tmpfs {
             size: TmpfsSize::Default,
         };
-        let mut sandbox = self.base_request(root, &place.user, &made.drv, Network::None);
+        let how = (Network::None, &self.settings);
+        let mut sandbox = self.base_request(root, &place.user, &made.drv, how);
         let dirs = [
             Node::dir("/tmp", 0o1777),
             Node::build_dir(self.store_dir().as_str(), 0o1775),
