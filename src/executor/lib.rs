@@ -7,7 +7,7 @@
 //! asks for builds over another (`restricted`).
 //!
 //! What an executor needs of its process: a [`Spawner`](droste_sandbox::Spawner), started while
-//! there is one thread; the three programs of [`Embedded`], without which it can build, but make no
+//! there is one thread; the programs of [`Embedded`], without which it can build, but make no
 //! children and run no builtin builders; and somebody who [serves](ServeStore) recursive builds. How
 //! it builds is in [`Settings`], who is told in a [`Monitor`]. What fails is part of a
 //! [`UnitOutcome`]; an `Err` means that it could not be found out.
@@ -39,6 +39,7 @@
 //!     };
 //!     let embedded = Embedded {
 //!         shim_cc: &[],
+//!         shim_nix: &[],
 //!         runner: &[],
 //!         builtins: &[],
 //!     };

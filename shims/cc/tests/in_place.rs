@@ -110,7 +110,7 @@ fn a_compiler_laid_over_cannot_tell(#[case] command: &str, #[case] expected: &st
 #[test]
 fn the_store_may_be_any_directory() {
     let dir = dir();
-    let script = "probe() { (cd $object/bin; ./gcc; ./clang /proc/self/exe) > /t/$1 2>&1; }\n\
+    let script = "probe() { (cd $object/bin; ./gcc || echo $?; ./clang /proc/self/exe) > /t/$1 2>&1; }\n\
                   probe before\ninterpose\ntest $object/bin/gcc -ef /t/shim\nprobe after";
     let script = format!("{SETUP}\n{script}").replace("/nix/store", "/build/x/store");
     let Some(output) = in_new_root(dir.path(), &script) else {
