@@ -1,7 +1,7 @@
 //! Which derivation may run when: a state machine without I/O.
 //!
 //! Everything that happens comes in as an [`Event`]; what is to be done goes out
-//! as [`Effect`]s, which the [dispatcher](crate::dispatcher) carries out. A
+//! as [`Effect`]s, which the dispatcher carries out. A
 //! derivation is loaded first: if the outputs that are wanted of it are valid, its
 //! inputs are not even looked at. Otherwise it runs once all its inputs have
 //! succeeded, and never if one of them has failed.

@@ -1,6 +1,6 @@
 //! A call that no scan covers: what it looks up is found out by running it once.
 //!
-//! The first time, the call is [discovered](super::discover): its child is made of what the
+//! The first time, the call is discovered (`discover`): its child is made of what the
 //! tool looked up. From then on its *shape* (all of it but the files, and those that it names) leads to
 //! [records](super::records) of what it looked up, and those to the child, if all that was
 //! looked up is still as it was, and what was missing still is. That holds for calls that fail

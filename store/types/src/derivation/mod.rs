@@ -72,7 +72,7 @@ pub struct InputOutputs {
     /// The outputs that are inputs themselves.
     pub outputs: BTreeSet<String>,
     /// The outputs that are derivations, of which outputs are inputs in turn; nested
-    /// at most [`NESTING_MAX`] deep.
+    /// at most [`NESTING_MAX`](crate::NESTING_MAX) deep.
     pub dynamic_outputs: BTreeMap<String, InputOutputs>,
 }
 
