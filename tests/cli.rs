@@ -164,7 +164,7 @@ Options:
   -V, --version  Print version
 
 Options of every command:
-      --store <DIR>  The directory that the store lies in [default: $DROSTE_DIR/store]
+      --store <DIR>  The store: the directory that it lies in, or as Nix names it (`local?root=…&store=…&state=…&log=…&real=…`, `auto`) [default: $DROSTE_DIR/store]
   -v, --verbose      Tell more, such as why compiler calls ran in place
       --quiet        Tell nothing but errors
 ",

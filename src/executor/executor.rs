@@ -298,10 +298,11 @@ fn claim_builds_dir(builds: &Path) -> Result<(PathBuf, OwnedFd), BoxError> {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
             made => made?,
         }
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let lock = match rustix::fs::open(dir.join("lock"), flags, Mode::from_raw_mode(0o600)) {
-            // Somebody took the directory, still empty, for one of a process that died.
-            Err(rustix::io::Errno::NOENT) => continue,
+            // Somebody took the directory, still empty, for one of a process that died; and another
+            // one of this process may have made it again.
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::EXIST) => continue,
             lock => lock?,
         };
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;

@@ -54,7 +54,7 @@ const QUESTIONS_MAX: usize = 256;
 const RECORD_LEN_MAX: u64 = 1 << 20;
 
 /// How often a compiler is looked at again that changed meanwhile.
-const TRIES_MAX: u32 = 4;
+const TRIES_MAX: u32 = 10;
 
 /// A program of the host with all that belongs to it, as an object of the store.
 #[derive(Debug)]
