@@ -260,11 +260,9 @@ fn every_question_has_its_answer_at_every_version() {
             paths_to_delete: BTreeSet::new(),
             max_freed_bytes: u64::MAX,
         };
-        let refused = remote.collect_garbage(&gc).unwrap_err().to_string();
-        assert_eq!(
-            refused,
-            "operation `CollectGarbage` is not allowed in this store"
-        );
+        let collected = remote.collect_garbage(&gc).unwrap();
+        assert_eq!(collected.paths, store.collect_garbage(&gc).unwrap().paths);
+        assert!(collected.paths.contains(&path));
 
         let log = remote.add_build_log(drv_path, &mut &b"log"[..]);
         assert_eq!(log.is_ok(), version.minor >= 32);
@@ -363,7 +361,7 @@ fn an_error_of_the_server_leaves_its_connection_usable_at_every_version() {
         let info = info_of("unsigned", &nar);
         let mut stream = &nar[..];
         let err = remote.add_nar(&info, false, true, &mut stream).unwrap_err();
-        assert!(err.to_string().contains("no signature"), "{err}");
+        assert!(err.to_string().contains("lacks a signature"), "{err}");
         assert!(stream.is_empty(), "what follows a NAR is read next");
         let mut wrong = info_of("wrong", &nar);
         wrong.nar_hash = sha256(b"other");
