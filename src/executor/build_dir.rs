@@ -2,7 +2,7 @@
 //! memory, and only a directory for its outputs on their way into the store.
 //!
 //! ```text
-//! <state>/builds/droste-<pid>-<n>/<number>/
+//! <state>/builds/droste-<pid>-<time>/<number>/
 //!     root/             the sandbox's root
 //!     root/build/       the build directory, the builder's own
 //!     root/nix/store/   where outputs appear, and inputs are mounted

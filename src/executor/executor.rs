@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use droste_sandbox::Spawner;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -292,8 +293,12 @@ fn remove_dir(path: &Path) -> Result<(), BoxError> {
 /// the process lives.
 fn claim_builds_dir(builds: &Path) -> Result<(PathBuf, OwnedFd), BoxError> {
     use std::os::unix::fs::DirBuilderExt;
-    for attempt in 0..100u32 {
-        let dir = builds.join(format!("droste-{}-{attempt}", std::process::id()));
+    for _ in 0..100 {
+        // A name that nobody has had before: who removes what the last one of that name has left
+        // may still be about it.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let nanos = now.map_or(0, |now| now.as_nanos() as u64);
+        let dir = builds.join(format!("droste-{}-{nanos:x}", std::process::id()));
         match std::fs::DirBuilder::new().mode(0o711).create(&dir) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
             made => made?,
