@@ -458,7 +458,7 @@ impl<'a> Attempt<'a> {
         self.submits() && !self.builds_inside()
     }
 
-    fn has_socket(&self) -> bool {
+    pub(crate) fn has_socket(&self) -> bool {
         self.builds_inside() || self.submits()
     }
 }

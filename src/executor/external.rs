@@ -75,6 +75,13 @@ impl Executor {
         let attempt = Attempt::new(self, &path, &name, &drv, kind, mode, (&asked, monitor))?
             .started_with(&build.start);
         attempt.check_buildable()?;
+        if attempt.has_socket() {
+            // Its socket would have to be the other Nix's.
+            return Err(BuildError::Rejected {
+                drv: text,
+                why: "an external build has no socket to ask for builds".into(),
+            });
+        }
         let mut tally = Tally {
             result: BuildResult::new(BuildStatus::Built, ""),
             children: ChildCounts::default(),

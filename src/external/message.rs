@@ -53,6 +53,9 @@ pub enum RequestError {
     /// A path that is none.
     #[error("`{0}` is not a store path")]
     Path(String),
+    /// A file's name that would lead out of the build directory.
+    #[error("`{0}` names no file of the build directory")]
+    FileName(String),
     /// Too much for the build directory.
     #[error("the files of the build directory have more than {FILES_BYTES_MAX} bytes")]
     Files,
@@ -132,6 +135,9 @@ pub fn read_request(
     let mut left = FILES_BYTES_MAX;
     let mut files = Vec::with_capacity(names.len());
     for name in names {
+        if matches!(name.as_str(), "" | "." | "..") || name.contains('/') {
+            return Err(RequestError::FileName(name));
+        }
         let mut contents = Vec::new();
         let mut framed = FramedReader::new(r.inner());
         let len = (&mut framed)
@@ -253,6 +259,19 @@ mod tests {
         assert!(input.is_empty());
         for len in 0..bytes.len().min(2000) {
             assert!(read_request(&mut &bytes[..len], &dir).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn files_lie_in_the_build_directory() {
+        let dir = StoreDir::default();
+        for name in ["", ".", "..", "/etc/passwd", "../f", "a/b"] {
+            let mut build = build();
+            build.start.files = vec![(name.to_owned(), "x".into())];
+            let mut bytes = Vec::new();
+            write_request(&mut bytes, &dir, &build).expect("memory can be written");
+            let read = read_request(&mut &bytes[..], &dir);
+            assert!(matches!(read, Err(RequestError::FileName(_))), "{name}");
         }
     }
 

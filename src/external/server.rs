@@ -119,9 +119,9 @@ impl Drop for ExternalBuilds {
 }
 
 fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
-    let mut threads: Vec<JoinHandle<()>> = Vec::new();
+    let mut threads: Vec<(UnixStream, JoinHandle<()>)> = Vec::new();
     while !shared.is_stopping.load(Ordering::Relaxed) {
-        threads.retain(|thread| !thread.is_finished());
+        threads.retain(|(_, thread)| !thread.is_finished());
         let mut fds = [PollFd::new(listener, PollFlags::IN)];
         // Woken for nothing, it looks and waits again.
         let _ = poll(&mut fds, Some(&POLL));
@@ -136,15 +136,23 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
             let _ = Reply::Failed(text).write(&mut &stream);
             continue;
         }
+        let Ok(kept) = stream.try_clone() else {
+            // Without a descriptor nothing can be built.
+            continue;
+        };
         let served = std::thread::Builder::new()
             .name("external build".to_owned())
             .spawn(move || {
                 // The client was told what went wrong, as far as it listens.
                 let _ = serve(&counted.0, &stream);
             });
-        threads.extend(served);
+        threads.extend(served.map(|thread| (kept, thread)));
     }
-    for thread in threads {
+    for (stream, _) in &threads {
+        // Nobody waits for a client that neither sends nor reads. It may have gone.
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+    for (_, thread) in threads {
         let _ = thread.join();
     }
 }
