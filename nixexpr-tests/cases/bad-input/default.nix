@@ -1,22 +1,7 @@
 # A small chain of derivations to break, and builders that go wrong.
 { busybox }:
 let
-  bb = builtins.storePath busybox;
-  drv =
-    name: script: attrs:
-    derivation (
-      {
-        inherit name;
-        system = "x86_64-linux";
-        builder = "${bb}/bin/sh";
-        args = [
-          "-euc"
-          script
-        ];
-        PATH = "${bb}/bin";
-      }
-      // attrs
-    );
+  drv = import ../../helpers/shell.nix { inherit busybox; };
 in
 rec {
   good = drv "good" "echo good > $out" { };

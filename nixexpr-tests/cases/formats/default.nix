@@ -8,22 +8,7 @@
   gitSha256,
 }:
 let
-  bb = builtins.storePath busybox;
-  drv =
-    name: script: attrs:
-    derivation (
-      {
-        inherit name;
-        system = "x86_64-linux";
-        builder = "${bb}/bin/sh";
-        args = [
-          "-euc"
-          script
-        ];
-        PATH = "${bb}/bin";
-      }
-      // attrs
-    );
+  drv = import ../../helpers/shell.nix { inherit busybox; };
   fixed = mode: algo: hash: {
     outputHashMode = mode;
     outputHashAlgo = algo;

@@ -3,22 +3,7 @@
 # busybox: store path with bin/busybox and links to it.
 { busybox }:
 let
-  bb = builtins.storePath busybox;
-  drv =
-    name: script: attrs:
-    derivation (
-      {
-        inherit name;
-        system = "x86_64-linux";
-        builder = "${bb}/bin/sh";
-        args = [
-          "-euc"
-          script
-        ];
-        PATH = "${bb}/bin";
-      }
-      // attrs
-    );
+  drv = import ../../helpers/shell.nix { inherit busybox; };
   floating = {
     __contentAddressed = true;
     outputHashMode = "recursive";
