@@ -1,7 +1,7 @@
 # Derivations whose fate depends on settings: what real Nix and Droste must treat alike, given
 # the same ones. What runs is a static busybox alone.
-# busybox: store path with bin/busybox and links to it.
-{ busybox }:
+# busybox: store path with bin/busybox and links to it; work: directory of the machine with host/.
+{ busybox, work }:
 let
   drv = import ../../helpers/shell.nix { inherit busybox; };
   floating = {
@@ -55,22 +55,22 @@ in
   # What of the machine is seen.
   no-chroot = drv "no-chroot" "echo ok > $out" { __noChroot = true; };
   sees-machine = drv "sees-machine" ''
-    { for path in /usr/bin /etc/os-release /sys /dev/null @WORK@/host/file; do [ -e $path ] && echo $path; done
-      cat @WORK@/host/file ${dep}/file; } > $out
+    { for path in /usr/bin /etc/os-release /sys /dev/null ${work}/host/file; do [ -e $path ] && echo $path; done
+      cat ${work}/host/file ${dep}/file; } > $out
     echo temporary > $TMPDIR/file'' { __noChroot = true; };
-  sees-nothing = drv "sees-nothing" "[ -e @WORK@/host/file ] && exit 1; echo ok > $out" { };
-  fixed-sees-machine = drv "fixed-sees-machine" "[ -e @WORK@/host/file ]; echo content > $out" fixed;
+  sees-nothing = drv "sees-nothing" "[ -e ${work}/host/file ] && exit 1; echo ok > $out" { };
+  fixed-sees-machine = drv "fixed-sees-machine" "[ -e ${work}/host/file ]; echo content > $out" fixed;
   host-paths = drv "host-paths" ''
     for path in /shown/file /shown/directory/file /shown/link /absent /shown/closure/dep; do
       [ -e $path ] && { echo "$path:"; cat $path; } || echo "no $path"
     done > $out
     readlink /shown/link >> $out || true'' { };
   wants-host-path = drv "wants-host-path" "cat $wanted/file > $out" {
-    wanted = "@WORK@/host/directory";
-    __impureHostDeps = [ "@WORK@/host/directory" ];
+    wanted = "${work}/host/directory";
+    __impureHostDeps = [ "${work}/host/directory" ];
   };
-  wants-missing-host-path = drv "wants-missing-host-path" "[ -e @WORK@/host/missing ] && exit 1; echo ok > $out" {
-    __impureHostDeps = [ "@WORK@/host/missing" ];
+  wants-missing-host-path = drv "wants-missing-host-path" "[ -e ${work}/host/missing ] && exit 1; echo ok > $out" {
+    __impureHostDeps = [ "${work}/host/missing" ];
   };
   whole-dev = drv "whole-dev" "[ -e /dev/urandom ] && ls /dev | wc -l | sed 's/^..*$/many/' > $out; head -c 1 /dev/zero | wc -c >> $out" { };
   shows-closure = dep;

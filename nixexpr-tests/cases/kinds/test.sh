@@ -6,10 +6,9 @@ echo 'extra-experimental-features = impure-derivations configurable-impure-env' 
 
 seed=$WORK/seed
 busybox=$(busybox_into "$seed")
-sed "s,@WORK@,$WORK,g" default.nix > "$WORK/kinds.nix"
-nix34 nix-instantiate --store "$seed" "$WORK/kinds.nix" --argstr busybox "$busybox" > /dev/null
-nix34 nix-instantiate --store "$seed" --eval --raw --argstr busybox "$busybox" --expr "
-    { busybox }: let all = import $WORK/kinds.nix { inherit busybox; }; in
+nix34 nix-instantiate --store "$seed" default.nix --argstr busybox "$busybox" --argstr work "$WORK" > /dev/null
+nix34 nix-instantiate --store "$seed" --eval --raw --argstr busybox "$busybox" --argstr work "$WORK" --expr "
+    { busybox, work }: let all = import $PWD/default.nix { inherit busybox work; }; in
     builtins.concatStringsSep \"\" (map (name:
         \"\${name} \${builtins.unsafeDiscardStringContext all.\${name}.drvPath}\n\") (builtins.attrNames all))" > "$WORK/drvs"
 drv() { sed -n "s,^$1 ,,p" "$WORK/drvs"; }
