@@ -48,27 +48,56 @@ impl Place {
     }
 }
 
-/// A log that is being written.
+/// A log that is being written. Dropped, it writes the end as [`BuildLogWriter::finish`] does, and
+/// says nothing if it cannot.
 pub struct BuildLogWriter(Kept);
 
 enum Kept {
     Plain(File),
+    /// To be compressed, and not more than a compressor's smallest block yet. The largest one takes
+    /// 8 MB of memory, cleared: more than all else that a short build costs, for a log that is most
+    /// often empty.
+    Short {
+        file: File,
+        bytes: Vec<u8>,
+    },
     Compressed(Box<BzEncoder<File>>),
+    /// Its end is written, or can never be.
+    Ended,
 }
+
+/// The size of the smallest block that bzip2 can compress as a whole, in bytes.
+const SHORT_LOG_LEN_MAX: usize = 100_000;
+
+/// Nothing at all, compressed.
+const EMPTY_BZ2: [u8; 14] = *b"BZh9\x17\x72\x45\x38\x50\x90\0\0\0\0";
 
 impl Write for BuildLogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.0 {
-            Kept::Plain(file) => file.write(bytes),
-            Kept::Compressed(encoder) => encoder.write(bytes),
+            Kept::Plain(file) => return file.write(bytes),
+            Kept::Short { bytes: kept, .. } if kept.len() + bytes.len() <= SHORT_LOG_LEN_MAX => {
+                kept.extend_from_slice(bytes);
+                return Ok(bytes.len());
+            }
+            Kept::Compressed(encoder) => return encoder.write(bytes),
+            Kept::Short { .. } | Kept::Ended => {}
         }
+        let Kept::Short { file, bytes: kept } = std::mem::replace(&mut self.0, Kept::Ended) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        let mut encoder = Box::new(BzEncoder::new(file, Compression::best()));
+        encoder.write_all(&kept)?;
+        let written = encoder.write(bytes)?;
+        self.0 = Kept::Compressed(encoder);
+        Ok(written)
     }
 
     /// What is compressed may wait in memory all the same: a block is compressed as a whole.
     fn flush(&mut self) -> io::Result<()> {
         match &mut self.0 {
             Kept::Plain(file) => file.flush(),
-            Kept::Compressed(_) => Ok(()),
+            Kept::Short { .. } | Kept::Compressed(_) | Kept::Ended => Ok(()),
         }
     }
 }
@@ -77,12 +106,29 @@ impl BuildLogWriter {
     /// Writes the end, without which a compressed log cannot be read.
     ///
     /// # Errors
-    /// If it cannot be written. Dropping it writes the end, too, and says nothing.
-    pub fn finish(self) -> io::Result<()> {
-        match self.0 {
+    /// If it cannot be written.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        match std::mem::replace(&mut self.0, Kept::Ended) {
             Kept::Plain(mut file) => file.flush(),
+            Kept::Short { mut file, bytes } if bytes.is_empty() => file.write_all(&EMPTY_BZ2),
+            Kept::Short { file, bytes } => {
+                let mut encoder = BzEncoder::new(file, Compression::fast());
+                encoder.write_all(&bytes)?;
+                encoder.finish().map(drop)
+            }
             Kept::Compressed(encoder) => encoder.finish().map(drop),
+            Kept::Ended => Ok(()),
         }
+    }
+}
+
+impl Drop for BuildLogWriter {
+    fn drop(&mut self) {
+        let _ = self.end();
     }
 }
 
@@ -238,7 +284,10 @@ impl LocalStore {
 fn writer(file: OwnedFd, compress: bool) -> BuildLogWriter {
     let file = File::from(file);
     BuildLogWriter(match compress {
-        true => Kept::Compressed(Box::new(BzEncoder::new(file, Compression::best()))),
+        true => Kept::Short {
+            file,
+            bytes: Vec::new(),
+        },
         false => Kept::Plain(file),
     })
 }

@@ -56,6 +56,30 @@ fn the_newest_log_is_read_and_the_others_are_gone() {
 }
 
 #[test]
+fn compressed_logs_of_any_length_are_read_again() {
+    let root = Scratch::new();
+    let store = open(root.path());
+    for len in [0, 1, 99_990, 100_000, 100_001, 1_000_003] {
+        let text: String = ('a'..='z').cycle().take(len).collect();
+        for is_dropped in [false, true] {
+            let mut log = store.create_build_log(&drv(), true).unwrap();
+            for part in text.as_bytes().chunks(999) {
+                log.write_all(part).unwrap();
+            }
+            match is_dropped {
+                true => drop(log),
+                false => log.finish().unwrap(),
+            }
+            assert!(read(&store, &drv()) == Some(text.clone()), "{len} bytes");
+            // Nix writes an empty stream, too, where nothing was said.
+            let file = store.log_dir().join("drvs").join(&drv().base_name()[..2]);
+            let bytes = fs::read(file.join(&names(&store)[0])).unwrap();
+            assert!(bytes.starts_with(b"BZh"), "{len} bytes");
+        }
+    }
+}
+
+#[test]
 fn a_log_of_somebody_else_is_kept_if_there_is_none() {
     let root = Scratch::new();
     let store = open(root.path());
