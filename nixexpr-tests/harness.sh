@@ -7,7 +7,8 @@
 #   CACHE     kept between runs: fetched sources, unpacked Nix, toolchains
 #   DROSTE    the program under test
 #   NIX34     the directory of Nix 2.34's programs, or empty; NIX34_WHY says why
-#   NIX28     the same for the machine's own Nix
+#   NIX26     the same for Nix 2.26
+#   NIX28     the same for the machine's own Nix, 2.8
 #   RESULTS   a file that gets one line a check
 #   SOAK      1 for longer runs of what is random
 #
@@ -85,8 +86,9 @@ finish() {
     exit 0
 }
 
-# nix34 PROGRAM ARGS..., nix28 PROGRAM ARGS...: real Nix, quiet about itself.
+# nix34 PROGRAM ARGS..., and nix26, nix28: real Nix, quiet about itself.
 nix34() { _quiet "$NIX34/$1" "${@:2}"; }
+nix26() { _quiet "$NIX26/$1" "${@:2}"; }
 nix28() { _quiet "$NIX28/$1" "${@:2}"; }
 _quiet() { "$@" 2> >(grep -v -e "did not specify '--add-root'" -e 'unknown experimental feature' >&2); }
 # What hangs is a failure, too.

@@ -1,4 +1,4 @@
-# `droste daemon`: real Nix, both versions, as its client; and how it ends.
+# `droste daemon`: real Nix, each version, as its client; and how it ends.
 . "$TESTS/harness.sh"
 stop_without NIX34
 
@@ -19,7 +19,7 @@ refused "a second daemon is refused" 1 'running' timeout 20 "$DROSTE" daemon
 # The client looks for store paths as files, so it is told where they are.
 url="unix://$socket?root=$store"
 i=0
-for version in 34 28; do
+for version in 34 26 28; do
     name=NIX$version why=NIX${version}_WHY
     if [ -z "${!name}" ]; then
         skip "clients of Nix 2.$version" "${!why}"
@@ -74,14 +74,15 @@ by_stdio() {
         want=$(nix34 nix-store -q --outputs --store "$seed" "$drv")
         check "$nix copies a derivation $how" $nix nix copy --derivation --no-check-sigs --from "$seed" --to "$remote" "$drv"
         case $nix in
-        nix34) check "$nix has it built $how" $nix nix build --no-link --store "$remote" "$drv^*" ;;
-        *) check "$nix has it built $how" $nix nix build --no-link --store "$remote" "$drv" ;;
+        nix28) check "$nix has it built $how" $nix nix build --no-link --store "$remote" "$drv" ;;
+        *) check "$nix has it built $how" $nix nix build --no-link --store "$remote" "$drv^*" ;;
         esac
         check "$nix gets the output $how" $nix nix copy --no-check-sigs --from "$remote" --to "$WORK/by-stdio-$nix" "$want"
     done
 }
 nixes=nix34
-[ -z "$NIX28" ] || nixes="nix34 nix28"
+[ -z "$NIX26" ] || nixes="$nixes nix26"
+[ -z "$NIX28" ] || nixes="$nixes nix28"
 remote="ssh-ng://localhost?remote-program=$WORK/remote"
 by_stdio "through the daemon" $nixes
 # The pid file's lock is the daemon's: no other process may have opened the store.
@@ -91,7 +92,9 @@ wait "$daemon"
 equal "a stopped daemon ends with success" 0 $?
 [ ! -e "$socket" ] && pass "the socket is gone" || fail "the socket is gone"
 by_stdio "without a daemon" $nixes
-sleep 60 | "$WORK/remote" --stdio > /dev/null &
+# A client that says nothing, and stays.
+mkfifo "$WORK/silent" && exec 8<> "$WORK/silent"
+"$WORK/remote" --stdio < "$WORK/silent" > /dev/null 8>&- &
 waiting=$!
 for _ in $(seq 100); do
     [ -z "$(ls "$store/nix/var/nix/builds")" ] || break
@@ -100,6 +103,7 @@ done
 kill -TERM "$waiting"
 wait "$waiting"
 equal "a signal ends the process" 0 $?
+exec 8>&-
 clean "nothing is left behind" "$store"
 verified "the store verifies" "$store"
 

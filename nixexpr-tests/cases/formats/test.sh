@@ -65,6 +65,15 @@ if [ -n "$nix28_here" ]; then
 else
     skip "derivation show --like 2.8 prints what Nix 2.8 prints" "$NIX28_WHY"
 fi
+if [ -n "$NIX26" ]; then
+    # It has no BLAKE3.
+    mapfile -t without < <(grep -v blake3 "$WORK/all" | sed 's/.* //')
+    equal "derivation show --like 2.26 prints what Nix 2.26 prints" \
+        "$(nix26 nix derivation show --store "$drvs" -r "${without[@]}")" \
+        "$(droste derivation show --like 2.26 --store "$drvs" -r "${without[@]}")"
+else
+    skip "derivation show --like 2.26 prints what Nix 2.26 prints" "$NIX26_WHY"
+fi
 mkdir "$WORK/json" "$WORK/bare" "$WORK/full"
 printf 'a source' > "$WORK/source"
 python3 each.py "$WORK/shown" "$WORK/json" | sed 's,^,/nix/store/,' > "$WORK/expected"

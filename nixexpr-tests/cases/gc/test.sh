@@ -34,6 +34,7 @@ for outputs_kept in false true; do
         for set in live dead; do
             ours=$(droste store gc --store "$store" "--print-$set" "${kept[@]}" | as_text)
             equal "with $what, the $set paths are those of Nix 2.34" "$(nix34 nix-store --store "$store" --gc --print-$set "${options[@]}" | as_text)" "$ours"
+            [ -z "$NIX26" ] || equal "with $what, the $set paths are those of Nix 2.26" "$(nix26 nix-store --store "$store" --gc --print-$set "${options[@]}" | as_text)" "$ours"
             [ -z "$NIX28" ] || equal "with $what, the $set paths are those of Nix 2.8" "$(nix28 nix-store --store "$store" --gc --print-$set "${options[@]}" | as_text)" "$ours"
         done
         # Files of their own, since names elsewhere keep a file.

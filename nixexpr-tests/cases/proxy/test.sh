@@ -1,4 +1,4 @@
-# `droste daemon --proxy`: real Nix's daemon, both versions, behind Droste's; all is its own but
+# `droste daemon --proxy`: real Nix's daemon, each version, behind Droste's; all is its own but
 # the builds.
 . "$TESTS/harness.sh"
 stop_without NIX34
@@ -14,7 +14,7 @@ seed=$WORK/seed
 busybox=$(busybox_into "$seed")
 copy_store "$seed" "$WORK/judge"
 refused "a proxy of nobody says so" 1 'cannot use the daemon' timeout 20 "$DROSTE" daemon --proxy "$WORK/nobody"
-for version in 34 28; do
+for version in 34 26 28; do
     name=NIX$version why=NIX${version}_WHY
     if [ -z "${!name}" ]; then
         skip "Nix 2.$version behind a proxy" "${!why}"

@@ -41,6 +41,7 @@ both() {
     equal "$how, Droste builds the same paths" "$(sort "$WORK/expected")" "$(sort "$WORK/got")"
     equal "$how, what Droste built is recorded as what Nix builds" "$(cat "$WORK/infos")" "$(infos "$store")"
     check "$how, Nix 2.34 verifies what Droste wrote" verify nix34 "$store"
+    [ -z "$NIX26" ] || check "$how, Nix 2.26 verifies what Droste wrote" verify nix26 "$store"
     [ -z "$NIX28" ] || check "$how, Nix 2.8 verifies what Droste wrote" verify nix28 "$store"
     check "$how, Nix has nothing to build" nix34 nix-store -r --max-jobs 0 --store "$store" "${drvs[@]}"
     equal "$how, path-info -r is Nix's" "$(nix34 nix path-info -r --store "$store" "$(head -n 1 "$WORK/got")" | sort)" \
@@ -84,8 +85,7 @@ nix34 nix-store -r --store "$logs/theirs" "$one" > /dev/null 2>&1
 out=$(droste build --store "$logs/ours" "$one" 2> /dev/null)
 files() { (cd "$1/nix/var/log/nix" && find . -type f); }
 equal "a log has Nix's name" "$(files "$logs/theirs")" "$(files "$logs/ours")"
-for nix in nix34 nix28; do
-    [ $nix = nix34 ] || [ -n "$NIX28" ] || continue
+for nix in nix34 ${NIX26:+nix26} ${NIX28:+nix28}; do
     equal "$nix reads the log" "this is one" "$($nix nix log --store "$logs/ours" "$one")"
 done
 equal "Droste reads Nix's log" "this is one" "$(droste store log --store "$logs/theirs" "$one")"
