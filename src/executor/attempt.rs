@@ -37,7 +37,7 @@ use crate::graphs::Graphs;
 use crate::jobs::{Job, Started};
 use crate::log::{self, LogTail};
 use crate::outputs::{Produced, open_dir};
-use crate::restricted::{OuterBuild, Recursive};
+use crate::restricted::{OuterBuild, Recursive, SOCKET};
 use crate::settings::{BUILDER_RPC, SandboxMode, SandboxPath};
 use crate::submitted::Submitted;
 use crate::unit::{Asked, Tally};
@@ -530,7 +530,7 @@ impl Run<'_> {
         };
         let start = self.start()?;
         let mut request = executor.base_request(
-            Root::Directory(self.dir.root()),
+            self.dir.root(executor.store_dir().as_str()),
             &self.setting.user,
             drv,
             (network, self.attempt.settings()),
@@ -604,7 +604,7 @@ impl Run<'_> {
         let configured = shell
             .chain(settings.sandbox_paths.iter().cloned())
             .filter(|_| !sees_machine);
-        let root = Some(self.dir.root()).filter(|_| !sees_machine);
+        let root = Some(self.dir.path().to_owned()).filter(|_| !sees_machine);
         let all = configured
             .chain(self.impure_host_deps()?)
             .chain(executor.run_pre_build_hook(settings, text, root)?);
@@ -723,7 +723,7 @@ impl Run<'_> {
             options,
             ..
         } = self.attempt;
-        let socket = format!("unix://{BUILD_DIR}/.nix-socket");
+        let socket = format!("unix://{BUILD_DIR}/{SOCKET}");
         let (none, untold);
         let (drv, scratch) = if self.attempt.must_submit() {
             none = BTreeMap::new();
@@ -905,9 +905,7 @@ impl Run<'_> {
 
     /// The directory that has what the builder made.
     pub(crate) fn open_made(&self) -> Result<OwnedFd, BuildError> {
-        let store_dir = self.attempt.executor.store_dir().as_str();
-        open_dir(&self.dir.store(store_dir))
-            .map_err(environment(&self.attempt.text, "open the outputs"))
+        open_dir(&self.dir.store()).map_err(environment(&self.attempt.text, "open the outputs"))
     }
 
     /// Takes the outputs into the store, if the builder succeeded.
@@ -967,7 +965,7 @@ impl Run<'_> {
             scratch: &self.setting.scratch,
             candidates: self.context.allowed(),
             made: self.open_made()?,
-            own: &self.dir.own(),
+            own: &|| self.dir.own().map(Path::to_owned),
             checked_by: Some((self.dir.build(), attempt.monitor)),
             is_elsewhere: false,
             user: &self.setting.user,
@@ -1032,15 +1030,7 @@ impl Executor {
         (network, settings): (Network, &Settings),
     ) -> Request {
         let program = PathBuf::from(drv.builder.to_os_str_lossy().into_owned());
-        let is_on_disk = matches!(root, Root::Directory(_));
         let mut request = Request::new(root, program);
-        if is_on_disk {
-            // Some twenty files that nobody keeps; a disk takes longer for them than all else does.
-            for path in ["/dev", "/etc"] {
-                let path = path.into();
-                request.nodes.push(Node::Tmpfs { path, mode: 0o755 });
-            }
-        }
         request.host_uid = user.uid;
         request.host_gid = user.gid;
         request.cwd = BUILD_DIR.into();

@@ -1,26 +1,34 @@
-//! The directories of what runs: a build's, with the root of its sandbox; a child has its root in
-//! memory, and only a directory for its outputs on their way into the store.
+//! The directories of what runs: a build's, with what of its sandbox's root is on disk; a child has
+//! its root in memory, and only a directory for its outputs on their way into the store.
 //!
 //! ```text
 //! <state>/builds/droste-<pid>-<time>/<number>/
-//!     root/             the sandbox's root
-//!     root/build/       the build directory, the builder's own
-//!     root/nix/store/   where outputs appear, and inputs are mounted
-//!     own/              our temporary files
+//!     build/    the build directory, the builder's own
+//!     store/    the store directory: where outputs appear, and inputs are mounted
+//!     tmp/      `/tmp`
+//! <state>/builds/droste-<pid>-<time>/<number>/
+//!               our temporary files, if there are any
 //! ```
+//!
+//! They are few, and the numbered ones, which no build can see, are used again, since a disk takes
+//! longer for a directory than a kernel for a namespace. (ext4 without a journal looks at all inodes
+//! of the last minutes that were freed before it takes a new one.)
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError};
+
+use droste_sandbox::{OnDisk, Root};
 
 use crate::Executor;
 use crate::builder_env::BUILD_DIR;
 use crate::error::{BuildError, environment};
+use crate::executor::empty_dir;
 use crate::outputs::open_dir;
 use crate::users::{BuildUser, UsersError};
 
-/// A directory for temporary files, which no build can see, removed with it.
+/// A directory for temporary files, which no build can see, empty again when it is dropped.
 pub(crate) struct ScratchDir {
     executor: Arc<Executor>,
     path: PathBuf,
@@ -32,35 +40,58 @@ impl ScratchDir {
     }
 }
 
-/// The directory of one running build, removed with it.
-pub(crate) struct BuildDir(ScratchDir);
+/// The directories of one running build, removed with it.
+pub(crate) struct BuildDir {
+    all: ScratchDir,
+    own: OnceLock<ScratchDir>,
+}
 
 impl BuildDir {
-    /// The sandbox's root.
-    pub(crate) fn root(&self) -> PathBuf {
-        self.0.path.join("root")
+    /// Where they are.
+    pub(crate) fn path(&self) -> &Path {
+        self.all.path()
     }
 
-    /// The store directory in the sandbox's root, where outputs appear.
-    pub(crate) fn store(&self, store_dir: &str) -> PathBuf {
-        self.root().join(store_dir.trim_start_matches('/'))
+    /// The store directory of the sandbox, where outputs appear.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.path().join("store")
     }
 
     /// The build directory on this machine.
     pub(crate) fn build(&self) -> PathBuf {
-        self.root().join(BUILD_DIR.trim_start_matches('/'))
+        self.path().join("build")
     }
 
-    /// A directory for our own temporary files, which the build cannot see.
-    pub(crate) fn own(&self) -> PathBuf {
-        self.0.path.join("own")
+    /// The root of the sandbox.
+    pub(crate) fn root(&self, store_dir: &str) -> Root {
+        let on_disk = |source: PathBuf, target: &str| OnDisk {
+            source,
+            target: target.into(),
+        };
+        Root::Directories(vec![
+            on_disk(self.path().join("tmp"), "/tmp"),
+            on_disk(self.build(), BUILD_DIR),
+            on_disk(self.store(), store_dir),
+        ])
+    }
+
+    /// A directory for our own files, which the build sees only where they are mounted.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub(crate) fn own(&self) -> std::io::Result<&Path> {
+        if let Some(own) = self.own.get() {
+            return Ok(own.path());
+        }
+        let made = self.all.executor.scratch_dir()?;
+        Ok(self.own.get_or_init(|| made).path())
     }
 
     /// Moves the build directory to where it stays, and where everybody may look at it.
     pub(crate) fn keep_failed(&self, text: &str) -> Result<PathBuf, BuildError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let keep = || -> std::io::Result<PathBuf> {
-            let builds = self.0.executor.store.state_dir().join("builds");
+            let builds = self.all.executor.store.state_dir().join("builds");
             let dir = loop {
                 let number = NEXT.fetch_add(1, Ordering::Relaxed);
                 let dir = builds.join(format!("nix-{}-{number}", std::process::id()));
@@ -85,8 +116,15 @@ impl BuildDir {
 
 impl Drop for ScratchDir {
     fn drop(&mut self) {
-        self.executor.remove_build_dir(&self.path);
-        let _ = self.executor.spawner.forget_scratch(&self.path);
+        match empty_dir(&self.path) {
+            Ok(()) => self
+                .executor
+                .free_dirs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(std::mem::take(&mut self.path)),
+            Err(_) => self.executor.remove_build_dir(&self.path),
+        }
     }
 }
 
@@ -107,49 +145,56 @@ impl Executor {
 
     /// Makes a directory: nobody else's, empty, and gone with us.
     pub(crate) fn make_scratch_dir(self: &Arc<Self>, text: &str) -> Result<ScratchDir, BuildError> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let make = || -> std::io::Result<ScratchDir> {
-            let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = self.builds_dir.join(number.to_string());
-            private(&path)?;
-            let dir = ScratchDir {
-                executor: self.clone(),
-                path,
-            };
-            self.spawner
-                .watch_scratch(&dir.path)
-                .map_err(std::io::Error::other)?;
-            Ok(dir)
-        };
-        make().map_err(environment(text, "make a directory for temporary files"))
+        self.scratch_dir()
+            .map_err(environment(text, "make a directory for temporary files"))
     }
 
-    /// Makes the directory of one build: nobody else's, empty, and gone with us.
+    fn scratch_dir(self: &Arc<Self>) -> std::io::Result<ScratchDir> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let free = self
+            .free_dirs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let path = match free {
+            Some(path) => path,
+            None => {
+                let number = NEXT.fetch_add(1, Ordering::Relaxed);
+                let path = self.builds_dir.join(number.to_string());
+                private(&path)?;
+                path
+            }
+        };
+        Ok(ScratchDir {
+            executor: self.clone(),
+            path,
+        })
+    }
+
+    /// Makes the directories of one build: nobody else's, empty, and gone with us.
     pub(crate) fn make_build_dir(
         self: &Arc<Self>,
         text: &str,
         user: &BuildUser,
     ) -> Result<BuildDir, BuildError> {
-        let dir = BuildDir(self.make_scratch_dir(text)?);
+        let dir = BuildDir {
+            all: self.make_scratch_dir(text)?,
+            own: OnceLock::new(),
+        };
         let make = || -> std::io::Result<BuildDir> {
-            private(&dir.own())?;
             let open = |path: &Path, mode: u32| -> std::io::Result<()> {
-                std::fs::DirBuilder::new().recursive(true).create(path)?;
+                std::fs::create_dir(path)?;
                 std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
             };
-            open(&dir.root(), 0o755)?;
-            open(&dir.root().join("tmp"), 0o1777)?;
-            let store = dir.store(self.store_dir().as_str());
-            open(&store, 0o1775)?;
+            open(&dir.path().join("tmp"), 0o1777)?;
             private(&dir.build())?;
+            private(&dir.store())?;
             if rustix::process::geteuid().is_root() {
-                // The store directory is the group's, as Nix has it; the root is closed to others.
-                std::os::unix::fs::chown(dir.root(), None, Some(user.gid))?;
-                std::os::unix::fs::chown(&store, None, Some(user.gid))?;
-                std::fs::set_permissions(&store, PermissionsExt::from_mode(0o1775))?;
+                // The store directory is the group's, as Nix has it.
+                std::os::unix::fs::chown(dir.store(), None, Some(user.gid))?;
                 std::os::unix::fs::chown(dir.build(), Some(user.uid), Some(user.gid))?;
             }
-            std::fs::set_permissions(dir.root(), PermissionsExt::from_mode(0o750))?;
+            std::fs::set_permissions(dir.store(), PermissionsExt::from_mode(0o1775))?;
             Ok(dir)
         };
         make().map_err(environment(text, "make the build directory"))

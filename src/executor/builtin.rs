@@ -12,7 +12,7 @@
 //! ```
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bstr::BString;
 use droste_sandbox::{Mount, Node, Owner, Request};
@@ -56,9 +56,12 @@ impl Executor {
         outputs: impl IntoIterator<Item = (&'a String, &'a StorePath)>,
         (dir, downloads): (&BuildDir, &Downloads),
     ) -> Result<(), BuildError> {
-        let program = dir.own().join("builtins");
-        write_program(&program, self.embedded.builtins)
-            .map_err(environment(text, "write the builtin builders"))?;
+        let write = || -> std::io::Result<PathBuf> {
+            let program = dir.own()?.join("builtins");
+            write_program(&program, self.embedded.builtins)?;
+            Ok(program)
+        };
+        let program = write().map_err(environment(text, "write the builtin builders"))?;
         request.program = Path::new(PROGRAM).into();
         request.argv0 = "builtins".into();
         request.mounts.push(Mount::input(program, PROGRAM));

@@ -80,6 +80,8 @@ pub struct Executor {
     pub(crate) serve_store: Box<ServeStore>,
     /// Build directories of this process.
     pub(crate) builds_dir: PathBuf,
+    /// Those of its directories that are empty, and nobody's.
+    pub(crate) free_dirs: Mutex<Vec<PathBuf>>,
     _builds_lock: OwnedFd,
     pub(crate) index: Index,
     /// What traced calls looked up.
@@ -174,6 +176,7 @@ impl Executor {
             embedded,
             serve_store,
             builds_dir,
+            free_dirs: Mutex::default(),
             _builds_lock: builds_lock,
             index,
             records,
@@ -276,6 +279,16 @@ impl Drop for Executor {
         self.remove_build_dir(&self.builds_dir);
         let _ = self.spawner.forget_scratch(&self.builds_dir);
     }
+}
+
+/// Removes what is in a directory of ours.
+pub(crate) fn empty_dir(path: &Path) -> Result<(), BoxError> {
+    let dir = store_nar::fs::open_root(path)?;
+    let dir = std::os::fd::AsFd::as_fd(&dir);
+    for entry in store_nar::fs::list(dir)? {
+        store_nar::remove_tree(dir, &entry.name)?;
+    }
+    Ok(())
 }
 
 fn remove_dir(path: &Path) -> Result<(), BoxError> {

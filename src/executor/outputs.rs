@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use store_api::{BoxError, BuildMode};
 use store_local::{Canonicaliser, Registration};
-use store_nar::{HashModuloSink, Hasher, RefScanner, hash_part};
+use store_nar::{HashModuloSink, Hasher, hash_part};
 use store_types::{
     ContentAddress, ContentAddressMethod, Derivation, DerivationKind, DerivationOutput, Hash,
     HashAlgorithm, PathInfo, References, StorePath, output_path_name,
@@ -40,8 +41,8 @@ pub(crate) struct Produced<'a> {
     pub(crate) candidates: BTreeSet<StorePath>,
     /// The directory that has the outputs.
     pub(crate) made: OwnedFd,
-    /// An empty directory for our own files, beside the store's.
-    pub(crate) own: &'a Path,
+    /// Makes an empty directory for our own files, beside the store's, or returns it again.
+    pub(crate) own: &'a dyn Fn() -> io::Result<PathBuf>,
     /// The build directory, on this machine, and who is told of differences to earlier outputs.
     pub(crate) checked_by: Option<(PathBuf, &'a dyn Monitor)>,
     /// Whether the outputs are not on the store's file system.
@@ -70,6 +71,8 @@ struct Found {
     mentions: BTreeSet<StorePath>,
     /// Whether none of it counts as a reference.
     is_discarded: bool,
+    /// Hash and size of the output's NAR as the builder left it.
+    nar: Option<(Hash, u64)>,
 }
 
 impl Found {
@@ -122,6 +125,32 @@ pub(crate) fn open_dir_in(root: &OwnedFd, path: &str) -> rustix::io::Result<Owne
     )
 }
 
+/// A directory, and the name of an output in it.
+type Place = (OwnedFd, String);
+
+/// Writes an output anew by rules, among our own files; its place there, and hash and size of its
+/// NAR.
+fn rewritten(
+    build: &Produced<'_>,
+    (dir, name): &Place,
+    output: &str,
+    target: String,
+    rules: Vec<(Vec<u8>, Vec<u8>)>,
+) -> Result<(Place, (Hash, u64)), BuildError> {
+    let own = (build.own)()
+        .and_then(|own| Ok(open_dir(&own)?))
+        .map_err(environment(build.text, "make a directory for outputs"))?;
+    let (hash, size, _) = store_nar::rewrite_tree(
+        dir.as_fd(),
+        OsStr::new(name),
+        own.as_fd(),
+        OsStr::new(&target),
+        rules,
+    )
+    .map_err(|source| bad_output(build, output, source))?;
+    Ok(((own, target), (hash, size)))
+}
+
 impl Executor {
     /// Takes the outputs of a build into the store; returns their final paths.
     pub(crate) fn take_outputs(
@@ -129,12 +158,11 @@ impl Executor {
         build: &Produced<'_>,
     ) -> Result<BTreeMap<String, StorePath>, BuildError> {
         let made = &build.made;
-        let own =
-            open_dir(build.own).map_err(environment(build.text, "open the build directory"))?;
         let options = options(build.text, build.drv)?;
         let discards = &options.unsafe_discard_references;
         let mut canonicaliser = Canonicaliser::new(Some(build.user.uid..=build.user.uid));
         let mut mentions = BTreeMap::new();
+        let mut nars = BTreeMap::new();
         for (output, scratch) in build.scratch {
             let name = OsStr::new(scratch.base_name());
             if rustix::fs::statat(made, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_err() {
@@ -148,11 +176,11 @@ impl Executor {
             canonicaliser
                 .tree(made.as_fd(), name)
                 .map_err(|source| bad_output(build, output, source))?;
-            let mut scanner =
-                RefScanner::new(build.candidates.iter().chain(build.scratch.values()));
-            store_nar::dump(made.as_fd(), name, &mut scanner)
+            let candidates = build.candidates.iter().chain(build.scratch.values());
+            let (hash, size, found) = store_nar::scan_tree(made.as_fd(), name, candidates)
                 .map_err(|source| bad_output(build, output, source))?;
-            mentions.insert(output.clone(), scanner.into_found());
+            mentions.insert(output.clone(), found);
+            nars.insert(output.clone(), (hash, size));
         }
         let mut finals: BTreeMap<String, StorePath> = BTreeMap::new();
         let mut outputs: BTreeMap<String, Output> = BTreeMap::new();
@@ -161,8 +189,9 @@ impl Executor {
             let found = Found {
                 is_discarded: discards.contains(&output),
                 mentions,
+                nar: nars.remove(&output),
             };
-            let done = self.finish_output(build, &own, &output, found, &finals)?;
+            let done = self.finish_output(build, &output, found, &finals)?;
             finals.insert(output.clone(), done.info.path.clone());
             outputs.insert(output, done);
         }
@@ -187,7 +216,6 @@ impl Executor {
     fn finish_output(
         &self,
         build: &Produced<'_>,
-        own: &OwnedFd,
         output: &str,
         found: Found,
         finals: &BTreeMap<String, StorePath>,
@@ -207,7 +235,7 @@ impl Executor {
             .filter(|(from, to)| from != to && found.mentions.contains(**from))
             .map(|(from, to)| (hash_part(from).to_vec(), hash_part(to).to_vec()))
             .collect();
-        let mut place = (
+        let mut place: Place = (
             build
                 .made
                 .try_clone()
@@ -215,7 +243,7 @@ impl Executor {
             scratch.base_name().to_owned(),
         );
         // Hash and size of the NAR of what is at the place, if they are known.
-        let mut nar = None;
+        let mut nar = found.nar;
         let (path, ca) = match &build.drv.outputs[output] {
             DerivationOutput::InputAddressed(path) => (path.clone(), None),
             DerivationOutput::Deferred => {
@@ -227,21 +255,15 @@ impl Executor {
             DerivationOutput::Fixed { ca, path } => {
                 // A builder with the network may have passed an open file to somebody
                 // outside: what is hashed must be inodes that nobody else ever held.
-                store_nar::rewrite_tree(
-                    place.0.as_fd(),
-                    OsStr::new(&place.1),
-                    own.as_fd(),
-                    OsStr::new(output),
-                    [],
-                )
-                .map_err(bad)?;
-                place = (
-                    own.try_clone()
-                        .map_err(environment(build.text, "open the outputs"))?,
-                    output.to_owned(),
-                );
-                let got =
-                    self.content_hash(build, output, &place, ca.method, ca.hash.algorithm(), None)?;
+                let known;
+                (place, known) = rewritten(build, &place, output, output.to_owned(), Vec::new())?;
+                nar = Some(known);
+                let got = match (ca.method, ca.hash.algorithm()) {
+                    (ContentAddressMethod::Nar, HashAlgorithm::Sha256) => known.0,
+                    (method, algorithm) => {
+                        self.content_hash(build, output, &place, method, algorithm, None)?
+                    }
+                };
                 if got != ca.hash {
                     // As Nix does: who corrects the hash need not fetch it again.
                     if !references.has_self && references.others.is_empty() {
@@ -278,20 +300,10 @@ impl Executor {
             | DerivationOutput::Impure { method, algorithm } => {
                 if !rules.is_empty() || build.is_elsewhere {
                     let target = format!("{output}.siblings");
-                    let (hash, size, _) = store_nar::rewrite_tree(
-                        place.0.as_fd(),
-                        OsStr::new(&place.1),
-                        own.as_fd(),
-                        OsStr::new(&target),
-                        std::mem::take(&mut rules),
-                    )
-                    .map_err(bad)?;
-                    place = (
-                        own.try_clone()
-                            .map_err(environment(build.text, "open the outputs"))?,
-                        target,
-                    );
-                    nar = Some((hash, size));
+                    let rules = std::mem::take(&mut rules);
+                    let known;
+                    (place, known) = rewritten(build, &place, output, target, rules)?;
+                    nar = Some(known);
                 }
                 // What does not mention itself has one hash.
                 let is_plain = !found.mentions.contains(scratch)
@@ -337,21 +349,9 @@ impl Executor {
                 }
             }
         } else {
-            let target = format!("{output}.final");
-            let (hash, size, _) = store_nar::rewrite_tree(
-                place.0.as_fd(),
-                OsStr::new(&place.1),
-                own.as_fd(),
-                OsStr::new(&target),
-                rules,
-            )
-            .map_err(bad)?;
-            place = (
-                own.try_clone()
-                    .map_err(environment(build.text, "open the outputs"))?,
-                target,
-            );
-            (hash, size)
+            let known;
+            (place, known) = rewritten(build, &place, output, format!("{output}.final"), rules)?;
+            known
         };
         let mut all = references.others;
         if references.has_self {

@@ -34,8 +34,8 @@ use crate::unit::UnitOutcome;
 use crate::users::BuildUser;
 use crate::{Executor, Monitor, Settings};
 
-/// Where a build finds the socket, relative to its root.
-const SOCKET: &str = "/build/.nix-socket";
+/// The socket's name in the build directory.
+pub(crate) const SOCKET: &str = ".nix-socket";
 
 /// A build, as its socket sees it.
 pub(crate) struct OuterBuild {
@@ -69,9 +69,9 @@ impl Executor {
         build: OuterBuild,
     ) -> Result<Recursive, BuildError> {
         let open = || -> std::io::Result<Recursive> {
-            let listener = listen(dir, SOCKET)?;
+            let socket = dir.build().join(SOCKET);
+            let listener = listen(&socket)?;
             if rustix::process::geteuid().is_root() {
-                let socket = dir.root().join(SOCKET.trim_start_matches('/'));
                 std::os::unix::fs::lchown(socket, Some(user.uid), Some(user.gid))?;
             }
             let store = Arc::new(RestrictedStore {

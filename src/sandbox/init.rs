@@ -31,7 +31,7 @@ use crate::channel::{self, Progress, retry};
 use crate::error::{SetupError, Step};
 use crate::place::{self, Material, Take};
 use crate::request::{
-    INSIDE_GID, INSIDE_UID, Mount, Network, Personality, Request, Root, Stdio, TmpfsSize,
+    INSIDE_GID, INSIDE_UID, Mount, Network, OnDisk, Personality, Request, Root, Stdio, TmpfsSize,
 };
 
 /// `ADDR_NO_RANDOMIZE` and `PER_LINUX32` (personality(2)).
@@ -224,7 +224,7 @@ fn set_up_mounts(birth: &Birth<'_>) -> Result<Vec<OwnedFd>, SetupError> {
     }
 
     let build_user = (!birth.in_user_namespace).then(|| build_user(request));
-    let root = make_root(&request.root)?;
+    let root = make_root(&request.root, build_user)?;
     place::make_nodes(root.as_fd(), &request.nodes, build_user)?;
     for mount in &request.mounts {
         let material = match mount {
@@ -260,30 +260,32 @@ fn set_up_mounts(birth: &Birth<'_>) -> Result<Vec<OwnedFd>, SetupError> {
 
 /// The root, mounted over `/`: this process's own root lies beneath, so that host paths still mean
 /// the host's files.
-fn make_root(root: &Root) -> Result<OwnedFd, SetupError> {
-    let (tree, path) = match root {
-        Root::Directory(path) => {
+fn make_root(root: &Root, build_user: place::BuildUser) -> Result<OwnedFd, SetupError> {
+    let tree = match root {
+        Root::Directories(_) => {
+            let owner = build_user.map(|(_, gid)| (Uid::ROOT, gid));
+            tmpfs(TmpfsSize::Default, 0o750, owner)
+        }
+        Root::Tmpfs { size } => tmpfs(*size, 0o755, None),
+    }
+    .map_err(failed(Step::Root))?;
+    rustix::mount::move_mount(&tree, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(failed(Step::Root))?;
+    if let Root::Directories(directories) = root {
+        for OnDisk { source, target } in directories {
             let how = Take {
                 read_only: false,
                 recursive: false,
                 devices: false,
             };
-            let material =
-                place::take(path, how).map_err(|errno| SetupError::at(Step::Root, path, errno))?;
-            match material {
-                Material::Tree(tree) => (tree, path.as_path()),
-                Material::Symlink(_) => {
-                    return Err(SetupError::at(Step::Root, path, Errno::LOOP));
-                }
+            let material = place::take(source, how)
+                .map_err(|errno| SetupError::at(Step::Root, source, errno))?;
+            if let Material::Symlink(_) = material {
+                return Err(SetupError::at(Step::Root, source, Errno::LOOP));
             }
+            place::put(tree.as_fd(), &material, target)?;
         }
-        Root::Tmpfs { size } => {
-            let tree = tmpfs(*size, 0o755, None).map_err(failed(Step::Root))?;
-            (tree, Path::new("/"))
-        }
-    };
-    rustix::mount::move_mount(&tree, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .map_err(|errno| SetupError::at(Step::Root, path, errno))?;
+    }
     Ok(tree)
 }
 
@@ -305,7 +307,7 @@ fn new_file_system(mount: &Mount, build_user: place::BuildUser) -> Result<OwnedF
     }
 }
 
-pub(crate) fn tmpfs(size: TmpfsSize, mode: u32, owner: place::BuildUser) -> Result<OwnedFd, Errno> {
+fn tmpfs(size: TmpfsSize, mode: u32, owner: place::BuildUser) -> Result<OwnedFd, Errno> {
     let mut options = vec![("mode", format!("{mode:o}"))];
     match size {
         TmpfsSize::Default => {}

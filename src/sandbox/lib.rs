@@ -42,8 +42,8 @@ pub use parts::{Parts, dev_nodes, etc_files, network_files, proc_mount};
 pub use pty::Pty;
 pub use remove::remove_tree;
 pub use request::{
-    INSIDE_GID, INSIDE_UID, Mount, Network, Node, Owner, Personality, Request, Root, Source, Stdio,
-    TmpfsSize,
+    INSIDE_GID, INSIDE_UID, Mount, Network, Node, OnDisk, Owner, Personality, Request, Root,
+    Source, Stdio, TmpfsSize,
 };
 
 /// Becomes the spawner, and never returns, if this process was started as one

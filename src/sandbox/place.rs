@@ -16,7 +16,7 @@ use droste_sys::MountAttributes;
 
 use crate::channel::retry;
 use crate::error::{SetupError, Step};
-use crate::request::{Node, Owner, Source, TmpfsSize};
+use crate::request::{Node, Owner, Source};
 
 /// What is at `path` in the root, as an `O_PATH` descriptor. Without `O_NOFOLLOW`, which would
 /// have a link as the last component opened itself instead of refused (openat2(2),
@@ -169,17 +169,6 @@ fn make_node<'n>(
     match node {
         Node::Dir { path, mode, owner } => {
             make_dir(root, path, *mode, owner_of(*owner, build_user))
-        }
-        Node::Tmpfs { path, mode } => {
-            let tree = crate::init::tmpfs(TmpfsSize::Default, *mode, None)?;
-            let place = make_dirs(root, path)?;
-            rustix::mount::move_mount(
-                &tree,
-                "",
-                &place,
-                "",
-                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
-            )
         }
         Node::File {
             path,

@@ -108,13 +108,26 @@ impl Request {
 /// What becomes `/` of the sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Root {
-    /// A directory on the host, used as it is. What the build writes there stays.
-    Directory(#[serde(with = "bytes::path")] PathBuf),
+    /// A new tmpfs that vanishes with the sandbox, and on it, writable, directories of the host, in
+    /// order: what the build writes there stays. `/` itself is 0750 and of the build's group. A disk
+    /// takes longer for the other files of a root than all else does.
+    Directories(Vec<OnDisk>),
     /// A new tmpfs that vanishes with the sandbox; `/` itself is 0755.
     Tmpfs {
         /// Its limit; the kernel's default is half of the memory.
         size: TmpfsSize,
     },
+}
+
+/// A directory of the host in a root that is else in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnDisk {
+    /// Which, on the host.
+    #[serde(with = "bytes::path")]
+    pub source: PathBuf,
+    /// Where, inside.
+    #[serde(with = "bytes::path")]
+    pub target: PathBuf,
 }
 
 /// Limit of a tmpfs (tmpfs(5), option `size`).
@@ -153,15 +166,6 @@ pub enum Node {
         mode: u32,
         /// Its owner.
         owner: Owner,
-    },
-    /// A new tmpfs of the spawner's, at once: nodes that follow lie in it. Files that need not be on
-    /// a disk cost less there.
-    Tmpfs {
-        /// Where, inside.
-        #[serde(with = "bytes::path")]
-        path: PathBuf,
-        /// Permission bits of its top directory.
-        mode: u32,
     },
     /// A regular file.
     File {
@@ -240,7 +244,6 @@ impl Node {
     pub fn path(&self) -> &Path {
         match self {
             Node::Dir { path, .. }
-            | Node::Tmpfs { path, .. }
             | Node::File { path, .. }
             | Node::Copy { path, .. }
             | Node::Symlink { path, .. } => path,

@@ -582,7 +582,7 @@ impl Executor {
             scratch: &place.scratch,
             candidates,
             made: outputs,
-            own: place.dir.path(),
+            own: &|| Ok(place.dir.path().to_owned()),
             checked_by: None,
             is_elsewhere: true,
             user: &place.user,

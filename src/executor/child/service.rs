@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -168,9 +168,8 @@ impl Executor {
         if reads.is_none() && !by_path {
             return Ok(None);
         }
-        let listener = listen(dir, protocol::SOCKET_PATH)
-            .map_err(environment(text, "open the socket for shims"))?;
-        make_marker(dir).map_err(environment(text, "open the socket for shims"))?;
+        let listener =
+            lay_socket(request, dir).map_err(environment(text, "open the socket for shims"))?;
         self.accept_calls(Caller::Build(context.clone()), listener, reads)
             .map(Some)
             .map_err(environment(text, "open the socket for shims"))
@@ -267,10 +266,13 @@ impl Executor {
             return Ok(None);
         }
         // A file of this build alone: who opens it is of this build.
-        let shim = dir.own().join("shim");
-        write_program(&shim, self.embedded.shim_cc)
-            .and_then(|()| watch.add(&shim))
-            .map_err(environment(text, "lay the shim out"))?;
+        let lay_out = || -> std::io::Result<PathBuf> {
+            let shim = dir.own()?.join("shim");
+            write_program(&shim, self.embedded.shim_cc)?;
+            watch.add(&shim)?;
+            Ok(shim)
+        };
+        let shim = lay_out().map_err(environment(text, "lay the shim out"))?;
         for (path, drivers) in with_drivers {
             let inside = self.store_dir().display(path);
             request.mounts.push(Mount::input(
@@ -324,17 +326,12 @@ fn nested_namespaces_are_allowed() -> bool {
         && number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").is_none_or(|on| on == 0)
 }
 
-/// A listening socket at a path inside a build's root. The path of the root may be
-/// longer than a socket's address can be, so it is named by descriptor.
-pub(crate) fn listen(dir: &BuildDir, inside: &str) -> std::io::Result<UnixListener> {
-    let path = dir.root().join(inside.trim_start_matches('/'));
+/// A listening socket of the build's. The path may be longer than a socket's address can be, so its
+/// directory is named by descriptor.
+pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(std::io::ErrorKind::InvalidInput.into());
     };
-    std::fs::create_dir_all(parent)?;
-    if inside.starts_with("/.droste") {
-        std::fs::set_permissions(parent, PermissionsExt::from_mode(0o755))?;
-    }
     let fd = rustix::fs::open(
         parent,
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -354,13 +351,23 @@ pub(crate) fn listen(dir: &BuildDir, inside: &str) -> std::io::Result<UnixListen
     Ok(listener)
 }
 
-/// Makes the marker of the one warning, which all of a build's users may mark.
-fn make_marker(dir: &BuildDir) -> std::io::Result<()> {
-    let path = dir
-        .root()
-        .join(protocol::MARKER_PATH.trim_start_matches('/'));
-    std::fs::File::create(&path)?;
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666))
+/// Makes the shims' socket, and the marker of the one warning, which all of a build's users may
+/// mark, and has them mounted.
+fn lay_socket(
+    request: &mut droste_sandbox::Request,
+    dir: &BuildDir,
+) -> std::io::Result<UnixListener> {
+    let (socket, marker) = (dir.own()?.join("socket"), dir.own()?.join("warned"));
+    let listener = listen(&socket)?;
+    std::fs::File::create(&marker)?;
+    std::fs::set_permissions(&marker, PermissionsExt::from_mode(0o666))?;
+    request
+        .mounts
+        .push(Mount::writable(socket, protocol::SOCKET_PATH));
+    request
+        .mounts
+        .push(Mount::writable(marker, protocol::MARKER_PATH));
+    Ok(listener)
 }
 
 /// Accepts the calls of one socket's shims.

@@ -12,7 +12,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use droste_sandbox::{
-    Mount, Network, Node, Request, Root, Spawner, TmpfsSize, dev_nodes, etc_files, proc_mount,
+    Mount, Network, Node, OnDisk, Request, Root, Spawner, TmpfsSize, dev_nodes, etc_files,
+    proc_mount,
 };
 
 fn main() {
@@ -88,9 +89,13 @@ fn tmpfs_root(program: &Path, network: Network, binds: usize) -> Request {
     request
 }
 
-/// What the executor asks for, in a root directory, with the inputs as files.
+/// What the executor asks for, with a directory on disk, and the inputs as files.
 fn child_of(program: &Path, root: &Path, inputs: usize) -> Request {
-    let mut request = Request::new(Root::Directory(root.to_owned()), "/nix/store/0");
+    let on_disk = vec![OnDisk {
+        source: root.to_owned(),
+        target: "/nix/store".into(),
+    }];
+    let mut request = Request::new(Root::Directories(on_disk), "/nix/store/0");
     request.network = Network::None;
     request.cwd = "/build".into();
     request.add(dev_nodes(false)).add(proc_mount());

@@ -21,8 +21,8 @@ use std::process::{Command, ExitCode, Stdio as ProcessStdio};
 use std::time::Duration;
 
 use droste_sandbox::{
-    Error, Exit, ExitStatus, Mount, Network, Node, Owner, Parts, Personality, Pty, Request, Root,
-    Running, Source, Spawner, Stdio, Step, TmpfsSize, dev_nodes, etc_files, network_files,
+    Error, Exit, ExitStatus, Mount, Network, Node, OnDisk, Owner, Parts, Personality, Pty, Request,
+    Root, Running, Source, Spawner, Stdio, Step, TmpfsSize, dev_nodes, etc_files, network_files,
     proc_mount,
 };
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -287,7 +287,7 @@ impl Context {
         }
     }
 
-    /// As a build has it: a fresh root directory of the host's, an input, a build directory.
+    /// As a build has it: fresh directories of the host's in the root, an input, a build directory.
     fn build(&self, arguments: &[&str]) -> Request {
         let root = self.path("root");
         match droste_sandbox::remove_tree(&root) {
@@ -296,13 +296,18 @@ impl Context {
         }
         let build = self.path("build");
         let input = self.path("input");
-        for directory in [&root, &build, &input] {
+        let on_disk = ["nix", "tmp"].map(|name| OnDisk {
+            source: root.join(name),
+            target: Path::new("/").join(name),
+        });
+        let sources = on_disk.iter().map(|directory| &directory.source);
+        for directory in sources.chain([&build, &input]) {
             std::fs::create_dir_all(directory).expect("created");
         }
         std::fs::write(input.join("file"), "input").expect("written");
         let (uid, gid) = self.host_ids();
         std::os::unix::fs::chown(&build, Some(uid), Some(gid)).expect("given to the build");
-        let mut request = Request::new(Root::Directory(root), "/bin/program");
+        let mut request = Request::new(Root::Directories(on_disk.into()), "/bin/program");
         request.nodes.push(Node::dir("/tmp", 0o1777));
         request.nodes.push(Node::build_dir("/nix/store", 0o1775));
         request
@@ -729,11 +734,13 @@ fn each_fault_names_its_step_and_path(context: &Context) {
     );
 
     let mut request = context.child(&[]);
-    request.root = Root::Directory("/absent/root".into());
-    assert_eq!(
-        fails(&request),
-        (Step::Root, path("/absent/root"), Errno::NOENT)
-    );
+    for (source, errno) in [("/absent/root", Errno::NOENT), ("/proc/self", Errno::LOOP)] {
+        request.root = Root::Directories(vec![OnDisk {
+            source: source.into(),
+            target: "/nix".into(),
+        }]);
+        assert_eq!(fails(&request), (Step::Root, path(source), errno));
+    }
 
     let mut request = context.child(&[]);
     request.args.push("nul\0byte".into());
@@ -766,19 +773,19 @@ fn no_link_in_the_root_leads_a_mount_astray(context: &Context) {
         let link = |to: &Path, name| {
             std::os::unix::fs::symlink(to, context.path("root").join(name)).expect("linked");
         };
-        link(&elsewhere, "link");
-        link(Path::new("/etc"), "inner");
+        link(&elsewhere, "nix/link");
+        link(Path::new("/etc"), "nix/inner");
         change(&mut request);
         match context.spawner.spawn(&request, &[]) {
             Err(Error::Setup(error)) => (error.step, error.errno),
             other => panic!("{other:?}"),
         }
     };
-    for target in ["/link/file", "/link", "/inner/file"] {
+    for target in ["/nix/link/file", "/nix/link", "/nix/inner/file"] {
         let error = fails(&|request| request.mounts.push(Mount::input("/etc/passwd", target)));
         assert_eq!(error, (Step::MountTarget, Errno::LOOP), "{target}");
     }
-    for path in ["/link/file", "/inner/file"] {
+    for path in ["/nix/link/file", "/nix/inner/file"] {
         let error = fails(&|request| request.nodes.push(Node::file(path, 0o644, "")));
         assert_eq!(error, (Step::Node, Errno::LOOP), "{path}");
     }
