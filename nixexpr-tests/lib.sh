@@ -34,7 +34,7 @@ need_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $_missing > /dev/null
 }
 
-# Settings that 2.8 and 2.34 both read; each warns of the features it has not.
+# Settings that 2.8, 2.26 and 2.34 all read; each warns of the features it has not.
 # Further arguments are paths that the sandbox shows as they are.
 nix_conf() {
     _dir=$1
