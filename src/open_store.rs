@@ -14,8 +14,8 @@ use store_api::{
 };
 use store_local::{GcAction, GcOptions, LocalStore, Unobserved};
 use store_types::{
-    ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm, HashModulo, PathInfo,
-    Realisation, StoreDir, StorePath,
+    BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivedPath, DrvOutput,
+    HashAlgorithm, HashModulo, PathInfo, Realisation, StoreDir, StorePath,
 };
 
 /// Read ahead of what is added, in bytes.
@@ -48,6 +48,21 @@ impl OpenStore {
 
     fn store(&self) -> &LocalStore {
         self.executor.store()
+    }
+
+    /// By what an output is kept whose path is not known before it is built; of a derivation that
+    /// is valid.
+    fn realisation_id(&self, key: &BuildTraceKey) -> Result<Option<DrvOutput>, StoreError> {
+        if !key.drv_path.is_derivation() || !self.is_valid_path(&key.drv_path)? {
+            return Ok(None);
+        }
+        let loaded = self.load(&key.drv_path)?;
+        match loaded.outputs.get(&key.output_name) {
+            Some(output) if output.path().is_none() => HashModulo::new(self.store_dir().clone())
+                .realisation_id(&loaded, &key.output_name, |input| self.load(input))
+                .map_err(failed("hash a derivation")),
+            _ => Ok(None),
+        }
     }
 
     fn check_valid(&self, path: &StorePath) -> Result<(), StoreError> {
@@ -164,6 +179,47 @@ impl Store for OpenStore {
     fn register_realisation(&self, realisation: &Realisation) -> Result<(), StoreError> {
         self.store()
             .register_realisation(realisation)
+            .map_err(failed("register a realisation"))
+    }
+
+    /// Of a valid derivation, from what is kept by its hash, too.
+    fn query_build_trace(
+        &self,
+        key: &BuildTraceKey,
+    ) -> Result<Option<BuildTraceEntry>, StoreError> {
+        let entry = self
+            .store()
+            .query_build_trace(key)
+            .map_err(failed("query a realisation"))?;
+        if entry.is_some() {
+            return Ok(entry);
+        }
+        let realisation = match self.realisation_id(key)? {
+            Some(id) => self.query_realisation(&id)?,
+            None => None,
+        };
+        Ok(realisation.map(|realisation| BuildTraceEntry {
+            key: key.clone(),
+            out_path: realisation.out_path,
+            // They sign the hash.
+            signatures: BTreeSet::new(),
+        }))
+    }
+
+    /// Kept where Nix since 2.35 looks, and by the hash of the derivation, if both paths are valid.
+    fn register_build_trace(&self, entry: &BuildTraceEntry) -> Result<(), StoreError> {
+        if let Some(id) = self.realisation_id(&entry.key)?
+            && (self.is_valid_path(&entry.out_path)? || self.query_realisation(&id)?.is_some())
+        {
+            self.register_realisation(&Realisation {
+                id,
+                out_path: entry.out_path.clone(),
+                signatures: Vec::new(),
+                dependent_realisations: BTreeMap::new(),
+            })?;
+        }
+        self.store()
+            .keep_build_trace(entry)
             .map_err(failed("register a realisation"))
     }
 

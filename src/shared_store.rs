@@ -19,8 +19,8 @@ use store_api::{
 use store_client::RemoteStore;
 use store_local::LocalStore;
 use store_types::{
-    ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm, PathInfo, Realisation,
-    StoreDir, StorePath,
+    BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivedPath, DrvOutput,
+    HashAlgorithm, PathInfo, Realisation, StoreDir, StorePath,
 };
 
 use crate::open_store::OpenStore;
@@ -339,6 +339,17 @@ impl Store for SharedStore {
 
     fn register_realisation(&self, realisation: &Realisation) -> Result<(), StoreError> {
         self.own.register_realisation(realisation)
+    }
+
+    fn query_build_trace(
+        &self,
+        key: &BuildTraceKey,
+    ) -> Result<Option<BuildTraceEntry>, StoreError> {
+        self.own.query_build_trace(key)
+    }
+
+    fn register_build_trace(&self, entry: &BuildTraceEntry) -> Result<(), StoreError> {
+        self.own.register_build_trace(entry)
     }
 
     fn nar_from_path(&self, path: &StorePath, out: &mut dyn Write) -> Result<(), StoreError> {

@@ -9,6 +9,7 @@ use droste_sandbox::Spawner;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use store_client::{RemoteOptions, RemoteStore};
 use store_local::{DefaultDirs, LocalError, LocalStore, LocalStoreConfig};
+use store_wire::feature;
 
 use crate::embedded;
 use crate::shared_store::Host;
@@ -72,6 +73,7 @@ pub fn open_host_store(store: &LocalStore, own: &[PathBuf]) -> Option<Host> {
         store_dir: store.store_dir().clone(),
         // What is held is held for the connection.
         connections_max: 1,
+        features: [feature::REALISATION_WITH_PATH.to_owned()].into(),
         ..RemoteOptions::default()
     };
     let daemons = RemoteStore::at_socket(socket, options);

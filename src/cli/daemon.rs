@@ -21,6 +21,7 @@ use store_api::{Store, StoreError};
 use store_client::{RemoteOptions, RemoteStore};
 use store_local::{DefaultDirs, LocalStoreConfig};
 use store_types::{StoreDir, StoreKind, StoreReference};
+use store_wire::feature;
 
 use super::build::SettingsArgs;
 use super::doors::{self, DoorError, FOR_OWNER, Porter};
@@ -440,6 +441,7 @@ impl Machines {
         let options = RemoteOptions {
             connections_max: 1,
             store_dir: self.dir.clone(),
+            features: [feature::REALISATION_WITH_PATH.to_owned()].into(),
             ..RemoteOptions::default()
         };
         RemoteStore::at_socket(&self.socket, options)

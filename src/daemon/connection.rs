@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use store_api::{Store, StoreError};
 use store_wire::{
     HandshakeError, Hello, Reader, RemoteError, Request, Response, Session, StderrFrame, Trust,
-    Version, WireError, Writer, handshake_as_server,
+    Version, WireError, Writer, feature, handshake_as_server,
 };
 
 use crate::{inside, operations};
@@ -116,6 +116,9 @@ pub(crate) fn is_hung_up(stream: &UnixStream) -> bool {
     poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().intersects(gone)
 }
 
+/// The features that are offered outside of builds.
+const OUTSIDE_FEATURES: [&str; 1] = [feature::REALISATION_WITH_PATH];
+
 /// Like [`serve_connection`], over any two streams. `is_hung_up` is asked
 /// during builds; `on_ready` is called after the handshake.
 pub fn serve_streams(
@@ -132,8 +135,9 @@ pub fn serve_streams(
         nix_version: options.nix_version.clone(),
         trust: options.trust,
     };
-    // Outside of builds, none of Nix's features is needed for what is served here.
-    let features = store.of_build().map_or(&[][..], inside::features);
+    let features = store
+        .of_build()
+        .map_or(&OUTSIDE_FEATURES[..], inside::features);
     let features: BTreeSet<String> = features.iter().copied().map(String::from).collect();
     let session = handshake_as_server(
         &mut reader,

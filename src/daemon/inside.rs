@@ -20,20 +20,18 @@ const OPERATIONS: [&str; 7] = [
 /// The features that are offered.
 pub(crate) fn features(store: &dyn BuildStore) -> &'static [&'static str] {
     match (store.builds_inside(), store.submits()) {
-        // Nothing that the third one changes may be asked for; but it is Nix's version of the
-        // protocol for such builds.
-        (false, _) => &[
+        (true, false) => &[
+            feature::ADD_TO_STORE_SCANNING,
+            feature::DISABLE_SET_OPTIONS,
+            feature::REALISATION_WITH_PATH,
+        ],
+        // Nix's version of the protocol for builds that only submit.
+        _ => &[
             feature::ADD_TO_STORE_SCANNING,
             feature::DISABLE_SET_OPTIONS,
             feature::REALISATION_WITH_PATH,
             feature::SUBMIT_OUTPUT,
         ],
-        (true, true) => &[
-            feature::ADD_TO_STORE_SCANNING,
-            feature::DISABLE_SET_OPTIONS,
-            feature::SUBMIT_OUTPUT,
-        ],
-        (true, false) => &[feature::ADD_TO_STORE_SCANNING, feature::DISABLE_SET_OPTIONS],
     }
 }
 

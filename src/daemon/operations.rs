@@ -169,6 +169,7 @@ fn without_payload<R: Read, W: Write + Send>(
             Response::OptionalPath(store.query_path_from_hash_part(&hash_part)?)
         }
         Request::QueryRealisation(id) => Response::Realisation(store.query_realisation(&id)?),
+        Request::QueryBuildTrace(key) => Response::BuildTrace(store.query_build_trace(&key)?),
         Request::QueryMissing(paths) => Response::Missing(store.query_missing(&paths)?),
 
         Request::AddTextToStore {
@@ -228,9 +229,15 @@ fn without_payload<R: Read, W: Write + Send>(
             Response::Bool(true)
         }
         // What it says cannot be checked.
-        Request::RegisterDrvOutput(_) if !trusted => return Err(refused(operation)),
+        Request::RegisterDrvOutput(_) | Request::RegisterBuildTrace(_) if !trusted => {
+            return Err(refused(operation));
+        }
         Request::RegisterDrvOutput(realisation) => {
             store.register_realisation(&realisation)?;
+            Response::Nothing
+        }
+        Request::RegisterBuildTrace(entry) => {
+            store.register_build_trace(&entry)?;
             Response::Nothing
         }
         Request::CollectGarbage(request) if request.ignore_liveness => {

@@ -20,8 +20,9 @@ use store_api::{
 };
 use store_nar::RefScanner;
 use store_types::{
-    ContentAddressMethod, Derivation, DerivationKind, DerivationOutput, DerivedPath, DrvOutput,
-    HashAlgorithm, OutputsSpec, PathInfo, Realisation, SingleDerivedPath, StoreDir, StorePath,
+    BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivationKind,
+    DerivationOutput, DerivedPath, DrvOutput, HashAlgorithm, OutputsSpec, PathInfo, Realisation,
+    SingleDerivedPath, StoreDir, StorePath,
 };
 
 use crate::attempt::options;
@@ -373,8 +374,25 @@ impl Executor {
             settings,
             observer: Mutex::new(observer),
         };
+        // What no derivation makes is there, or fails for itself.
+        let mut missing = BTreeSet::new();
+        let mut wanted = Vec::with_capacity(paths.len());
+        for path in paths {
+            match path {
+                DerivedPath::Opaque(opaque) => {
+                    if !self
+                        .store
+                        .is_valid(opaque)
+                        .map_err(failed("query a path"))?
+                    {
+                        missing.insert(opaque);
+                    }
+                }
+                DerivedPath::Built { .. } => wanted.push(path.clone()),
+            }
+        }
         let outcomes = self
-            .build_with(share, paths, mode, &monitor)
+            .build_with(share, &wanted, mode, &monitor)
             .map_err(failed("build"))?;
         let by_drv: BTreeMap<&SingleDerivedPath, &UnitOutcome> = outcomes
             .iter()
@@ -384,6 +402,13 @@ impl Executor {
             .iter()
             .map(|path| {
                 let result = match path {
+                    DerivedPath::Opaque(path) if missing.contains(path) => BuildResult::new(
+                        BuildStatus::NoSubstituters,
+                        format!(
+                            "path `{}` is required, but there is no substituter that can build it",
+                            self.store_dir().display(path)
+                        ),
+                    ),
                     DerivedPath::Opaque(_) => BuildResult::new(BuildStatus::AlreadyValid, ""),
                     DerivedPath::Built { drv, outputs } => match by_drv.get(drv) {
                         Some(outcome) => {
@@ -527,6 +552,23 @@ impl Store for RestrictedStore {
     }
 
     fn register_realisation(&self, _realisation: &Realisation) -> Result<(), StoreError> {
+        self.refuse("register a realisation")
+    }
+
+    fn query_build_trace(
+        &self,
+        key: &BuildTraceKey,
+    ) -> Result<Option<BuildTraceEntry>, StoreError> {
+        let mut outputs = self.query_derivation_output_map(&key.drv_path)?;
+        let out_path = outputs.remove(&key.output_name).flatten();
+        Ok(out_path.map(|out_path| BuildTraceEntry {
+            key: key.clone(),
+            out_path,
+            signatures: BTreeSet::new(),
+        }))
+    }
+
+    fn register_build_trace(&self, _entry: &BuildTraceEntry) -> Result<(), StoreError> {
         self.refuse("register a realisation")
     }
 

@@ -53,6 +53,25 @@ for version in 34 26 28; do
     check "$nix copies from the daemon" $nix nix copy --no-check-sigs --from "$url" --to "$WORK/copy-$version" "$added"
 done
 
+# What outputs turned out to be, by the paths of their derivations.
+drv=$(nix34 nix-instantiate --store "$url" ../differential -A floating-flat --argstr busybox "$busybox" 2> /dev/null)
+python3 by_path.py "$socket" "$drv" > "$WORK/by-path" 2>&1
+out=$(nix34 nix-store -r --store "$url" "$drv" 2> /dev/null)
+absent=/nix/store/00000000000000000000000000000000-absent
+equal "a client that keys realisations by paths is served" "features ['realisation-with-path-not-hash'] None
+build None
+result $drv!* 0  [('out', '$out', [])]
+result $absent 14 path \`$absent\` is required, but there is no substituter that can build it []
+query $out []
+query None
+register None
+query $out []
+register cannot register a realisation
+query $out []
+log None 1" "$(sed 's/^\(register cannot register a realisation\):.*/\1/' "$WORK/by-path")"
+equal "its log is kept" log \
+    "$(python3 -c 'import bz2, sys; print(bz2.open(sys.argv[1], "rt").read(), end="")' "$store/nix/var/log/nix/drvs/11/111111111111111111111111111111-other.drv.bz2")"
+
 # By standard input and output, as ssh-ng has it: through the running daemon, and without.
 printf '#!/bin/sh\nexec "%s" daemon "$@" 2>> "%s"\n' "$DROSTE" "$WORK/stdio.err" > "$WORK/remote"
 chmod +x "$WORK/remote"

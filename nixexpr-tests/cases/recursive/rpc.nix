@@ -110,7 +110,7 @@ in
       }
       ''
         rpc features
-        says 'add-to-store-scanning disable-set-options submit-output'
+        says 'add-to-store-scanning disable-set-options realisation-with-path-not-hash submit-output'
         [ -n "$out" ]
         nix-store -r $drv > /build/made
         set -- $(rpc scan recursive fixed:r:sha256 /build/made)

@@ -24,6 +24,9 @@ use support::{DirStore, nar_of_file, serve};
 
 const VERSIONS: std::ops::RangeInclusive<u64> = 21..=38;
 
+/// The feature with which realisations are keyed by the paths of their derivations.
+const BY_PATH: &str = "realisation-with-path-not-hash";
+
 /// How long an answer may take: what hangs is a failure, too.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -172,8 +175,9 @@ impl World {
         (self.dir.display(&path), info, nar)
     }
 
-    /// All operations, in an order in which each can be answered.
-    fn rows(&self, minor: u64) -> Vec<Row> {
+    /// All operations, in an order in which each can be answered. `by_path` is said of
+    /// realisations.
+    fn rows(&self, minor: u64, by_path: bool) -> Vec<Row> {
         let (file, drv) = (self.file.as_str(), self.drv.as_str());
         let base = |path: &str| path.rsplit('/').next().unwrap().to_owned();
         let bytes = Bytes::default;
@@ -404,15 +408,20 @@ impl World {
             nothing(),
             Shape::Map,
         );
-        let register = match minor < 31 {
-            true => bytes().s(&id).s(base(file)),
-            false => bytes().s(realisation),
+        let register = match minor {
+            _ if by_path => bytes().s(drv).s("out").s(file).list(&[&signature]),
+            ..31 => bytes().s(&id).s(base(file)),
+            _ => bytes().s(realisation),
+        };
+        let query = match by_path {
+            true => bytes().s(drv).s("out"),
+            false => bytes().s(&id),
         };
         row(42, "RegisterDrvOutput", register, nothing(), Shape::Nothing);
         row(
             43,
             "QueryRealisation",
-            bytes().s(&id),
+            query,
             nothing(),
             Shape::Realisations,
         );
@@ -425,7 +434,12 @@ impl World {
             Shape::Nothing,
         );
         let log = Payload::Framed(b"a log".to_vec());
-        row(45, "AddBuildLog", bytes().s(base(drv)), log, Shape::Number);
+        // Harmonia sends the path.
+        let logged = match by_path {
+            true => drv.to_owned(),
+            false => base(drv),
+        };
+        row(45, "AddBuildLog", bytes().s(logged), log, Shape::Number);
         let build = bytes().list(&[file, wanted]).n(0);
         row(
             46,
@@ -450,6 +464,8 @@ impl World {
 struct Hand {
     stream: UnixStream,
     minor: u64,
+    /// Whether `realisation-with-path-not-hash` was agreed on.
+    by_path: bool,
 }
 
 /// How an operation was answered.
@@ -462,13 +478,18 @@ enum Answer {
 impl Hand {
     fn greet(stream: UnixStream, minor: u64, features: &[&str]) -> io::Result<(Self, u64)> {
         stream.set_read_timeout(Some(PATIENCE))?;
-        let mut hand = Self { stream, minor };
+        let mut hand = Self {
+            stream,
+            minor,
+            by_path: false,
+        };
         hand.send(&Bytes::default().n(0x6e69_7863).n(1 << 8 | minor).0)?;
         assert_eq!(hand.n()?, 0x6478_696f);
         assert_eq!(hand.n()?, 1 << 8 | 38);
         if minor >= 38 {
             hand.send(&Bytes::default().list(features).0)?;
-            hand.texts()?;
+            let offered = hand.texts()?;
+            hand.by_path = features.contains(&BY_PATH) && offered.contains(&BY_PATH.into());
         }
         hand.send(&Bytes::default().n(0).n(0).0)?;
         if minor >= 33 {
@@ -601,6 +622,13 @@ impl Hand {
         Ok(())
     }
 
+    /// A path, and signatures.
+    fn unkeyed_realisation(&mut self) -> io::Result<()> {
+        assert!(self.s()?.starts_with(b"/nix/store/"));
+        drop(self.texts()?);
+        Ok(())
+    }
+
     fn build_result(&mut self) -> io::Result<()> {
         assert!(self.n()? <= 14, "status");
         self.s()?;
@@ -616,7 +644,12 @@ impl Hand {
                 }
             }
         }
-        if self.minor >= 28 {
+        if self.by_path {
+            for _ in 0..self.n()? {
+                assert_eq!(self.s()?, b"out");
+                self.unkeyed_realisation()?;
+            }
+        } else if self.minor >= 28 {
             for _ in 0..self.n()? {
                 assert!(self.s()?.starts_with(b"sha256:"));
                 self.realisation()?;
@@ -668,9 +701,10 @@ impl Hand {
             }
             Shape::Realisations => {
                 assert_eq!(self.n()?, 1);
-                match self.minor < 31 {
-                    true => drop(self.s()?),
-                    false => self.realisation()?,
+                match self.minor {
+                    _ if self.by_path => self.unkeyed_realisation()?,
+                    ..31 => drop(self.s()?),
+                    _ => self.realisation()?,
                 }
             }
             Shape::Nar => {
@@ -797,7 +831,7 @@ fn every_operation_of(judged: &Judged) {
     for minor in VERSIONS {
         let (stream, daemon) = judged.connect();
         let (mut hand, _) = Hand::greet(stream, minor, &[]).unwrap();
-        for row in world.rows(minor) {
+        for row in world.rows(minor, false) {
             let what = format!("{} (1.{minor})", row.name);
             let answer = hand.ask(&row, &world);
             assert_eq!(
@@ -870,26 +904,31 @@ fn an_operation_that_is_none_is_refused_by_its_number_and_ends_the_connection() 
     }
 }
 
+/// As clients of harmonia and of Nix since 2.35 do it.
 #[test]
-fn who_offers_features_is_served_without_them() {
+fn who_offers_features_is_served_with_that_which_changes_realisations_alone() {
     let judged = Judged::ours();
     let world = World::new(judged.links());
     let offered = [
         "add-to-store-scanning",
         "submit-output",
         "disable-set-options",
-        "realisation-with-path-not-hash",
+        BY_PATH,
         "no-such-feature",
     ];
     let (stream, _) = judged.connect();
     let (mut hand, trust) = Hand::greet(stream, 38, &offered).unwrap();
     assert_eq!(trust, 1);
-    for row in world.rows(38) {
-        assert_eq!(
-            hand.ask(&row, &world).unwrap(),
-            Answer::Reply,
-            "{}",
-            row.name
-        );
+    assert!(hand.by_path);
+    for row in world.rows(38, true) {
+        let answer = hand.ask(&row, &world).unwrap();
+        assert_eq!(answer, Answer::Reply, "{}", row.name);
+        hand.is_in_step(&world).unwrap();
     }
+    // What is not known is told, too.
+    let unknown = Bytes::default().n(43).s(&world.drv).s("doc");
+    hand.send(&unknown.0).unwrap();
+    assert_eq!(hand.frames(&Payload::Nothing).unwrap(), Answer::Reply);
+    assert_eq!(hand.n().unwrap(), 0);
+    hand.is_in_step(&world).unwrap();
 }

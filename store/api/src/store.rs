@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use store_types::{
-    ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm, PathInfo, Realisation,
-    StoreDir, StorePath,
+    BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivedPath, DrvOutput,
+    HashAlgorithm, PathInfo, Realisation, StoreDir, StorePath,
 };
 
 use crate::{
@@ -85,6 +85,14 @@ pub trait Store: Send + Sync {
     /// Keeps what an output of a derivation turned out to be. Another path for an
     /// output that is known already is an error.
     fn register_realisation(&self, realisation: &Realisation) -> Result<(), StoreError>;
+
+    /// What an output turned out to be, if known, by the path of its derivation, as Nix since 2.35
+    /// asks for it.
+    fn query_build_trace(&self, key: &BuildTraceKey)
+    -> Result<Option<BuildTraceEntry>, StoreError>;
+
+    /// Like [`register_realisation`](Self::register_realisation), by the path of its derivation.
+    fn register_build_trace(&self, entry: &BuildTraceEntry) -> Result<(), StoreError>;
 
     /// Writes a valid path's NAR.
     fn nar_from_path(&self, path: &StorePath, out: &mut dyn Write) -> Result<(), StoreError>;

@@ -45,6 +45,9 @@ pub enum ClientError {
         /// The server's version.
         version: Version,
     },
+    /// The server has agreed on another form of this.
+    #[error("the other store keeps what outputs turned out to be by their derivations' paths")]
+    ByPath,
     /// The server has not agreed on what this takes.
     #[error("the other store does not offer `{feature}`")]
     NoFeature {
@@ -62,7 +65,7 @@ impl ClientError {
     pub(crate) const fn is_in_step(&self) -> bool {
         matches!(
             self,
-            Self::Remote(_) | Self::TooOld { .. } | Self::NoFeature { .. }
+            Self::Remote(_) | Self::TooOld { .. } | Self::NoFeature { .. } | Self::ByPath
         )
     }
 

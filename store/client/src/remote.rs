@@ -12,8 +12,9 @@ use store_api::{
     GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_types::{
-    ContentAddress, ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm,
-    PathInfo, Realisation, SingleDerivedPath, StoreDir, StorePath, output_path_name,
+    BuildTraceEntry, BuildTraceKey, ContentAddress, ContentAddressMethod, Derivation, DerivedPath,
+    DrvOutput, HashAlgorithm, PathInfo, Realisation, SingleDerivedPath, StoreDir, StorePath,
+    output_path_name,
 };
 use store_wire::{
     ClientOptions, Hello, NarReader, Payload, Request, Response, STRING_LEN_MAX, Session,
@@ -662,9 +663,10 @@ impl Store for RemoteStore {
             .collect())
     }
 
-    /// Before 1.27 nothing is known.
+    /// Before 1.27 nothing is known, nor where realisations are keyed by paths.
     fn query_realisation(&self, id: &DrvOutput) -> Result<Option<Realisation>, StoreError> {
-        if !self.session()?.since(27) {
+        let session = self.session()?;
+        if !session.since(27) || session.has(feature::REALISATION_WITH_PATH) {
             return Ok(None);
         }
         let response = self.call(Request::QueryRealisation(id.clone()))?;
@@ -676,7 +678,36 @@ impl Store for RemoteStore {
         if !session.since(27) {
             return self.too_old("RegisterDrvOutput", &session);
         }
+        if session.has(feature::REALISATION_WITH_PATH) {
+            return Err(ClientError::ByPath.in_store("RegisterDrvOutput"));
+        }
         self.nothing(Request::RegisterDrvOutput(realisation.clone()))
+    }
+
+    /// Without the feature, what is known of the outputs of a valid derivation.
+    fn query_build_trace(
+        &self,
+        key: &BuildTraceKey,
+    ) -> Result<Option<BuildTraceEntry>, StoreError> {
+        if self.session()?.has(feature::REALISATION_WITH_PATH) {
+            let response = self.call(Request::QueryBuildTrace(key.clone()))?;
+            return self.expected("QueryRealisation", expect!(response, BuildTrace));
+        }
+        if !self.is_valid_path(&key.drv_path)? {
+            return Ok(None);
+        }
+        let mut outputs = self.query_derivation_output_map(&key.drv_path)?;
+        let out_path = outputs.remove(&key.output_name).flatten();
+        Ok(out_path.map(|out_path| BuildTraceEntry {
+            key: key.clone(),
+            out_path,
+            signatures: BTreeSet::new(),
+        }))
+    }
+
+    fn register_build_trace(&self, entry: &BuildTraceEntry) -> Result<(), StoreError> {
+        self.check_feature("RegisterDrvOutput", feature::REALISATION_WITH_PATH)?;
+        self.nothing(Request::RegisterBuildTrace(entry.clone()))
     }
 
     fn nar_from_path(&self, path: &StorePath, out: &mut dyn Write) -> Result<(), StoreError> {

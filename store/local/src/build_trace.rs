@@ -2,9 +2,9 @@
 //! `BuildTraceV3` of Nix since 2.35.
 //!
 //! Nix never moves entries from one form of this table to the next, so that each version has
-//! one of its own, beside the others' (`Realisations` up to 2.34). So it is here: where Nix has
-//! made this table, entries are read from it and written to it, too, and where it has not, it
-//! is not made.
+//! one of its own, beside the others' (`Realisations` up to 2.34). So it is here: where there is
+//! this table, entries are read from it and written to it, too. It is made for what a client says
+//! that knows no other form, as Nix makes it, which takes it over.
 //!
 //! Entries stay when their paths are collected as garbage, and may name such as are not valid.
 //!
@@ -17,7 +17,19 @@ use crate::db::DbError;
 use crate::store::path_id;
 use crate::{LocalError, LocalStore};
 
-/// Whether Nix has made the table, perhaps since the database was opened.
+/// Nix's, word for word as to what is in it.
+const TABLE: &str = "
+    create table if not exists BuildTraceV3 (
+        id integer primary key autoincrement not null,
+        drvPath text not null,
+        outputName text not null,
+        outputPath text not null,
+        signatures text
+    );
+    create index if not exists IndexBuildTraceV3 on BuildTraceV3(drvPath, outputName);
+";
+
+/// Whether there is the table; Nix may have made it since the database was opened.
 fn has_table(connection: &Connection) -> Result<bool, DbError> {
     let exists = connection
         .prepare_cached(
@@ -32,9 +44,25 @@ impl LocalStore {
     /// again gains signatures. Another path for an output is an error, unless the one that is
     /// known is not valid any more: then the new one takes its place.
     pub fn register_build_trace(&self, entry: &BuildTraceEntry) -> Result<bool, LocalError> {
+        self.write_build_trace(entry, false)
+    }
+
+    /// The same, and a table is made if there is none.
+    pub fn keep_build_trace(&self, entry: &BuildTraceEntry) -> Result<(), LocalError> {
+        self.write_build_trace(entry, true).map(drop)
+    }
+
+    fn write_build_trace(
+        &self,
+        entry: &BuildTraceEntry,
+        make_table: bool,
+    ) -> Result<bool, LocalError> {
         self.db().write("register a build trace entry", |tx| {
             if !has_table(tx)? {
-                return Ok(false);
+                if !make_table {
+                    return Ok(false);
+                }
+                tx.execute_batch(TABLE)?;
             }
             let key = &entry.key;
             let path = self.dir.display(&entry.out_path);

@@ -291,7 +291,7 @@ const BUILD_TRACE_V3: &str = "
 ";
 
 #[test]
-fn build_trace_entries_are_kept_where_nix_has_made_their_table() {
+fn build_trace_entries_are_kept_where_there_is_their_table_or_for_a_client() {
     let dir = Scratch::new();
     let root = dir.join("root");
     let store = open(&root);
@@ -309,6 +309,12 @@ fn build_trace_entries_are_kept_where_nix_has_made_their_table() {
     };
     assert!(!store.register_build_trace(&entry).unwrap());
     assert_eq!(store.query_build_trace(&key).unwrap(), None);
+    let another = open(&dir.join("another"));
+    another.keep_build_trace(&entry).unwrap();
+    assert_eq!(
+        another.query_build_trace(&key).unwrap(),
+        Some(entry.clone())
+    );
 
     // Nix is here, and the store is open already.
     let database = rusqlite::Connection::open(root.join("nix/var/nix/db/db.sqlite")).unwrap();

@@ -9,8 +9,8 @@ use std::io::Read;
 
 use store_api::{BuildMode, GcRequest, VerifyRequest};
 use store_types::{
-    ContentAddress, ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm,
-    PathInfo, Realisation, SingleDerivedPath, StorePath,
+    BuildTraceEntry, BuildTraceKey, ContentAddress, ContentAddressMethod, Derivation, DerivedPath,
+    DrvOutput, HashAlgorithm, PathInfo, Realisation, SingleDerivedPath, StorePath,
 };
 
 use crate::codec::{NAME_LEN_MAX, Reader, STRING_LEN_MAX, WireError, Writer};
@@ -132,6 +132,10 @@ pub enum Request {
     /// Before 1.31 the id and the path alone.
     RegisterDrvOutput(Realisation),
     QueryRealisation(DrvOutput),
+    /// `RegisterDrvOutput` with [`feature::REALISATION_WITH_PATH`].
+    RegisterBuildTrace(BuildTraceEntry),
+    /// `QueryRealisation` with [`feature::REALISATION_WITH_PATH`].
+    QueryBuildTrace(BuildTraceKey),
     /// The stream: a count, then for each object its info in the form of
     /// [`Session::read_keyed_path_info`] and its NAR.
     AddMultipleToStore {
@@ -196,8 +200,8 @@ impl Request {
             Self::AddToStoreNar { .. } => ("AddToStoreNar", 39),
             Self::QueryMissing(_) => ("QueryMissing", 40),
             Self::QueryDerivationOutputMap(_) => ("QueryDerivationOutputMap", 41),
-            Self::RegisterDrvOutput(_) => ("RegisterDrvOutput", 42),
-            Self::QueryRealisation(_) => ("QueryRealisation", 43),
+            Self::RegisterDrvOutput(_) | Self::RegisterBuildTrace(_) => ("RegisterDrvOutput", 42),
+            Self::QueryRealisation(_) | Self::QueryBuildTrace(_) => ("QueryRealisation", 43),
             Self::AddMultipleToStore { .. } => ("AddMultipleToStore", 44),
             Self::AddBuildLog(_) => ("AddBuildLog", 45),
             Self::BuildPathsWithResults { .. } => ("BuildPathsWithResults", 46),
@@ -292,6 +296,15 @@ impl Request {
             },
             40 => Self::QueryMissing(s.derived_paths(r)?),
             41 => Self::QueryDerivationOutputMap(s.path(r, "path")?),
+            42 if s.has(feature::REALISATION_WITH_PATH) => {
+                let key = s.build_trace_key(r)?;
+                let (out_path, signatures) = s.unkeyed_build_trace(r)?;
+                Self::RegisterBuildTrace(BuildTraceEntry {
+                    key,
+                    out_path,
+                    signatures,
+                })
+            }
             42 if s.since(31) => Self::RegisterDrvOutput(realisation(r)?),
             42 => Self::RegisterDrvOutput(Realisation {
                 id: drv_output(r, "output id")?,
@@ -299,12 +312,15 @@ impl Request {
                 signatures: Vec::new(),
                 dependent_realisations: BTreeMap::new(),
             }),
+            43 if s.has(feature::REALISATION_WITH_PATH) => {
+                Self::QueryBuildTrace(s.build_trace_key(r)?)
+            }
             43 => Self::QueryRealisation(drv_output(r, "output id")?),
             44 => Self::AddMultipleToStore {
                 repair: r.bool("repair")?,
                 dont_check_signatures: r.bool("dontCheckSigs")?,
             },
-            45 => Self::AddBuildLog(base_name(r, "drvPath")?),
+            45 => Self::AddBuildLog(base_name_or_path(s, r, "drvPath")?),
             46 => Self::BuildPathsWithResults {
                 paths: s.derived_paths(r)?,
                 mode: build_mode(r)?,
@@ -447,6 +463,11 @@ impl Request {
             Self::QueryRealisation(id) => {
                 w.bytes(id.to_string());
             }
+            Self::RegisterBuildTrace(entry) => {
+                s.put_build_trace_key(w, &entry.key);
+                s.put_unkeyed_build_trace(w, entry);
+            }
+            Self::QueryBuildTrace(key) => s.put_build_trace_key(w, key),
             Self::AddMultipleToStore {
                 repair,
                 dont_check_signatures,
@@ -480,6 +501,20 @@ fn base_name<R: Read>(r: &mut Reader<R>, field: &'static str) -> Result<StorePat
     let text = r.name(field)?;
     StorePath::from_base_name(&text)
         .map_err(|err| WireError::text_from(field, text.as_bytes(), err))
+}
+
+/// What Nix sends as a base name, and harmonia as a path.
+fn base_name_or_path<R: Read>(
+    s: &Session,
+    r: &mut Reader<R>,
+    field: &'static str,
+) -> Result<StorePath, WireError> {
+    let text = r.name(field)?;
+    let parsed = match text.starts_with('/') {
+        true => s.store_dir.parse(&text),
+        false => StorePath::from_base_name(&text),
+    };
+    parsed.map_err(|err| WireError::text_from(field, text.as_bytes(), err))
 }
 
 /// `text:sha256`, `fixed:<algorithm>`, `fixed:r:<algorithm>`, `fixed:git:<algorithm>`: not quite

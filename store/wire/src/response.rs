@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use store_api::{BuildResult, GcResult, KeyedBuildResult, Missing, Roots};
-use store_types::{PathInfo, Realisation, StorePath};
+use store_types::{BuildTraceEntry, PathInfo, Realisation, StorePath};
 
 use crate::codec::{NAME_LEN_MAX, Reader, WireError, Writer};
 use crate::request::Request;
@@ -59,6 +59,8 @@ pub enum Response {
     Missing(Missing),
     /// The realisation asked for, or none; before 1.31 its path alone.
     Realisation(Option<Realisation>),
+    /// The same, by the derivation's path.
+    BuildTrace(Option<BuildTraceEntry>),
     /// Garbage collector roots.
     Roots(Roots),
     /// What a garbage collection did.
@@ -128,6 +130,12 @@ impl Response {
                     }
                 });
             }
+            Self::BuildTrace(found) => {
+                w.bool(found.is_some());
+                if let Some(found) = found {
+                    s.put_unkeyed_build_trace(w, found);
+                }
+            }
             Self::Roots(roots) => {
                 w.u64(roots.values().map(|links| links.len() as u64).sum());
                 for (path, links) in roots {
@@ -160,6 +168,7 @@ impl Response {
             | Request::AddToStoreNar { .. }
             | Request::AddMultipleToStore { .. }
             | Request::RegisterDrvOutput(_)
+            | Request::RegisterBuildTrace(_)
             | Request::NarFromPath(_) => Self::Nothing,
             Request::IsValidPath(_)
             | Request::BuildPaths { .. }
@@ -234,6 +243,17 @@ impl Response {
                 })?;
                 Self::Realisation(found.drain(..).next())
             }
+            Request::QueryBuildTrace(key) => Self::BuildTrace(match r.bool("build trace")? {
+                false => None,
+                true => {
+                    let (out_path, signatures) = s.unkeyed_build_trace(r)?;
+                    Some(BuildTraceEntry {
+                        key: key.clone(),
+                        out_path,
+                        signatures,
+                    })
+                }
+            }),
             Request::FindRoots => {
                 let pairs: Vec<(PathBuf, StorePath)> = r.list("roots", |r| {
                     let link =

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use store_api::{BuildMode, BuildResult, BuildStatus, KeyedBuildResult, UnknownNumber};
 use store_types::{
-    ContentAddress, Derivation, DerivationOutput, DerivedPath, DrvOutput, Hash, HashAlgorithm,
-    NESTING_MAX, OutputsSpec, PathInfo, Realisation, SingleDerivedPath, StoreDir, StorePath,
-    is_output_name,
+    BuildTraceEntry, BuildTraceKey, ContentAddress, Derivation, DerivationOutput, DerivedPath,
+    DrvOutput, Hash, HashAlgorithm, NESTING_MAX, OutputsSpec, PathInfo, Realisation, Signature,
+    SingleDerivedPath, StoreDir, StorePath, is_output_name,
 };
 
 use crate::codec::{NAME_LEN_MAX, Reader, STRING_LEN_MAX, WireError, Writer};
+use crate::feature;
 
 /// A version of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -260,7 +261,14 @@ impl Session {
                 };
             }
         }
-        if self.since(28) {
+        if self.has(feature::REALISATION_WITH_PATH) {
+            w.list(&result.built_outputs, |w, (name, realisation)| {
+                w.bytes(name);
+                self.put_path(w, &realisation.out_path);
+                // Signatures would be of another text.
+                w.u64(0);
+            });
+        } else if self.since(28) {
             w.list(&result.built_outputs, |w, (_, realisation)| {
                 w.bytes(realisation.id.to_string());
                 put_realisation(w, realisation);
@@ -285,13 +293,66 @@ impl Session {
             result.cpu_user = optional_micros(r, "cpuUser")?;
             result.cpu_system = optional_micros(r, "cpuSystem")?;
         }
-        if self.since(28) {
+        if self.has(feature::REALISATION_WITH_PATH) {
+            result.built_outputs = r.list("builtOutputs", |r| {
+                let output_name = output_name(r, "builtOutputs")?;
+                let (out_path, _) = self.unkeyed_build_trace(r)?;
+                // The derivation's hash is not sent.
+                let drv_hash = Hash::new(HashAlgorithm::Sha256, &[0; 32]).expect("it has 32 bytes");
+                let realisation = Realisation {
+                    id: DrvOutput {
+                        drv_hash,
+                        output_name: output_name.clone(),
+                    },
+                    out_path,
+                    signatures: Vec::new(),
+                    dependent_realisations: BTreeMap::new(),
+                };
+                Ok((output_name, realisation))
+            })?;
+        } else if self.since(28) {
             result.built_outputs = r.list("builtOutputs", |r| {
                 let id = drv_output(r, "builtOutputs")?;
                 Ok((id.output_name, realisation(r)?))
             })?;
         }
         Ok(result)
+    }
+
+    /// What an output turned out to be, without which output.
+    pub(crate) fn put_unkeyed_build_trace(&self, w: &mut Writer, entry: &BuildTraceEntry) {
+        self.put_path(w, &entry.out_path);
+        w.list(&entry.signatures, |w, signature| {
+            w.bytes(signature.to_string());
+        });
+    }
+
+    pub(crate) fn unkeyed_build_trace<R: Read>(
+        &self,
+        r: &mut Reader<R>,
+    ) -> Result<(StorePath, BTreeSet<Signature>), WireError> {
+        let out_path = self.path(r, "outPath")?;
+        let signatures = r.list("signatures", |r| {
+            let text = r.name("signatures")?;
+            text.parse()
+                .map_err(|err| WireError::text_from("signatures", text.as_bytes(), err))
+        })?;
+        Ok((out_path, signatures))
+    }
+
+    pub(crate) fn put_build_trace_key(&self, w: &mut Writer, key: &BuildTraceKey) {
+        self.put_path(w, &key.drv_path);
+        w.bytes(&key.output_name);
+    }
+
+    pub(crate) fn build_trace_key<R: Read>(
+        &self,
+        r: &mut Reader<R>,
+    ) -> Result<BuildTraceKey, WireError> {
+        Ok(BuildTraceKey {
+            drv_path: self.path(r, "drvPath")?,
+            output_name: output_name(r, "outputName")?,
+        })
     }
 
     pub(crate) fn put_keyed_build_result(&self, w: &mut Writer, keyed: &KeyedBuildResult) {

@@ -13,8 +13,9 @@ use store_api::{
     VerifyRequest,
 };
 use store_types::{
-    ContentAddress, ContentAddressMethod, Derivation, DerivationOutput, DerivedPath, DrvOutput,
-    Hash, HashAlgorithm, OutputsSpec, PathInfo, Realisation, SingleDerivedPath, StorePath,
+    BuildTraceEntry, BuildTraceKey, ContentAddress, ContentAddressMethod, Derivation,
+    DerivationOutput, DerivedPath, DrvOutput, Hash, HashAlgorithm, OutputsSpec, PathInfo,
+    Realisation, SingleDerivedPath, StorePath,
 };
 use store_wire::{
     ActivityField, ClientOptions, Reader, RemoteError, Request, Response, Session, StderrFrame,
@@ -641,6 +642,84 @@ fn what_exists_inside_builds_alone_has_the_bytes_of_nix_and_needs_its_feature() 
         let mut reader = Reader::new(&bytes[..]);
         assert_eq!(Request::read(&inside, &mut reader).unwrap(), Some(request));
         assert!(Request::read(&plain, &mut Reader::new(&bytes[..])).is_err());
+    }
+}
+
+/// Source: nix `src/libstore/worker-protocol.cc` (`UnkeyedRealisation`, `BuildResult`).
+#[test]
+fn realisations_by_path_have_the_bytes_of_nix_and_need_their_feature() {
+    let plain = Session::new(Version::LATEST, Default::default());
+    let mut by_path = plain.clone();
+    let name = feature::REALISATION_WITH_PATH.into();
+    by_path.features.insert(name);
+    let store_path = |name| StorePath::from_hash_and_name(&[0; 20], name).unwrap();
+    let key = BuildTraceKey {
+        drv_path: store_path("a.drv"),
+        output_name: "dev".into(),
+    };
+    let signature = format!("key:{}==", "A".repeat(86));
+    let entry = BuildTraceEntry {
+        key: key.clone(),
+        out_path: store_path("a-dev"),
+        signatures: [signature.parse().unwrap()].into(),
+    };
+    let drv_path = plain.store_dir.display(&key.drv_path);
+    let out_path = plain.store_dir.display(&entry.out_path);
+    let mut expected = [Writer::new(), Writer::new()];
+    expected[0].u64(42).bytes(&drv_path).bytes("dev");
+    expected[0].bytes(&out_path).u64(1).bytes(&signature);
+    expected[1].u64(43).bytes(&drv_path).bytes("dev");
+    let query = Request::QueryBuildTrace(key.clone());
+    for (request, expected) in [Request::RegisterBuildTrace(entry.clone()), query.clone()]
+        .into_iter()
+        .zip(expected)
+    {
+        let mut w = Writer::new();
+        request.write(&by_path, &mut w);
+        let bytes = w.into_bytes();
+        assert_eq!(bytes, expected.into_bytes());
+        let mut reader = Reader::new(&bytes[..]);
+        assert_eq!(Request::read(&by_path, &mut reader).unwrap(), Some(request));
+        assert!(Request::read(&plain, &mut Reader::new(&bytes[..])).is_err());
+    }
+    let mut result = BuildResult::new(BuildStatus::Built, "");
+    let realisation = Realisation {
+        id: DrvOutput {
+            // It is not sent.
+            drv_hash: Hash::new(HashAlgorithm::Sha256, &[0; 32]).unwrap(),
+            output_name: "dev".into(),
+        },
+        out_path: entry.out_path.clone(),
+        signatures: Vec::new(),
+        dependent_realisations: BTreeMap::new(),
+    };
+    result.built_outputs.insert("dev".into(), realisation);
+    let mut expected = [Writer::new(), Writer::new(), Writer::new()];
+    expected[0].u64(1).bytes(&out_path).u64(1).bytes(&signature);
+    expected[1].u64(0);
+    // Status, message, times, and the processor's times.
+    expected[2].u64(0).bytes("");
+    for _ in 0..6 {
+        expected[2].u64(0);
+    }
+    expected[2].u64(1).bytes("dev").bytes(&out_path).u64(0);
+    let build = Request::BuildDerivation {
+        drv_path: key.drv_path,
+        derivation: Derivation::default(),
+        mode: BuildMode::Normal,
+    };
+    let responses = [
+        (Response::BuildTrace(Some(entry)), &query),
+        (Response::BuildTrace(None), &query),
+        (Response::BuildResult(result), &build),
+    ];
+    for ((response, request), expected) in responses.into_iter().zip(expected) {
+        let mut w = Writer::new();
+        response.write(&by_path, &mut w);
+        let bytes = w.into_bytes();
+        assert_eq!(bytes, expected.into_bytes());
+        let read = Response::read(request, &by_path, &mut Reader::new(&bytes[..]));
+        assert_eq!(read.unwrap(), response);
     }
 }
 

@@ -20,8 +20,8 @@ use store_api::{
     GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_types::{
-    ContentAddress, ContentAddressMethod, Derivation, DerivedPath, DrvOutput, HashAlgorithm,
-    PathInfo, Realisation, References, StoreDir, StorePath,
+    BuildTraceEntry, BuildTraceKey, ContentAddress, ContentAddressMethod, Derivation, DerivedPath,
+    DrvOutput, HashAlgorithm, PathInfo, Realisation, References, StoreDir, StorePath,
 };
 use store_wire::{
     FramedWriter, HandshakeError, Payload, Reader, RemoteError, Request, Response, Session,
@@ -35,6 +35,7 @@ pub struct DirStore {
     dir: StoreDir,
     infos: Mutex<BTreeMap<StorePath, PathInfo>>,
     realisations: Mutex<Vec<Realisation>>,
+    build_trace: Mutex<Vec<BuildTraceEntry>>,
     temp_files: AtomicUsize,
     pub cancelled: AtomicBool,
     pub settings: Mutex<ClientSettings>,
@@ -50,6 +51,7 @@ impl DirStore {
             dir: StoreDir::default(),
             infos: Mutex::default(),
             realisations: Mutex::default(),
+            build_trace: Mutex::default(),
             temp_files: AtomicUsize::new(0),
             cancelled: AtomicBool::new(false),
             settings: Mutex::default(),
@@ -274,6 +276,19 @@ impl Store for DirStore {
 
     fn register_realisation(&self, realisation: &Realisation) -> Result<(), StoreError> {
         self.realisations.lock().unwrap().push(realisation.clone());
+        Ok(())
+    }
+
+    fn query_build_trace(
+        &self,
+        key: &BuildTraceKey,
+    ) -> Result<Option<BuildTraceEntry>, StoreError> {
+        let entries = self.build_trace.lock().unwrap();
+        Ok(entries.iter().find(|known| known.key == *key).cloned())
+    }
+
+    fn register_build_trace(&self, entry: &BuildTraceEntry) -> Result<(), StoreError> {
+        self.build_trace.lock().unwrap().push(entry.clone());
         Ok(())
     }
 
