@@ -225,7 +225,7 @@ impl Run<'_> {
         wanted: &OutputsSpec,
         outcomes: &[UnitOutcome],
     ) -> Option<UnitOutcome> {
-        if outcomes.iter().any(|outcome| outcome.drv == *target) {
+        if target.as_opaque().is_some() || outcomes.iter().any(|outcome| outcome.drv == *target) {
             return None;
         }
         let drv = self.found().get(target)?.clone();
@@ -281,12 +281,12 @@ impl Run<'_> {
 
     /// Whether outputs of this derivation were asked for.
     fn is_target(&self, drv: &StorePath) -> bool {
-        let is_plain = self
-            .targets
-            .keys()
-            .any(|path| path.as_opaque() == Some(drv));
-        let found = self.found();
-        is_plain || self.targets.keys().any(|path| found.get(path) == Some(drv))
+        let is_output_of_it = |path: &SingleDerivedPath| self.targets.contains_key(path);
+        self.targets.contains_key(&drv.clone().into())
+            || self
+                .found()
+                .iter()
+                .any(|(path, found)| found == drv && is_output_of_it(path))
     }
 
     /// Notes what is needed of a derivation; of one that is an output, that this output
@@ -333,9 +333,9 @@ impl Run<'_> {
                 .filter(needed)
                 .all(|name| known.contains_key(name))
         {
-            let executor = self.executor;
-            let mode = BuildMode::Normal;
-            let outcome = executor.realise(drv, &wanted, mode, &self.asked, self.monitor);
+            let loaded = (&loaded, known);
+            let (executor, asked) = (self.executor, &self.asked);
+            let outcome = executor.realise_loaded(drv, loaded, &wanted, asked, self.monitor);
             return Err(Box::new(outcome));
         }
         self.executor.check_purity(drv, &loaded).map_err(fail)?;

@@ -11,7 +11,7 @@ use crate::Executor;
 use crate::error::{BuildError, environment};
 
 /// The name of the store object with the shims, for `PATH`.
-const SHIMS_NAME: &str = "droste-shims";
+pub(crate) const SHIMS_NAME: &str = "droste-shims";
 
 /// The names under which the shim is found in `PATH`. Fewer than those it can stand in for:
 /// who looks whether there is a `gfortran` or an `ld.gold` would find one.

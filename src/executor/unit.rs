@@ -77,6 +77,8 @@ struct Unit<'a> {
     drv_path: &'a StorePath,
     /// What it is, if that is not to be read from the store.
     given: Option<&'a Derivation>,
+    /// What it is, as read from the store, and its valid outputs, if that is known already.
+    loaded: Option<(&'a Derivation, BTreeMap<String, StorePath>)>,
     /// The path for messages.
     text: String,
     wanted: &'a OutputsSpec,
@@ -86,17 +88,21 @@ struct Unit<'a> {
 }
 
 impl Unit<'_> {
-    fn realise(&self, tally: &mut Tally) -> Result<BTreeMap<String, StorePath>, BuildError> {
-        let loaded;
-        let drv = match self.given {
-            Some(given) => given,
-            None => {
-                loaded = self.executor.load(self.drv_path)?;
-                &loaded
+    fn realise(&mut self, tally: &mut Tally) -> Result<BTreeMap<String, StorePath>, BuildError> {
+        let read;
+        let (drv, known) = match (self.given, self.loaded.take()) {
+            (_, Some((drv, known))) => (drv, Some(known)),
+            (Some(given), None) => (given, None),
+            (None, None) => {
+                read = self.executor.load(self.drv_path)?;
+                (&read, None)
             }
         };
         self.check_wanted(drv)?;
-        let known = self.executor.known_outputs(self.drv_path, drv)?;
+        let known = match known {
+            Some(known) => known,
+            None => self.executor.known_outputs(self.drv_path, drv)?,
+        };
         let is_impure = self.kind(drv)? == DerivationKind::Impure;
         let is_rebuild = self.mode == BuildMode::Check && !is_impure;
         let is_sound = self.mode != BuildMode::Repair || self.are_sound(&known)?;
@@ -256,9 +262,32 @@ impl Executor {
             executor: self,
             drv_path,
             given: None,
+            loaded: None,
             text: self.store_dir().display(drv_path),
             wanted,
             mode,
+            asked,
+            monitor,
+        })
+    }
+
+    /// The same for a derivation that has just been read, of which these outputs are valid.
+    pub(crate) fn realise_loaded(
+        self: &Arc<Self>,
+        drv_path: &StorePath,
+        loaded: (&Derivation, BTreeMap<String, StorePath>),
+        wanted: &OutputsSpec,
+        asked: &Asked,
+        monitor: &dyn Monitor,
+    ) -> UnitOutcome {
+        self.realise_unit(Unit {
+            executor: self,
+            drv_path,
+            given: None,
+            loaded: Some(loaded),
+            text: self.store_dir().display(drv_path),
+            wanted,
+            mode: BuildMode::Normal,
             asked,
             monitor,
         })
@@ -277,6 +306,7 @@ impl Executor {
             executor: self,
             drv_path,
             given: Some(drv),
+            loaded: None,
             text: self.store_dir().display(drv_path),
             wanted: &OutputsSpec::All,
             mode,
@@ -285,7 +315,7 @@ impl Executor {
         })
     }
 
-    fn realise_unit(&self, unit: Unit<'_>) -> UnitOutcome {
+    fn realise_unit(&self, mut unit: Unit<'_>) -> UnitOutcome {
         let begun = Instant::now();
         let mut tally = Tally {
             result: BuildResult::new(BuildStatus::Built, ""),

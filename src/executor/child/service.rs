@@ -35,7 +35,7 @@ use super::tree::CallerTree;
 use crate::Executor;
 use crate::context::{BuildContext, Caller, Counted, HostContext};
 use crate::error::{BuildError, environment};
-use crate::programs::write_program;
+use crate::programs::{SHIMS_NAME, write_program};
 use crate::statistics::StatisticsError;
 use crate::unit::BuildDir;
 
@@ -155,7 +155,9 @@ impl Executor {
         interpose: bool,
     ) -> Result<Option<Shims>, BuildError> {
         let inputs = context.allowed();
-        let shims_package = self.shims_package_path();
+        // Its path takes a hash of all shims: not for builds that have nothing of that name.
+        let may_have = inputs.iter().any(|path| path.name() == SHIMS_NAME);
+        let shims_package = may_have.then(|| self.shims_package_path()).flatten();
         let by_path = shims_package
             .as_ref()
             .is_some_and(|path| inputs.contains(path));

@@ -398,10 +398,12 @@ impl Derivation {
             .map_err(|source| OutputPathError::Hash { drv: drv(), source })?;
         let dir = &modulo.dir;
         // Who submits outputs is not told where they go.
-        let is_told = !DerivationOptions::of(self).is_ok_and(|options| {
-            let required = &options.required_system_features;
-            required.contains("builder-rpc-v0")
-        });
+        let is_told = || {
+            !DerivationOptions::of(self).is_ok_and(|options| {
+                let required = &options.required_system_features;
+                required.contains("builder-rpc-v0")
+            })
+        };
         for (name, output) in &self.outputs {
             let expected = match output {
                 DerivationOutput::InputAddressed(_) | DerivationOutput::Deferred => {
@@ -433,7 +435,7 @@ impl Derivation {
                     found: output.path().cloned(),
                 });
             }
-            let Some(path) = expected.filter(|_| is_told) else {
+            let Some(path) = expected.filter(|_| is_told()) else {
                 continue;
             };
             let expected = dir.display(&path);
