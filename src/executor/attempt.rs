@@ -1042,6 +1042,12 @@ impl Executor {
         request.add(proc_mount());
         if network == Network::Host {
             request.add(network_files());
+            // A link is bound from where it leads, as Nix does.
+            let certificates = settings.downloads.ssl_cert_file.as_deref();
+            if let Some(source) = certificates.and_then(|path| path.canonicalize().ok()) {
+                request.nodes.push(Node::file(CERTIFICATES, 0o444, ""));
+                request.mounts.push(Mount::input(source, CERTIFICATES));
+            }
         }
         request.add(etc_files(BUILD_DIR, network != Network::Host));
         request
@@ -1061,6 +1067,10 @@ impl Executor {
         }
     }
 }
+
+/// Where builds with the network find certificates of authorities. Source: nix 2.34,
+/// `src/libstore/unix/build/linux-derivation-builder.cc`.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// What the attributes of a derivation ask for.
 pub(crate) fn options(text: &str, drv: &Derivation) -> Result<DerivationOptions, BuildError> {

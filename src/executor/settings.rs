@@ -203,6 +203,31 @@ pub const THIS_SYSTEM: &str = if cfg!(target_arch = "aarch64") {
     "unknown-linux"
 };
 
+/// The microarchitecture level of this processor: 1 to 4.
+///
+/// Source: System V ABI, AMD64 supplement, section 3.1.1. `lahf` cannot be asked for here; there is
+/// no processor with the rest of its level and without it.
+#[cfg(target_arch = "x86_64")]
+fn x86_64_level() -> u8 {
+    macro_rules! has {
+        ($($feature:tt),*) => { $(std::arch::is_x86_feature_detected!($feature))&&* };
+    }
+    let levels = [
+        has!("cmpxchg16b", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3"),
+        has!(
+            "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe"
+        ),
+        has!("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
+    ];
+    let above_first = levels.into_iter().take_while(|has| *has).count();
+    1 + above_first as u8
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn x86_64_level() -> u8 {
+    0
+}
+
 impl Settings {
     /// What fits this machine.
     pub fn new(droste_dir: PathBuf) -> Self {
@@ -225,7 +250,10 @@ impl Settings {
             system_features.insert("kvm".into());
         }
         let extra_systems = match THIS_SYSTEM {
-            "x86_64-linux" => BTreeSet::from(["i686-linux".to_owned()]),
+            "x86_64-linux" => (1..=x86_64_level())
+                .map(|level| format!("x86_64-v{level}-linux"))
+                .chain(["i686-linux".to_owned()])
+                .collect(),
             _ => BTreeSet::new(),
         };
         Self {

@@ -48,6 +48,7 @@ in
   impure-environment =
     drv "impure-environment" "env | grep -e ^SET_ -e ^NIX_OUTPUT -e ^UNSET_ | sort > $out; ls /etc/nsswitch.conf >> $out"
       (impure // { impureEnvVars = [ "SET_OUTSIDE" "SET_BY_SETTING" "UNSET_EVERYWHERE" ]; });
+  impure-certificates = drv "impure-certificates" "cat /etc/ssl/certs/ca-certificates.crt > $out || echo none > $out" impure;
   impure-fails = drv "impure-fails" "echo last words; exit 4" impure;
 
   fixed-fails = drv "fixed-fails" "exit 6" fixed;
@@ -105,5 +106,6 @@ in
   as-i686 = drv "as-i686" "uname -m > $out; cat /proc/self/personality >> $out" { system = "i686-linux"; };
   of-32-bits = drv "of-32-bits" "echo x > /build/f; probe32 /build/f > $out" { system = "i686-linux"; };
   of-32-bits-on-64 = drv "of-32-bits-on-64" "echo x > /build/f; probe32 /build/f > $out" { };
+  of-a-level = drv "of-a-level" "echo ok > $out" { system = "x86_64-v2-linux"; };
   wants-feature = drv "wants-feature" "echo ok > $out" { requiredSystemFeatures = [ "quantum" ]; };
 }

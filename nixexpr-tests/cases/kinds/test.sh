@@ -74,6 +74,12 @@ second=$(in_droste "$(drv impure-changing)" 2> /dev/null)
 check "an impure derivation is built each time" test -n "$first" -a -n "$second" -a "$first" != "$second"
 alike "impure derivations get variables from outside" '' "$(drv impure-environment)"
 alike "or from the setting impure-env" '' --option impure-env SET_BY_SETTING=this "$(drv impure-environment)"
+mkdir -p "$WORK/host"
+echo 'certificates of authorities' > "$WORK/host/certificates"
+ln -s certificates "$WORK/host/linked-certificates"
+alike "builds with the network see the certificates of authorities" '' \
+    --option ssl-cert-file "$WORK/host/linked-certificates" "$(drv impure-certificates)"
+alike "if there are any" '' --option ssl-cert-file "$WORK/host/absent" "$(drv impure-certificates)"
 equal "no realisation of an impure derivation is recorded" "" \
     "$(nix34 nix realisation info --store "$WORK/droste" --json "$(drv impure-constant)^out" 2> /dev/null | grep -o '"outPath":"[^"]*"')"
 
@@ -236,6 +242,7 @@ if [ -x "$BUSYBOX/bin/probe32" ]; then
     equal "set-ID bits and attributes are among that" "-1 -1 -1 -95" \
         "$(sed -n 's/^\(chmod set-uid\|fchmod set-gid\|fchmodat set-uid\|setxattr\) //p' "$WORK/droste/$(cat "$WORK/droste.out")" | xargs)"
 fi
+alike "a level of the processor's is a system of this machine" '' "$(drv of-a-level)"
 alike "a feature that is missing is refused" "quantum" "$(drv wants-feature)"
 alike "system-features are taken" '' --option system-features 'quantum ca-derivations' "$(drv wants-feature)"
 

@@ -106,6 +106,11 @@ impl Dumper<'_> {
         depth: usize,
     ) -> Result<Option<Frame>, NarError> {
         self.path.push(&entry.name);
+        if depth == DEPTH_MAX {
+            return Err(NarError::TooDeep {
+                path: self.path.clone(),
+            });
+        }
         let kind = match entry.kind {
             Some(kind) => kind,
             None => Kind::of(&fs::stat(dir, &entry.name).map_err(self.io("examine"))?),
@@ -121,11 +126,6 @@ impl Dumper<'_> {
                 }
             }
             Kind::Directory => {
-                if depth == DEPTH_MAX {
-                    return Err(NarError::TooDeep {
-                        path: self.path.clone(),
-                    });
-                }
                 self.out.word(b"directory")?;
                 let fd = fs::open_dir(dir, &entry.name).map_err(self.io("open"))?;
                 let mut entries = fs::list(fd.as_fd()).map_err(self.io("list"))?;

@@ -33,7 +33,7 @@ pub enum NarError {
         announced: u64,
     },
     /// More directories in one another than an archive may have.
-    #[error("`{path}` is nested in more than {max} directories", path = path.display(), max = crate::DEPTH_MAX)]
+    #[error("`{path}` is nested in {max} directories, which is one too many", path = path.display(), max = crate::DEPTH_MAX)]
     TooDeep {
         /// The directory that is one too deep.
         path: PathBuf,

@@ -48,7 +48,8 @@ pub use scan::{RefScanner, Tee};
 /// The 32 characters of a store path that tell it from others.
 pub type HashPart = [u8; 32];
 
-/// How many directories may lie in one another, the outermost included.
+/// How many directories may lie in one another, the outermost included. In the 64th nothing may
+/// lie: Nix counts every node.
 pub const DEPTH_MAX: usize = 64;
 /// The longest name of a directory entry in bytes.
 pub const NAME_LEN_MAX: usize = 255;

@@ -308,6 +308,9 @@ impl Parser {
             State::Magic => tag(self, "nix-archive-1", State::NodeOpen),
             State::NodeOpen => tag(self, "(", State::Type),
             State::Type => tag(self, "type", State::Kind),
+            State::Kind if self.names.len() == DEPTH_MAX => Err(self.malformed(format!(
+                "NAR directory nesting exceeds maximum depth of {DEPTH_MAX}"
+            ))),
             State::Kind => match word {
                 b"regular" => {
                     self.expect(State::FileTag);
@@ -318,11 +321,6 @@ impl Parser {
                     Ok(())
                 }
                 b"directory" => {
-                    if self.names.len() == DEPTH_MAX {
-                        return Err(
-                            self.malformed(format!("more than {DEPTH_MAX} nested directories"))
-                        );
-                    }
                     nodes.enter_directory(self.name())?;
                     self.names.push(Vec::new());
                     self.expect(State::EntryOrClose);
@@ -513,7 +511,7 @@ mod tests {
     fn depth_is_limited_as_in_nix() {
         assert!(check(&nested(DEPTH_MAX)).is_ok());
         let error = check(&nested(DEPTH_MAX + 1)).unwrap_err().to_string();
-        assert!(error.contains("nested"), "{error}");
+        assert!(error.contains("maximum depth of 64"), "{error}");
     }
 
     #[test]

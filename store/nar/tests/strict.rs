@@ -64,14 +64,21 @@ fn entry(inside: &[&str]) -> Vec<u8> {
 const EMPTY: [&str; 5] = ["(", "type", "directory", ")", ""];
 
 fn nested(depth: usize) -> Vec<u8> {
+    around(depth - 1, &[b"(", b"type", b"directory", b")"])
+}
+
+const FILE: &[&[u8]] = &[b"(", b"type", b"regular", b"contents", b"x", b")"];
+const LINK: &[&[u8]] = &[b"(", b"type", b"symlink", b"target", b"x", b")"];
+
+/// A node in so many directories.
+fn around(depth: usize, inner: &[&[u8]]) -> Vec<u8> {
     let mut node: Vec<&[u8]> = Vec::new();
-    for _ in 1..depth {
+    for _ in 0..depth {
         node.extend([&b"("[..], b"type", b"directory", b"entry", b"("]);
         node.extend([&b"name"[..], b"d", b"node"]);
     }
-    node.extend([&b"("[..], b"type", b"directory"]);
-    node.push(b")");
-    for _ in 1..depth {
+    node.extend(inner);
+    for _ in 0..depth {
         node.extend([&b")"[..], b")"]);
     }
     archive(&node)
@@ -179,6 +186,10 @@ fn archives() -> Vec<(&'static str, Vec<u8>)> {
         ("deepest", nested(DEPTH_MAX)),
         ("too deep", nested(DEPTH_MAX + 1)),
         ("much too deep", nested(100_000)),
+        ("deepest file", around(DEPTH_MAX - 1, FILE)),
+        ("too deep file", around(DEPTH_MAX, FILE)),
+        ("deepest link", around(DEPTH_MAX - 1, LINK)),
+        ("too deep link", around(DEPTH_MAX, LINK)),
         ("entry", with_node(&["name", "a"], &[])),
         ("entry without a name", with_node(&[], &[])),
         ("entry without a node", entry(&["name", "a"])),

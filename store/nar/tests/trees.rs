@@ -155,11 +155,12 @@ fn trees_are_dumped_as_deep_as_they_can_be_restored() {
     fs::create_dir_all(deep(DEPTH_MAX)).unwrap();
     let bytes = dump_of(dir.path(), "d").unwrap();
     copy(&mut &bytes[..], &mut std::io::sink()).unwrap();
+    let too_deep = || matches!(dump_of(dir.path(), "d"), Err(NarError::TooDeep { .. }));
     fs::create_dir(deep(DEPTH_MAX + 1)).unwrap();
-    assert!(matches!(
-        dump_of(dir.path(), "d"),
-        Err(NarError::TooDeep { .. })
-    ));
+    assert!(too_deep());
+    fs::remove_dir(deep(DEPTH_MAX + 1)).unwrap();
+    fs::write(deep(DEPTH_MAX + 1), "").unwrap();
+    assert!(too_deep());
 }
 
 #[test]
