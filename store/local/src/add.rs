@@ -7,8 +7,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::PoisonError;
 
 use store_nar::{
-    GitHasher, Hasher, NarError, RestoreWriter, Tee, copy, dump, dump_and_hash, fs, git_hash_tree,
-    remove_tree,
+    GitHasher, HashModuloSink, HashModuloVariant, Hasher, NarError, RestoreWriter, Tee, copy, dump,
+    dump_and_hash, fs, git_hash_tree, hash_part, remove_tree,
 };
 use store_types::{
     ContentAddress, ContentAddressMethod, Derivation, DerivationKind, Hash, HashAlgorithm,
@@ -382,9 +382,9 @@ impl LocalStore {
     }
 
     /// Adds an object under the path of `info`, which its NAR must match in hash
-    /// and size; what it refers to must be valid. If `info` has a content address
-    /// without references to itself, the path must follow from it and it from
-    /// the content.
+    /// and size; what it refers to must be valid. If `info` has a content address,
+    /// the path must follow from it and it from the content: of an object that refers to
+    /// itself, in either [variant](HashModuloVariant).
     ///
     /// Exactly one NAR is read, in small reads, even if the path is valid already.
     pub fn add_nar(&self, info: &PathInfo, nar: &mut dyn Read) -> Result<(), LocalError> {
@@ -452,13 +452,24 @@ impl LocalStore {
                 computed,
             });
         }
-        // Modulo which of two variants the hash was taken is not known then; the
-        // NAR hash was checked.
-        if references.has_self {
-            return Ok(());
-        }
         let (name, object) = (info.path.name(), OsStr::new(OBJECT));
         let found = match ca.method {
+            ContentAddressMethod::Nar if references.has_self => {
+                // Which of the two is meant depends on the Nix that made it, and is not said. No
+                // path follows from any other address of what refers to itself.
+                let own = hash_part(&info.path);
+                let algorithm = ca.hash.algorithm();
+                let sink = |variant| HashModuloSink::new(algorithm, &own, variant);
+                let mut plain = sink(HashModuloVariant::WithoutOffsets);
+                let mut with_offsets = sink(HashModuloVariant::WithOffsets);
+                let mut both = Tee::new(vec![&mut plain, &mut with_offsets]);
+                dump(dir, object, &mut both).map_err(LocalError::tree("hash", name))?;
+                let plain = plain.finish().0;
+                match with_offsets.finish().0 {
+                    other if other == ca.hash => other,
+                    _ => plain,
+                }
+            }
             ContentAddressMethod::Git => git_hash(name, dir, object, ca.hash.algorithm())?,
             ContentAddressMethod::Flat | ContentAddressMethod::Text | ContentAddressMethod::Nar => {
                 let mut hasher = Hasher::new(ca.hash.algorithm());
@@ -467,8 +478,8 @@ impl LocalStore {
             }
         };
         if found != ca.hash {
-            return Err(LocalError::HashMismatch {
-                path: info.path.clone(),
+            return Err(LocalError::ContentAddressMismatch {
+                path: self.dir.display(&info.path),
                 wanted: Box::new(ca.hash),
                 found: Box::new(found),
             });

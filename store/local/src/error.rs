@@ -148,6 +148,20 @@ pub enum LocalError {
         /// The hash of what came.
         found: Box<Hash>,
     },
+    /// The content that came is not the one that its path is made of. In Nix's words.
+    #[error(
+        "ca hash mismatch importing path '{path}';\n  specified: {wanted}\n  got:       {found}",
+        wanted = wanted.to_prefixed_base32(),
+        found = found.to_prefixed_base32()
+    )]
+    ContentAddressMismatch {
+        /// The path, with the store's directory.
+        path: String,
+        /// The hash in its content address.
+        wanted: Box<Hash>,
+        /// The hash of what came.
+        found: Box<Hash>,
+    },
     /// The object that came is not as long as announced.
     #[error("size mismatch of `{path}`: specified {wanted} bytes, got {found}")]
     SizeMismatch {

@@ -13,8 +13,8 @@ use common::*;
 use store_local::{FileObject, LocalError, LocalStore, Problem, Registration, canonicalise};
 use store_nar::{HashModuloVariant, dump};
 use store_types::{
-    BuildTraceEntry, BuildTraceKey, ContentAddressMethod, DrvOutput, HashAlgorithm, Realisation,
-    Signature, StoreDir, StorePath, sha256,
+    BuildTraceEntry, BuildTraceKey, ContentAddressMethod, DrvOutput, HashAlgorithm, PathInfo,
+    Realisation, Signature, StoreDir, StorePath, sha256,
 };
 
 #[test]
@@ -457,6 +457,49 @@ fn an_output_that_mentions_its_path_is_moved_to_the_path_of_its_content() {
     assert_eq!(plain.references, none());
     assert_eq!(plain.ca.unwrap().hash, plain.nar_hash);
     assert_sound(&store);
+}
+
+#[test]
+fn an_object_that_refers_to_itself_must_have_the_content_of_its_path() {
+    for variant in [
+        HashModuloVariant::WithoutOffsets,
+        HashModuloVariant::WithOffsets,
+    ] {
+        let dir = Scratch::new();
+        let (from, to) = (open(&dir.join("from")), open(&dir.join("to")));
+        let scratch = scratch_path("one");
+        let scratch = StorePath::from_base_name(&format!("{}-out", scratch.hash_part())).unwrap();
+        let at = dir.join("built");
+        write_tree(&at, &format!("I am /nix/store/{scratch}, twice {scratch}"));
+        let mut info = add_output(&from, &at, &scratch, &none(), variant).unwrap();
+        assert!(info.references.contains(&info.path));
+        info.deriver = None;
+        let mut nar = Vec::new();
+        from.dump(&info.path, &mut nar).unwrap();
+
+        let twice = nar.windows(5).position(|five| five == b"twice").unwrap();
+        let mut other = nar.clone();
+        other[twice..twice + 5].copy_from_slice(b"never");
+        // Whoever sends it says what hash the archive has.
+        let wrong = PathInfo {
+            nar_hash: sha256(&other),
+            ..info.clone()
+        };
+        let error = to.add_nar(&wrong, &mut &other[..]).unwrap_err();
+        assert!(
+            matches!(error, LocalError::ContentAddressMismatch { .. }),
+            "{error}"
+        );
+        let words = format!("ca hash mismatch importing path '/nix/store/{}'", info.path);
+        assert!(error.to_string().starts_with(&words), "{error}");
+        assert_eq!(to.all_valid_paths().unwrap(), none());
+        // Nor is it what a valid object is repaired with.
+        to.add_nar(&info, &mut &nar[..]).unwrap();
+        assert!(to.add_nar_with(&wrong, true, &mut &other[..]).is_err());
+        let kept = fs::read_to_string(to.physical_path(&info.path).join("file")).unwrap();
+        assert!(kept.contains("twice"), "{kept}");
+        assert_sound(&to);
+    }
 }
 
 #[test]
