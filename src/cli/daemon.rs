@@ -480,6 +480,7 @@ fn serve_store(
     listeners: Vec<UnixListener>,
     porter: Porter,
 ) -> Result<Server, DaemonError> {
+    let porter = porter.with_user_dirs(executor.store().state_dir());
     let executor = executor.clone();
     let make_store = move || -> Arc<dyn Store> { Arc::new(OpenStore::new(executor.clone())) };
     start(listeners, porter.admit(Trust::Trusted, make_store))

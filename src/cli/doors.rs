@@ -5,7 +5,7 @@
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -175,6 +175,32 @@ pub struct Porter {
     own_uid: u32,
     /// Whether those that are let in are told of.
     is_verbose: bool,
+    /// The state directory, in which each user gets directories.
+    state: Option<PathBuf>,
+}
+
+/// Where the profiles and roots of users lie in the state directory. Clients before Nix 2.14 take
+/// it for granted that the daemon makes them. Source: nix 2.8, `LocalStore::createUser`.
+const USER_DIRS: [[&str; 2]; 2] = [["profiles", "per-user"], ["gcroots", "per-user"]];
+
+fn make_user_dirs(state: &Path, user: &str, uid: u32) -> io::Result<()> {
+    let is_one_name = Path::new(user).file_name() == Some(user.as_ref());
+    if !is_one_name {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for above in USER_DIRS {
+        let mut dir = store_nar::fs::open_root(state)?;
+        for name in above.into_iter().chain([user]) {
+            match store_nar::fs::make_dir(dir.as_fd(), name.as_ref(), 0o755) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            dir = store_nar::fs::open_dir(dir.as_fd(), name.as_ref())?;
+        }
+        rustix::fs::fchown(&dir, Some(rustix::fs::Uid::from_raw(uid)), None)?;
+        store_nar::fs::set_mode(&dir, 0o755)?;
+    }
+    Ok(())
 }
 
 impl Porter {
@@ -187,7 +213,16 @@ impl Porter {
             forced,
             own_uid: rustix::process::geteuid().as_raw(),
             is_verbose,
+            state: None,
         }
+    }
+
+    /// Has directories made for each user in this state directory, as root alone can.
+    pub fn with_user_dirs(mut self, state: &Path) -> Self {
+        self.state = rustix::process::geteuid()
+            .is_root()
+            .then(|| state.to_owned());
+        self
     }
 
     /// Whether a client is trusted; an error is what one is told that is not served.
@@ -216,6 +251,12 @@ impl Porter {
                 eprintln!("droste: accepted connection from pid {pid}, user {user}{trusted}");
             }
             Ok(_) => {}
+        }
+        if let (Ok(_), Some(state)) = (&judged, &self.state) {
+            let user = accounts.user_name(client.uid);
+            if let Err(error) = make_user_dirs(state, &user, client.uid) {
+                eprintln!("droste: cannot make the profile directory of user {user}: {error}");
+            }
         }
         judged
     }
@@ -294,6 +335,7 @@ mod tests {
             forced: None,
             own_uid: 0,
             is_verbose: false,
+            state: None,
         }
     }
 

@@ -156,4 +156,9 @@ for flag in --force-trusted --force-untrusted --default-trust; do
     wait "$daemon"
 done
 verified "the store verifies" "$WORK/ours"
+for dir in profiles gcroots; do
+    equal "a user who has connected has a directory in $dir" "nobody 755" \
+        "$(stat -c '%U %a' "$WORK/ours/nix/var/nix/$dir/per-user/nobody")"
+done
+
 finish
