@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 
 use clap::Args;
-use droste_daemon::{ServeError, serve_over_ssh};
+use droste_daemon::{ServeAccess, ServeError, serve_over_ssh};
 
 use super::error::{CommandError, Hint};
 use super::serving::{self, ServingError};
@@ -17,7 +17,7 @@ use super::{Context, exit_code, interrupt};
 /// Be the remote builder of this machine's Nix: pass what it says on to the daemon
 ///
 /// For `builders = ssh-ng://localhost?remote-program=/path/to/droste-remote x86_64-linux` in
-/// nix.conf. The work is done by the daemon, which is started if it does not run.
+/// nix.conf, and for `ssh-ng://HOST` and `ssh://HOST` on another machine. The work is done by the daemon, which is started if it does not run.
 #[derive(Debug, Args)]
 pub struct RemoteArgs {
     /// Serve standard input and output, for `ssh-ng://`: what Nix tells every such program
@@ -26,7 +26,7 @@ pub struct RemoteArgs {
     /// Speak the older serve protocol, for `ssh://` and Nix 2.3
     #[arg(long, conflicts_with = "stdio")]
     serve: bool,
-    /// Accept objects and build; without it, nothing is served by the serve protocol
+    /// Accept objects and build; without it, the serve protocol serves reads alone
     #[arg(long, requires = "serve")]
     write: bool,
 }
@@ -41,8 +41,6 @@ enum RemoteError {
     NoDaemon(#[source] ServingError),
     #[error("cannot serve the client")]
     Serve(#[from] ServeError),
-    #[error("`--write` is missing: a remote builder is written to")]
-    ReadOnly,
 }
 
 pub fn run(context: &Context, args: &RemoteArgs) -> Result<u8, CommandError> {
@@ -50,14 +48,17 @@ pub fn run(context: &Context, args: &RemoteArgs) -> Result<u8, CommandError> {
         return Err(RemoteError::NotAsked)
             .hint(|| "Nix runs it by itself: see `droste remote --help`");
     }
-    if args.serve && !args.write {
-        return Err(RemoteError::ReadOnly.into());
-    }
     let daemon = serving::connect_to(context, context.builds_socket())
         .map_err(RemoteError::NoDaemon)
         .hint(|| format!("what it said is in `{}`", context.daemon_log().display()))?;
     match args.serve {
-        true => serve(context, daemon.into()).map_err(RemoteError::Serve)?,
+        true => {
+            let access = match args.write {
+                true => ServeAccess::Write,
+                false => ServeAccess::Read,
+            };
+            serve(context, daemon.into(), access).map_err(RemoteError::Serve)?
+        }
         false => {
             let is_ended = interrupt::watch()?;
             Streams::take()?.hand_on(&daemon.into(), &context.builds_socket(), &is_ended)?;
@@ -68,7 +69,7 @@ pub fn run(context: &Context, args: &RemoteArgs) -> Result<u8, CommandError> {
 
 /// Speaks the serve protocol with the client, and the worker protocol with the daemon. The serve
 /// protocol has no place for logs: they go to standard error.
-fn serve(context: &Context, daemon: UnixStream) -> Result<(), ServeError> {
+fn serve(context: &Context, daemon: UnixStream, access: ServeAccess) -> Result<(), ServeError> {
     let dir = context.store.dir.clone();
     let store = serving::store_behind(daemon, context.builds_socket(), dir);
     serve_over_ssh(
@@ -76,5 +77,6 @@ fn serve(context: &Context, daemon: UnixStream) -> Result<(), ServeError> {
         io::stdout().lock(),
         &mut io::stderr(),
         &store,
+        access,
     )
 }

@@ -22,6 +22,6 @@ mod server;
 
 pub use connection::{ConnectionError, ConnectionOptions, serve_connection, serve_streams};
 pub use droste_sys::Credentials;
-pub use serve::{ServeError, serve_over_ssh};
+pub use serve::{ServeAccess, ServeError, serve_over_ssh};
 pub use server::{Admit, Admitted, Limits, Server};
 pub use store_wire::Trust;

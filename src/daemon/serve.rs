@@ -27,6 +27,30 @@ pub enum ServeError {
     /// The store refused, or failed: there is no other way to say so.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The client may only read, in Nix's words.
+    #[error("{what} paths is not allowed")]
+    ReadOnly {
+        /// What it wanted: `importing`, `building`.
+        what: &'static str,
+    },
+}
+
+/// What a client may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServeAccess {
+    /// Ask, and read what is valid: `nix-store --serve`.
+    Read,
+    /// Add and build, too: `nix-store --serve --write`.
+    Write,
+}
+
+impl ServeAccess {
+    fn to_write(self, what: &'static str) -> Result<(), ServeError> {
+        match self {
+            Self::Read => Err(ServeError::ReadOnly { what }),
+            Self::Write => Ok(()),
+        }
+    }
 }
 
 /// Answers a client until it leaves. What builds log goes to `log`; so should the error.
@@ -35,7 +59,9 @@ pub fn serve_over_ssh(
     output: impl Write,
     log: &mut (dyn Write + Send),
     store: &dyn Store,
+    access: ServeAccess,
 ) -> Result<(), ServeError> {
+    let may_write = access == ServeAccess::Write;
     let mut reader = Reader::new(BufReader::with_capacity(BUFFER_LEN, input));
     let mut output = BufWriter::with_capacity(BUFFER_LEN, output);
     let session = ServeSession::greet(&mut reader, &mut output, store.store_dir().clone())?;
@@ -47,12 +73,13 @@ pub fn serve_over_ssh(
                 substitute,
                 paths,
             } => {
-                if lock {
+                if lock && may_write {
                     // Before it is asked which are valid, so that they stay so.
                     for path in &paths {
                         store.add_temp_root(path)?;
                     }
                 }
+                let substitute = substitute && may_write;
                 session.put_paths(&mut w, &store.query_valid_paths(&paths, substitute)?);
             }
             ServeRequest::QueryPathInfos(paths) => {
@@ -65,6 +92,7 @@ pub fn serve_over_ssh(
             }
             ServeRequest::DumpStorePath(path) => store.nar_from_path(&path, &mut output)?,
             ServeRequest::BuildPaths { paths, options } => {
+                access.to_write("building")?;
                 set_limits(store, options, log)?;
                 let mut observer = Logged { log: &mut *log };
                 let results = store.build_paths(&paths, BuildMode::Normal, &mut observer)?;
@@ -77,14 +105,18 @@ pub fn serve_over_ssh(
                     }
                 }
             }
-            ServeRequest::QueryClosure { paths, .. } => {
-                session.put_paths(&mut w, &closure(store, paths)?);
+            ServeRequest::QueryClosure {
+                paths,
+                include_outputs,
+            } => {
+                session.put_paths(&mut w, &closure(store, paths, include_outputs)?);
             }
             ServeRequest::BuildDerivation {
                 drv_path,
                 derivation,
                 options,
             } => {
+                access.to_write("building")?;
                 set_limits(store, options, log)?;
                 let mut observer = Logged { log: &mut *log };
                 let result = store.build_derivation(
@@ -96,6 +128,7 @@ pub fn serve_over_ssh(
                 session.put_build_result(&mut w, &result);
             }
             ServeRequest::AddToStoreNar(info) => {
+                access.to_write("importing")?;
                 let mut nar = reader.inner().take(info.nar_size);
                 store.add_nar(&info, false, false, &mut nar)?;
                 io::copy(&mut nar, &mut io::sink())
@@ -142,9 +175,12 @@ fn set_limits(
     Ok(())
 }
 
+/// All that these refer to; with `include_outputs`, what is valid of the outputs of the derivations
+/// among it, too, and what those refer to.
 fn closure(
     store: &dyn Store,
     paths: BTreeSet<StorePath>,
+    include_outputs: bool,
 ) -> Result<BTreeSet<StorePath>, StoreError> {
     let mut closure = BTreeSet::new();
     let mut todo: Vec<StorePath> = paths.into_iter().collect();
@@ -156,6 +192,11 @@ fn closure(
             .query_path_info(&path)?
             .ok_or_else(|| StoreError::NotValid { path: path.clone() })?;
         todo.extend(info.references);
+        if include_outputs && path.is_derivation() {
+            let outputs = store.query_derivation_output_map(&path)?;
+            let outputs = outputs.into_values().flatten().collect();
+            todo.extend(store.query_valid_paths(&outputs, false)?);
+        }
         closure.insert(path);
     }
     Ok(closure)

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use droste_daemon::{Limits, Trust, serve_connection};
+use droste_daemon::{
+    Limits, ServeAccess, ServeError, Trust, serve_connection, serve_over_ssh,
+};
 use store_api::{BuildMode, BuildStatus, GcAction, GcRequest, Store, VerifyRequest};
 use store_types::{
     ContentAddressMethod, Derivation, DerivationOutput, DrvOutput, HashAlgorithm, PathInfo,
@@ -436,7 +438,8 @@ fn the_limits_of_the_serve_protocol_are_those_of_what_is_built_next() {
     w.u64(6).u64(0).u64(11).u64(12).u64(13).u64(0).u64(0).u64(1);
     let input = w.into_bytes();
     let (mut output, mut log) = (Vec::new(), Vec::new());
-    droste_daemon::serve_over_ssh(&input[..], &mut output, &mut log, &*store).unwrap();
+    let access = ServeAccess::Write;
+    serve_over_ssh(&input[..], &mut output, &mut log, &*store, access).unwrap();
     let settings = store.settings.lock().unwrap();
     assert!(settings.is_trusted);
     assert_eq!(settings.own["max-silent-time"], "11");
@@ -444,6 +447,89 @@ fn the_limits_of_the_serve_protocol_are_those_of_what_is_built_next() {
     assert_eq!(settings.others["timeout"], "12");
     assert_eq!(settings.others["max-build-log-size"], "13");
     assert_eq!(log, b"");
+}
+
+/// What the serve protocol answers to these commands, after the greeting.
+fn over_ssh(
+    store: &DirStore,
+    access: ServeAccess,
+    commands: Writer,
+) -> (Result<(), ServeError>, Vec<u8>) {
+    let mut w = Writer::new();
+    w.u64(0x390c_9deb).u64(2 << 8 | 7);
+    let input = [w.into_bytes(), commands.into_bytes()].concat();
+    let mut output = Vec::new();
+    let served = serve_over_ssh(&input[..], &mut output, &mut Vec::new(), store, access);
+    (served, output.split_off(16))
+}
+
+#[test]
+fn an_object_comes_over_the_serve_protocol_in_the_order_in_which_nix_sends_it() {
+    let dir = store_types::StoreDir::default();
+    let [path, deriver] = [(5, "x"), (6, "x.drv")].map(|(byte, name)| {
+        StorePath::from_hash_and_name(&[byte; 20], name).expect("it is a name")
+    });
+    let nar = nar_of_file(b"content");
+    let mut w = Writer::new();
+    // AddToStoreNar: path, deriver, narHash, references, registrationTime, narSize, ultimate, sigs, ca.
+    w.u64(9).bytes(dir.display(&path)).bytes(dir.display(&deriver));
+    w.bytes(sha256(&nar).to_hex());
+    w.u64(1).bytes(dir.display(&path));
+    w.u64(7).u64(nar.len() as u64).u64(1).u64(0).bytes("");
+    let mut commands = w.into_bytes();
+    commands.extend(&nar);
+    let with_nar = || {
+        let mut w = Writer::new();
+        w.raw(&commands);
+        w
+    };
+
+    let store = DirStore::new();
+    let (served, _) = over_ssh(&store, ServeAccess::Read, with_nar());
+    let refusal = served.unwrap_err().to_string();
+    assert_eq!(refusal, "importing paths is not allowed");
+    assert_eq!(store.paths(), BTreeSet::new());
+
+    let (served, answer) = over_ssh(&store, ServeAccess::Write, with_nar());
+    served.unwrap();
+    assert_eq!(answer, 1_u64.to_le_bytes());
+    let info = store.query_path_info(&path).unwrap().unwrap();
+    assert_eq!(info.deriver, Some(deriver));
+    assert_eq!(info.references, BTreeSet::from([path]));
+    assert_eq!(info.nar_hash, sha256(&nar));
+}
+
+#[test]
+fn who_may_only_read_gets_closures_with_and_without_the_outputs_and_builds_nothing() {
+    let store = DirStore::new();
+    let mut client = connected(&store, Trust::Trusted, Version::LATEST);
+    let drv = add_script(&mut client, "x", "echo > $out");
+    client
+        .call(
+            Request::BuildPaths {
+                paths: all_of(&drv),
+                mode: BuildMode::Normal,
+            },
+            b"",
+        )
+        .unwrap();
+    let dir = store_types::StoreDir::default();
+    for (include_outputs, count) in [(false, 1), (true, 2)] {
+        let mut w = Writer::new();
+        // QueryClosure, without a lock.
+        w.u64(7).bool(include_outputs);
+        w.u64(1).bytes(dir.display(&drv));
+        let (served, answer) = over_ssh(&store, ServeAccess::Read, w);
+        served.unwrap();
+        assert_eq!(answer[..8], u64::to_le_bytes(count), "{include_outputs}");
+    }
+    let mut w = Writer::new();
+    w.u64(6).u64(1).bytes(format!("{}!out", dir.display(&drv)));
+    w.u64(0).u64(0).u64(0).u64(0).u64(0).u64(0);
+    let (served, answer) = over_ssh(&store, ServeAccess::Read, w);
+    let refusal = served.unwrap_err().to_string();
+    assert_eq!(refusal, "building paths is not allowed");
+    assert_eq!(answer, b"");
 }
 
 #[test]

@@ -183,10 +183,12 @@ impl ServeSession {
 
     fn path_info<R: Read>(&self, r: &mut Reader<R>) -> Result<PathInfo, WireError> {
         let s = &self.forms;
+        let path = s.path(r, "path")?;
+        let deriver = s.optional_path(r, "deriver")?;
         Ok(PathInfo {
-            path: s.path(r, "path")?,
+            path,
             nar_hash: nar_hash(r)?,
-            deriver: s.optional_path(r, "deriver")?,
+            deriver,
             references: s.paths(r, "references")?,
             registration_time: time(r, "registrationTime")?,
             nar_size: r.u64("narSize")?,
