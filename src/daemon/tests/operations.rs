@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use droste_daemon::{
-    Limits, ServeAccess, ServeError, Trust, serve_connection, serve_over_ssh,
-};
+use droste_daemon::{Limits, ServeAccess, ServeError, Trust, serve_connection, serve_over_ssh};
 use store_api::{BuildMode, BuildStatus, GcAction, GcRequest, Store, VerifyRequest};
 use store_types::{
     ContentAddressMethod, Derivation, DerivationOutput, DrvOutput, HashAlgorithm, PathInfo,
@@ -472,7 +470,9 @@ fn an_object_comes_over_the_serve_protocol_in_the_order_in_which_nix_sends_it() 
     let nar = nar_of_file(b"content");
     let mut w = Writer::new();
     // AddToStoreNar: path, deriver, narHash, references, registrationTime, narSize, ultimate, sigs, ca.
-    w.u64(9).bytes(dir.display(&path)).bytes(dir.display(&deriver));
+    w.u64(9)
+        .bytes(dir.display(&path))
+        .bytes(dir.display(&deriver));
     w.bytes(sha256(&nar).to_hex());
     w.u64(1).bytes(dir.display(&path));
     w.u64(7).u64(nar.len() as u64).u64(1).u64(0).bytes("");
