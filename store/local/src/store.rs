@@ -247,7 +247,7 @@ impl LocalStore {
         self.paths_where(
             "query derivers",
             "select v.path from ValidPaths v join DerivationOutputs d on d.drv = v.id
-             where d.path = ?1",
+             where d.path = +?1",
             &self.dir.display(path),
         )
     }
@@ -306,7 +306,7 @@ impl LocalStore {
             .read_one("query a derivation's outputs", |connection| {
                 let mut statement = connection.prepare_cached(
                     "select d.id, d.path from DerivationOutputs d join ValidPaths v on d.drv = v.id
-                 where v.path = ?1",
+                 where v.path = +?1",
                 )?;
                 let mut rows = statement.query([&text])?;
                 let mut outputs = BTreeMap::new();
@@ -549,7 +549,7 @@ impl LocalStore {
             let mut statement = connection.prepare_cached(
                 "select r.drvPath || '!' || r.outputName, v.path from RealisationsRefs x
                  join Realisations r on x.realisationReference = r.id
-                 join ValidPaths v on r.outputPath = v.id where x.referrer = ?1",
+                 join ValidPaths v on r.outputPath = v.id where x.referrer = +?1",
             )?;
             let mut rows = statement.query([row_id])?;
             while let Some(row) = rows.next()? {
@@ -740,7 +740,7 @@ impl LocalStore {
         }
         let mut references = BTreeSet::new();
         let mut statement = connection.prepare_cached(
-            "select path from Refs join ValidPaths on reference = id where referrer = ?1",
+            "select path from Refs join ValidPaths on reference = id where referrer = +?1",
         )?;
         self.collect(&mut statement, [id], &mut references)?;
         Ok(Some(row.into_info(&self.dir, path, references)?))
@@ -800,7 +800,7 @@ impl LocalStore {
             .prepare_cached(
                 "select r.id, v.path, r.signatures from Realisations r
                  join ValidPaths v on r.outputPath = v.id
-                 where r.drvPath = ?1 and r.outputName = ?2",
+                 where r.drvPath = +?1 and r.outputName = +?2",
             )?
             .query_row(
                 params![id.drv_hash.to_prefixed_hex(), id.output_name],

@@ -101,7 +101,7 @@ impl LocalStore {
             let referrers: i64 = tx
                 .prepare_cached(
                     "select count(*) from Refs join ValidPaths v on v.id = reference
-                     where v.path = ?1 and referrer != reference",
+                     where v.path = +?1 and referrer != reference",
                 )?
                 .query_row([&text], |row| row.get(0))?;
             if referrers == 0 {
