@@ -12,7 +12,7 @@ use store_api::{
     BoxError, BuildMode, BuildObserver, BuildResult, BuildStore, ClientSettings, GcRequest,
     GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
-use store_local::{GcAction, GcOptions, LocalStore, Unobserved};
+use store_local::{GcAction, GcOptions, LocalStore, PassingHold, RootScope, Unobserved};
 use store_types::{
     BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivedPath, DrvOutput,
     HashAlgorithm, HashModulo, PathInfo, Realisation, StoreDir, StorePath,
@@ -26,6 +26,8 @@ pub struct OpenStore {
     executor: Arc<Executor>,
     /// What the client wants instead of the executor's own.
     settings: Mutex<Option<Arc<Settings>>>,
+    /// What is held for the client goes with it.
+    _hold: PassingHold,
 }
 
 /// An error with what was being done.
@@ -36,8 +38,11 @@ fn failed<E: Into<BoxError>>(action: &str) -> impl FnOnce(E) -> StoreError {
 impl OpenStore {
     /// The store that this executor builds in.
     pub fn new(executor: Arc<Executor>) -> Self {
-        let settings = Mutex::default();
-        Self { executor, settings }
+        Self {
+            settings: Mutex::default(),
+            _hold: executor.store().hold_in_passing(),
+            executor,
+        }
     }
 
     /// How the client wants things built, if it has said so.
@@ -239,6 +244,7 @@ impl Store for OpenStore {
         repair: bool,
         dump: &mut dyn Read,
     ) -> Result<PathInfo, StoreError> {
+        let _scope = RootScope::Passing.enter();
         self.executor.collect_if_needed(&Unmonitored);
         let mut dump = BufReader::with_capacity(BUFFER_LEN, dump);
         let info = self
@@ -271,6 +277,7 @@ impl Store for OpenStore {
                 path: info.path.clone(),
             });
         }
+        let _scope = RootScope::Passing.enter();
         self.executor.collect_if_needed(&Unmonitored);
         self.store()
             .add_nar_with(info, repair, nar)
@@ -288,6 +295,7 @@ impl Store for OpenStore {
     }
 
     fn add_temp_root(&self, path: &StorePath) -> Result<(), StoreError> {
+        let _scope = RootScope::Passing.enter();
         self.store()
             .add_temp_root(path)
             .map_err(failed("add a temporary root"))
@@ -300,6 +308,7 @@ impl Store for OpenStore {
     }
 
     fn add_perm_root(&self, path: &StorePath, link: &Path) -> Result<(), StoreError> {
+        let _scope = RootScope::Passing.enter();
         self.store()
             .add_perm_root(path, link)
             .map_err(failed("add a root"))
@@ -317,6 +326,7 @@ impl Store for OpenStore {
         mode: BuildMode,
         observer: &mut dyn BuildObserver,
     ) -> Result<Vec<KeyedBuildResult>, StoreError> {
+        let _scope = RootScope::Passing.enter();
         let settings = self.settings();
         self.executor
             .build_as_wanted(settings.as_deref(), paths, mode, observer)
@@ -329,6 +339,7 @@ impl Store for OpenStore {
         mode: BuildMode,
         observer: &mut dyn BuildObserver,
     ) -> Result<BuildResult, StoreError> {
+        let _scope = RootScope::Passing.enter();
         let settings = self.settings();
         Ok(self.executor.build_given_for_client(
             settings.as_deref(),
@@ -340,6 +351,7 @@ impl Store for OpenStore {
     }
 
     fn query_missing(&self, paths: &[DerivedPath]) -> Result<Missing, StoreError> {
+        let _scope = RootScope::Passing.enter();
         self.executor.missing(paths)
     }
 
@@ -380,6 +392,7 @@ impl Store for OpenStore {
     }
 
     fn optimise(&self) -> Result<(), StoreError> {
+        let _scope = RootScope::Passing.enter();
         self.store()
             .optimise(&mut |_| false)
             .map(drop)
@@ -387,6 +400,7 @@ impl Store for OpenStore {
     }
 
     fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError> {
+        let _scope = RootScope::Passing.enter();
         let report = self
             .store()
             .verify(request.check_contents)

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use store_api::{BuildMode, BuildResult, BuildStatus};
+use store_local::RootScope;
 use store_types::{DerivedPath, OutputsSpec, SingleDerivedPath, StorePath};
 
 use crate::context::ChildCounts;
@@ -149,7 +150,9 @@ impl Run<'_> {
                         }
                         Effect::Run(drv) => {
                             let sender = sender.clone();
+                            let roots = RootScope::current();
                             scope.spawn(move || {
+                                let _scope = roots.enter();
                                 let wanted = self.outputs_of(&drv);
                                 // Inputs of a rebuilt derivation are not rebuilt.
                                 let mode = if self.is_target(&drv) {

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::sync::PoisonError;
 
+use store_local::RootScope;
 use store_types::{ContentAddress, ContentAddressMethod, References, StorePath};
 
 use crate::Executor;
@@ -28,6 +29,8 @@ impl Executor {
         {
             return Ok(path.clone());
         }
+        // It is remembered, whoever is the first to want it.
+        let _scope = RootScope::Lasting.enter();
         let bytes = match name {
             "droste-runner" => self.embedded.runner,
             _ => self.embedded.shim_cc,

@@ -1,6 +1,6 @@
-"""by_path.py SOCKET DERIVATION: speaks 1.38 with `realisation-with-path-not-hash`, as clients of
+"""by_path.py SOCKET DERIVATION [hold]: speaks 1.38 with `realisation-with-path-not-hash`, as clients of
 harmonia and of Nix since 2.35 do, and prints what a floating derivation turned out to be, each time
-it is told."""
+it is told. With `hold` it stays."""
 
 import socket
 import struct
@@ -111,4 +111,7 @@ print("query", realisation(other))
 print("register", register(key, ABSENT))
 print("query", realisation(key))
 # By its path and not its name alone.
+if sys.argv[3:] == ["hold"]:
+    print("holding", flush=True)
+    stream.recv(1)
 print("log", ask(number(45) + other_drv + number(4) + b"log\n" + number(0)), get_number())

@@ -72,6 +72,25 @@ log None 1" "$(sed 's/^\(register cannot register a realisation\):.*/\1/' "$WORK
 equal "its log is kept" log \
     "$(python3 -c 'import bz2, sys; print(bz2.open(sys.argv[1], "rt").read(), end="")' "$store/nix/var/log/nix/drvs/11/111111111111111111111111111111-other.drv.bz2")"
 
+# What was held for clients goes with them, as their own daemons' roots would.
+dead() { "$@" --gc --print-dead 2> /dev/null | sort; }
+check "what clients had made is garbage when they have gone" grep -qxF "$out" <(dead nix34 nix-store --store "$store")
+equal "to the daemon, too" "$(dead nix34 nix-store --store "$store")" "$(dead nix34 nix-store --store "$url")"
+python3 by_path.py "$socket" "$drv" hold > "$WORK/holding" &
+holding=$!
+for _ in $(seq 100); do
+    ! grep -q holding "$WORK/holding" || break
+    sleep 0.1
+done
+check "as long as a client is there, what it had made is not" sh -c "! grep -qxF '$out'" < <(dead nix34 nix-store --store "$store")
+kill "$holding"
+wait "$holding" 2> /dev/null
+for _ in $(seq 100); do
+    ! dead nix34 nix-store --store "$store" | grep -qxF "$out" || break
+    sleep 0.1
+done
+check "then it is again" grep -qxF "$out" <(dead nix34 nix-store --store "$store")
+
 # By standard input and output, as ssh-ng has it: through the running daemon, and without.
 printf '#!/bin/sh\nexec "%s" daemon "$@" 2>> "%s"\n' "$DROSTE" "$WORK/stdio.err" > "$WORK/remote"
 chmod +x "$WORK/remote"

@@ -4,11 +4,18 @@
 //! writes to it only while no collection can begin. While one runs, the
 //! collector is told by its socket as well.
 //!
+//! Nix has a process for each client, with which its roots go. Here clients share one: what is held
+//! for them is held *in passing* ([`RootScope`]), in a file of its own, and goes when all have gone
+//! ([`PassingHold`]) that were there when it was held last. Who uses a path that another has held
+//! holds it again, so it is there as long as its last user.
+//!
 //! Source: nix `src/libstore/gc.cc`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -32,6 +39,9 @@ const NUMBER_STEP: u64 = 1 << 22;
 const NUMBER_MAX: u64 = i32::MAX as u64;
 
 /// The temporary roots of this process in one store.
+///
+/// In passing, a path is held by who asks for it, and in the other way for all that the process
+/// remembers: both may be said of one.
 pub(crate) struct TempRoots {
     layout: Arc<Layout>,
     state: Mutex<State>,
@@ -39,10 +49,74 @@ pub(crate) struct TempRoots {
 
 #[derive(Default)]
 struct State {
-    file: Option<(OwnedFd, OsString)>,
+    lasting_file: Option<RootsFile>,
+    passing_file: Option<RootsFile>,
     gc_lock: Option<OwnedFd>,
     socket: Option<UnixStream>,
-    known: HashSet<StorePath>,
+    lasting: HashSet<StorePath>,
+    /// What is held in passing, and when that was last asked for.
+    passing: HashMap<StorePath, u64>,
+    /// When those who are there began.
+    holds: BTreeSet<u64>,
+    /// Counts all that has a time here.
+    clock: u64,
+}
+
+/// A locked file of roots, and its name.
+struct RootsFile(OwnedFd, OsString);
+
+/// How long what a thread holds is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootScope {
+    /// As long as the process has the store open.
+    Lasting,
+    /// As long as one of those is there who are there now; where nobody is, like
+    /// [`Lasting`](Self::Lasting).
+    Passing,
+}
+
+thread_local! {
+    static SCOPE: Cell<RootScope> = const { Cell::new(RootScope::Lasting) };
+}
+
+impl RootScope {
+    /// That of this thread, which is [`Lasting`](Self::Lasting) at first.
+    pub fn current() -> Self {
+        SCOPE.get()
+    }
+
+    /// Sets it for this thread until the guard is dropped.
+    pub fn enter(self) -> EnteredScope {
+        EnteredScope {
+            before: SCOPE.replace(self),
+            of_thread: PhantomData,
+        }
+    }
+}
+
+/// Gives the thread its scope back.
+#[must_use]
+pub struct EnteredScope {
+    before: RootScope,
+    of_thread: PhantomData<*const ()>,
+}
+
+impl Drop for EnteredScope {
+    fn drop(&mut self) {
+        SCOPE.set(self.before);
+    }
+}
+
+/// Somebody for whom things are held in passing.
+pub struct PassingHold {
+    roots: Arc<TempRoots>,
+    since: u64,
+}
+
+impl Drop for PassingHold {
+    fn drop(&mut self) {
+        self.roots.release(self.since);
+    }
 }
 
 /// The device and inode of a store's state directory.
@@ -70,18 +144,109 @@ impl TempRoots {
         Ok(roots)
     }
 
-    /// Keeps a path from being collected until the process ends.
+    /// Somebody is there from now on.
+    pub(crate) fn hold(self: &Arc<Self>) -> PassingHold {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.clock += 1;
+        let since = state.clock;
+        state.holds.insert(since);
+        PassingHold {
+            roots: Arc::clone(self),
+            since,
+        }
+    }
+
+    /// Somebody who came then has gone.
+    fn release(&self, since: u64) {
+        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *guard;
+        state.holds.remove(&since);
+        let oldest = state.holds.first().copied().unwrap_or(u64::MAX);
+        let kept = state.passing.values().filter(|at| **at >= oldest).count();
+        // Those that stay are written anew: not for a few that go.
+        if state.passing.len() - kept <= kept || !self.forget(state, oldest).unwrap_or(false) {
+            // Another time.
+            return;
+        }
+        state.passing.retain(|_, at| *at >= oldest);
+    }
+
+    /// Replaces the file by one without what was held before `oldest`; whether that could be: not
+    /// while somebody collects, who may be reading it.
+    fn forget(&self, state: &mut State, oldest: u64) -> Result<bool, LocalError> {
+        let layout = &self.layout;
+        let lock_path = layout.state.join("gc.lock");
+        let Some(gc_lock) = &state.gc_lock else {
+            return Ok(false);
+        };
+        if !fs::lock(gc_lock, FlockOperation::NonBlockingLockShared)
+            .map_err(LocalError::io("lock", &lock_path))?
+        {
+            return Ok(false);
+        }
+        let replace = || -> Result<Option<RootsFile>, LocalError> {
+            let kept = state.passing.iter().filter(|(_, at)| **at >= oldest);
+            let text: String = kept
+                .map(|(path, _)| format!("{}\0", layout.config.dir.display(path)))
+                .collect();
+            if text.is_empty() {
+                return Ok(None);
+            }
+            let new = open_file(layout)?;
+            match fs::write_all(&new.0, text.as_bytes()) {
+                Ok(()) => Ok(Some(new)),
+                Err(error) => {
+                    self.remove(new);
+                    Err(LocalError::io("write to", layout.state.join("temproots"))(
+                        error,
+                    ))
+                }
+            }
+        };
+        let replaced = replace();
+        let unlocked = fs::lock(gc_lock, FlockOperation::Unlock);
+        let new = replaced?;
+        let old = std::mem::replace(&mut state.passing_file, new);
+        if let Some(old) = old {
+            self.remove(old);
+        }
+        unlocked.map_err(LocalError::io("unlock", &lock_path))?;
+        Ok(true)
+    }
+
+    fn remove(&self, file: RootsFile) {
+        let dir = fs::open_dir(self.layout.state_fd.as_fd(), OsStr::new("temproots"));
+        // One that stays is not locked, and any collector removes it.
+        let _ = dir.and_then(|dir| fs::unlink(dir.as_fd(), &file.1));
+    }
+
+    /// Keeps a path from being collected, as long as the thread's scope says.
     pub(crate) fn add(&self, dir: &StoreDir, path: &StorePath) -> Result<(), LocalError> {
         let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *guard;
-        if state.known.contains(path) {
+        if state.lasting.contains(path) {
+            return Ok(());
+        }
+        let in_passing = RootScope::current() == RootScope::Passing && !state.holds.is_empty();
+        state.clock += 1;
+        let now = state.clock;
+        if in_passing && let Some(at) = state.passing.get_mut(path) {
+            *at = now;
             return Ok(());
         }
         let layout = &self.layout;
         let lock_path = layout.state.join("gc.lock");
-        let file = match &state.file {
-            Some((file, _)) => file,
-            None => &state.file.insert(open_file(layout)?).0,
+        let file = match in_passing {
+            true => &mut state.passing_file,
+            false => &mut state.lasting_file,
+        };
+        let file = match file {
+            Some(file) => &file.0,
+            None => &file.insert(open_file(layout)?).0,
+        };
+        let mut known = || match in_passing {
+            true => drop(state.passing.insert(path.clone(), now)),
+            false => drop(state.lasting.insert(path.clone())),
         };
         let gc_lock = match &state.gc_lock {
             Some(gc_lock) => gc_lock,
@@ -104,7 +269,7 @@ impl TempRoots {
                 fs::lock(gc_lock, FlockOperation::Unlock)
                     .map_err(LocalError::io("unlock", &lock_path))?;
                 written?;
-                state.known.insert(path.clone());
+                known();
                 return Ok(());
             }
             if state.socket.is_none() {
@@ -118,7 +283,7 @@ impl TempRoots {
             });
             if told {
                 write()?;
-                state.known.insert(path.clone());
+                known();
                 return Ok(());
             }
             state.socket = None;
@@ -135,8 +300,8 @@ fn connect(layout: &Layout) -> Option<UnixStream> {
     UnixStream::connect(format!("/proc/self/fd/{}/socket", dir.as_raw_fd())).ok()
 }
 
-/// Makes and locks this process's file.
-fn open_file(layout: &Layout) -> Result<(OwnedFd, OsString), LocalError> {
+/// Makes and locks a file of this process's.
+fn open_file(layout: &Layout) -> Result<RootsFile, LocalError> {
     let dir_path = layout.state.join("temproots");
     let dir = fs::open_dir(layout.state_fd.as_fd(), OsStr::new("temproots"))
         .map_err(LocalError::io("open", &dir_path))?;
@@ -165,8 +330,8 @@ fn open_file(layout: &Layout) -> Result<(OwnedFd, OsString), LocalError> {
             Err(io::ErrorKind::Interrupted.into())
         };
         match try_number() {
-            Ok(Some(fd)) => return Ok((fd, name)),
-            // Held by a living process of another PID namespace.
+            Ok(Some(fd)) => return Ok(RootsFile(fd, name)),
+            // Held by this process, or by a living one of another PID namespace.
             Ok(None) => number += NUMBER_STEP,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(LocalError::io("make", dir_path.join(&name))(error)),
@@ -180,10 +345,9 @@ fn open_file(layout: &Layout) -> Result<(OwnedFd, OsString), LocalError> {
 impl Drop for TempRoots {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, name)) = state.file.take() {
-            let dir = fs::open_dir(self.layout.state_fd.as_fd(), OsStr::new("temproots"));
-            // One that stays is not locked, and any collector removes it.
-            let _ = dir.and_then(|dir| fs::unlink(dir.as_fd(), &name));
+        let files = [state.lasting_file.take(), state.passing_file.take()];
+        for file in files.into_iter().flatten() {
+            self.remove(file);
         }
     }
 }

@@ -10,7 +10,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::*;
-use store_local::{FileObject, LocalError, LocalStore, Problem, Registration, canonicalise};
+use store_local::{
+    FileObject, LocalError, LocalStore, Problem, Registration, RootScope, canonicalise,
+};
 use store_nar::{HashModuloVariant, dump};
 use store_types::{
     BuildTraceEntry, BuildTraceKey, ContentAddressMethod, DrvOutput, HashAlgorithm, PathInfo,
@@ -750,6 +752,65 @@ fn temporary_roots_are_in_a_locked_file_that_goes_with_the_store() {
     assert!(file.exists());
     drop(same);
     assert!(!file.exists());
+}
+
+/// All that is held, by the names of the files in which it stands.
+fn held(store: &LocalStore) -> BTreeSet<String> {
+    let files = fs::read_dir(store.config().state.join("temproots")).unwrap();
+    let mut held = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+        let names = text.split_terminator('\0').map(|path| &path[44..]);
+        held.extend(names.map(str::to_owned));
+    }
+    held
+}
+
+#[test]
+fn what_is_held_in_passing_goes_with_the_last_who_was_there_then() {
+    let dir = Scratch::new();
+    let store = open(dir.path());
+    let hold = |scope: RootScope, names: &[&str]| {
+        let _scope = scope.enter();
+        for name in names {
+            store.add_temp_root(&scratch_path(name)).unwrap();
+        }
+    };
+    let is_held = |names: &[&str]| {
+        assert_eq!(
+            held(&store),
+            names.iter().map(|name| name.to_string()).collect()
+        );
+    };
+    // Nobody is there.
+    hold(RootScope::Passing, &["always"]);
+    let first = store.hold_in_passing();
+    hold(RootScope::Passing, &["one", "two", "three", "four", "both"]);
+    hold(RootScope::Lasting, &["too", "four"]);
+    let second = store.hold_in_passing();
+    // The first was there, too.
+    hold(RootScope::Passing, &["second", "one"]);
+    is_held(&[
+        "always", "both", "four", "one", "second", "three", "too", "two",
+    ]);
+    drop(first);
+    is_held(&["always", "four", "one", "second", "too"]);
+    // While somebody collects, nothing goes; but with the next.
+    let gc_lock = fs::File::open(store.config().state.join("gc.lock")).unwrap();
+    gc_lock.lock().unwrap();
+    drop(second);
+    is_held(&["always", "four", "one", "second", "too"]);
+    gc_lock.unlock().unwrap();
+    drop(store.hold_in_passing());
+    is_held(&["always", "four", "too"]);
+    assert_eq!(RootScope::current(), RootScope::Lasting);
+    drop(store);
+    assert_eq!(
+        fs::read_dir(dir.join("nix/var/nix/temproots"))
+            .unwrap()
+            .count(),
+        0
+    );
 }
 
 #[test]
