@@ -421,9 +421,12 @@ impl<'a> Attempt<'a> {
                 .map_err(environment(&self.text, "hold an input"))?;
         }
         // After that: what was collected before is missed here.
-        self.executor
+        let closure = self
+            .executor
             .closure(&self.drv.input_srcs)
-            .map_err(environment(&self.text, "query the input closure"))
+            .map_err(environment(&self.text, "query the input closure"))?;
+        self.executor.recognise(&closure);
+        Ok(closure)
     }
 
     /// Whether the builder is to see this machine, as one without a sandbox would.

@@ -27,6 +27,7 @@ use crate::child::traced::Turns;
 use crate::child::tree::StoreTree;
 use crate::error::{BuildError, environment};
 use crate::jobs::Jobs;
+use crate::seen::Seen;
 use crate::settings::Settings;
 use crate::statistics::Statistics;
 use crate::tokens::Tokens;
@@ -89,6 +90,7 @@ pub struct Executor {
     pub(crate) turns: Turns,
     pub(crate) store_tree: StoreTree,
     pub(crate) memory: FileMemory,
+    seen: Seen,
     pub(crate) recall: Recall,
     pub(crate) host_compilers: HostCompilers,
     pub(crate) crashes: Crashes,
@@ -182,6 +184,7 @@ impl Executor {
             records,
             turns: Turns::default(),
             memory: FileMemory::default(),
+            seen: Seen::default(),
             recall: Recall::default(),
             host_compilers: HostCompilers::new(droste_state.join("host-compilers")),
             crashes,
@@ -192,6 +195,18 @@ impl Executor {
             search_paths: Mutex::default(),
             statistics: Statistics::new(&droste_state),
         }))
+    }
+
+    /// Looks at inputs, which are held. If one is not the object that it was, all that is
+    /// remembered by paths of the store is forgotten.
+    pub(crate) fn recognise(&self, inputs: &BTreeSet<StorePath>) {
+        if self.seen.are_the_same(&self.store, inputs) {
+            return;
+        }
+        self.store_tree.forget();
+        self.memory.forget_store();
+        let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);
+        drivers.clear();
     }
 
     /// The store it builds in.

@@ -96,6 +96,7 @@ mod outputs;
 mod programs;
 mod repair;
 mod restricted;
+mod seen;
 mod settings;
 pub mod state;
 pub mod statistics;

@@ -419,6 +419,24 @@ impl FileMemory {
         })
     }
 
+    /// Forgets what is known by paths in the store, as objects may have been replaced.
+    pub fn forget_store(&self) {
+        let mut scans = self
+            .store_scans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        scans.clear();
+        drop(scans);
+        let mut definitions = self
+            .definitions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        definitions.clear();
+        drop(definitions);
+        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        uses.clear();
+    }
+
     /// What the lexer found in a file of a store object; `path` is absolute and
     /// free of symlinks.
     pub fn store_scan(

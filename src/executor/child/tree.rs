@@ -164,7 +164,7 @@ fn list(dir: impl AsFd) -> rustix::io::Result<Option<Listing>> {
     Ok(Some(listing))
 }
 
-/// Store objects, listed once and for ever.
+/// Store objects, listed once and for ever, or until one is found to be another.
 pub struct StoreTree {
     store: Arc<LocalStore>,
     listings: Mutex<HashMap<Box<[u8]>, Arc<Listing>>>,
@@ -179,6 +179,14 @@ impl StoreTree {
             listings: Mutex::default(),
             programs: Mutex::default(),
         }
+    }
+
+    /// Forgets all, as objects may have been replaced.
+    pub fn forget(&self) {
+        let unpoisoned = PoisonError::into_inner;
+        self.listings.lock().unwrap_or_else(unpoisoned).clear();
+        let unpoisoned = PoisonError::into_inner;
+        self.programs.lock().unwrap_or_else(unpoisoned).clear();
     }
 
     /// Over the store in this directory.
