@@ -13,7 +13,7 @@ shims=$(droste shims --store "$store" --print-path) || fail "the shims are added
 build() {
     local name=$1
     shift
-    nix34 nix-build --store "$store" --no-out-link . --argstr toolchain "$toolchain" "$@" > "$WORK/$name.out" 2> "$WORK/$name.log" < /dev/null &&
+    "${nix:-nix34}" nix-build --store "$store" --no-out-link . --argstr toolchain "$toolchain" "$@" > "$WORK/$name.out" 2> "$WORK/$name.log" < /dev/null &&
         ln -sfn "$store$(cat "$WORK/$name.out")" "$WORK/$name"
 }
 children() { ls "$store/nix/store" | grep -E -- '-[a-z]+\.o\.drv$' | sed 's/^[^-]*-//' | sort; }
@@ -43,5 +43,15 @@ drv=$(nix34 nix-instantiate --store "$store" . --argstr toolchain "$toolchain" -
 droste build --json --store "$store" "$drv" > "$WORK/droste.json" 2> "$WORK/droste.err" || fail "Droste builds with the shims" "$(cat "$WORK/droste.err")"
 built=$(sed -n 's/^ *"built": *\([0-9]*\),\{0,1\}$/\1/p' "$WORK/droste.json" | awk '{ n += $1 } END { print n + 0 }')
 check "in a build by Droste the shims ask Droste" test "$built" -ge 3
+if [ -n "$NIX26" ]; then
+    before=$(children)
+    nix=nix26 build older --argstr shims "$shims" --argstr body 4 || fail "Nix 2.26 builds with the shims" "$(tail -n 20 "$WORK/older.log")"
+    build older-plain --argstr body 4
+    same older-plain older "what Nix 2.26 builds with the shims has the same bytes"
+    equal "the same calls run in place as with 2.34" "$(in_place shims)" "$(in_place older)"
+    equal "what 2.34 has built is found, but for one compile" second.o.drv "$(comm -13 <(echo "$before") <(children))"
+else
+    skip "the same with Nix 2.26" "$NIX26_WHY"
+fi
 verified "the store verifies after builds with shims" "$store"
 finish
