@@ -12,7 +12,9 @@ use store_api::{
     BoxError, BuildMode, BuildObserver, BuildResult, BuildStore, ClientSettings, GcRequest,
     GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
-use store_local::{GcAction, GcOptions, LocalStore, PassingHold, RootScope, Unobserved};
+use store_local::{
+    DerivationTurn, GcAction, GcOptions, LocalStore, PassingHold, RootScope, Unobserved,
+};
 use store_types::{
     BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivedPath, DrvOutput,
     HashAlgorithm, HashModulo, PathInfo, Realisation, StoreDir, StorePath,
@@ -61,10 +63,13 @@ impl OpenStore {
         if !key.drv_path.is_derivation() || !self.is_valid_path(&key.drv_path)? {
             return Ok(None);
         }
-        let loaded = self.load(&key.drv_path)?;
+        let turn = self.store().derivation_turn();
+        let loaded = self.load_in(&turn, &key.drv_path)?;
         match loaded.outputs.get(&key.output_name) {
             Some(output) if output.path().is_none() => HashModulo::new(self.store_dir().clone())
-                .realisation_id(&loaded, &key.output_name, |input| self.load(input))
+                .realisation_id(&loaded, &key.output_name, |input| {
+                    self.load_in(&turn, input)
+                })
                 .map_err(failed("hash a derivation")),
             _ => Ok(None),
         }
@@ -79,10 +84,18 @@ impl OpenStore {
 
     /// The derivation of a valid path.
     pub(crate) fn load(&self, drv: &StorePath) -> Result<Derivation, StoreError> {
-        self.check_valid(drv)?;
-        let bytes = std::fs::read(self.store().physical_path(drv))
-            .map_err(StoreError::io(format!("read `{drv}`")))?;
-        Derivation::parse(self.store_dir(), &bytes)
+        self.load_in(&self.store().derivation_turn(), drv)
+    }
+
+    fn load_in(
+        &self,
+        turn: &DerivationTurn<'_>,
+        drv: &StorePath,
+    ) -> Result<Derivation, StoreError> {
+        if drv.is_derivation() {
+            self.check_valid(drv)?;
+        }
+        turn.read(drv)
             .map_err(failed(&format!("read derivation `{drv}`")))
     }
 }
@@ -154,7 +167,8 @@ impl Store for OpenStore {
         &self,
         drv: &StorePath,
     ) -> Result<BTreeMap<String, Option<StorePath>>, StoreError> {
-        let loaded = self.load(drv)?;
+        let turn = self.store().derivation_turn();
+        let loaded = self.load_in(&turn, drv)?;
         let mut modulo = HashModulo::new(self.store_dir().clone());
         let mut outputs = BTreeMap::new();
         for (name, output) in &loaded.outputs {
@@ -162,7 +176,7 @@ impl Store for OpenStore {
                 Some(path) => Some(path.clone()),
                 None => {
                     let id = modulo
-                        .realisation_id(&loaded, name, |input| self.load(input))
+                        .realisation_id(&loaded, name, |input| self.load_in(&turn, input))
                         .map_err(failed("hash a derivation"))?;
                     let realisation = id.map(|id| self.query_realisation(&id)).transpose()?;
                     realisation

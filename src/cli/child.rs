@@ -1,7 +1,5 @@
 //! `droste child`: what compiler calls became.
 
-use std::path::PathBuf;
-
 use bstr::{BStr, ByteSlice};
 use clap::{Args, Subcommand};
 use droste_executor::child::index::Index;
@@ -52,12 +50,6 @@ enum ShowError {
     Ambiguous { text: String, found: String },
     #[error("child `{0}` is remembered, but its derivation is not in the store any more")]
     Gone(String),
-    #[error("cannot read `{}`", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
     #[error("derivation `{0}` is no child: it has no manifest")]
     NotAChild(String),
     #[error("the manifest of `{drv}` cannot be read")]
@@ -87,8 +79,7 @@ fn show(context: &Context, args: &ShowArgs) -> Result<u8, CommandError> {
     if !store.is_valid(&drv_path)? {
         return Err(ShowError::Gone(text)).hint(|| "the next build that needs it makes it again");
     }
-    let path = store.physical_path(&drv_path);
-    let bytes = std::fs::read(&path).map_err(|source| ShowError::Read { path, source })?;
+    let bytes = store.derivation_turn().text(&drv_path)?;
     if args.drv {
         print_bytes(&bytes)?;
         return Ok(exit_code::SUCCESS);

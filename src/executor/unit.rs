@@ -347,6 +347,13 @@ impl Executor {
     /// Reads a derivation of the store and checks that it is what its path says.
     pub(crate) fn load(&self, drv_path: &StorePath) -> Result<Derivation, BuildError> {
         let text = self.store_dir().display(drv_path);
+        if !drv_path.is_derivation() {
+            let path = drv_path.clone();
+            return Err(BuildError::Malformed {
+                drv: text,
+                source: LocalError::NoDerivation { path }.into(),
+            });
+        }
         // Before it is asked whether it is valid, so that it stays so until it is built.
         self.store
             .add_temp_root(drv_path)
@@ -361,7 +368,9 @@ impl Executor {
                 store: self.store.physical_dir().to_owned(),
             });
         }
-        let bytes = std::fs::read(self.store.physical_path(drv_path))
+        let turn = self.store.derivation_turn();
+        let bytes = turn
+            .text(drv_path)
             .map_err(environment(&text, "read the file"))?;
         let malformed = |source| BuildError::Malformed { drv: text, source };
         let drv = match Derivation::parse(self.store_dir(), &bytes) {

@@ -111,6 +111,31 @@ refused "who is not allowed is told so" 1 "user 'bin' is not allowed to connect 
 check "so is who reads the log" grep -q "user 'bin' is not allowed" "$WORK/ours.log"
 [ -z "$NIX28" ] || refused "Nix 2.8 is told, too" 1 "user 'bin' is not allowed to connect to the Nix daemon" eval 'NIX34=$NIX28 as bin nix store ping --store "unix://$ours" >&2'
 
+# What no client of Nix's sends.
+echo 'Derive([],[],[],"x","x",[],[])' > "$WORK/secret"
+chmod 600 "$WORK/secret"
+valid=$(nix34 nix-store --store "unix://$ours?root=$WORK/ours" --add "$WORK/build.nix")
+# Python may lie where the user may not look.
+hostile() {
+    (cd / && setpriv --reuid nobody --clear-groups --inh-caps +dac_read_search --ambient-caps +dac_read_search \
+        python3 - "$ours" "$WORK/secret" "$valid") < hostile.py 2>&1
+}
+hostile > "$WORK/hostile"
+# holds WHAT WORDS: that is how it ended
+holds() { check "$1: $2" grep -q "^$1: .*$2" "$WORK/hostile"; }
+holds trusted False
+holds self 'ca hash mismatch importing path'
+holds 'link as derivation' 'cannot open'
+for what in 'by 22' 'by 28' 'by 41' built; do
+    holds "link $what" 'is not a valid derivation path'
+done
+for what in "'noc'" "'a b:AAAA'"; do
+    holds "signature $what" 'signature is corrupt'
+done
+holds 'added with a signature' 'signature is corrupt'
+holds 'added with a good one' None
+check "nobody's signatures are in the way" nix34 nix path-info --json --store "unix://$ours?root=$WORK/ours" "$valid"
+
 # By standard input and output: whoever is there is trusted, unless told otherwise.
 trust() { as "$1" nix store info --json --store "ssh-ng://localhost?remote-program=$WORK/remote" | grep -o '"trusted":[a-z]*'; }
 remote() {

@@ -4,7 +4,7 @@ mod differences;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bstr::ByteSlice;
 use clap::Args;
@@ -12,8 +12,8 @@ use droste_executor::child::index::{Child, Index};
 use droste_executor::droste_state_dir;
 use serde::Serialize;
 use shim_core::manifest::Manifest;
-use store_local::LocalStore;
-use store_types::{Derivation, StorePath};
+use store_local::{LocalError, LocalStore};
+use store_types::StorePath;
 
 use self::differences::{Described, Difference, differences};
 use super::error::{CommandError, Hint};
@@ -43,12 +43,6 @@ enum WhyError {
     None(String),
     #[error("child `{0}` is remembered, but its derivation is not in the store any more")]
     Gone(String),
-    #[error("cannot read `{}`", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
     #[error("derivation `{0}` is no child that can be read")]
     NotAChild(String),
 }
@@ -244,9 +238,11 @@ fn read(store: &LocalStore, drv_path: &StorePath) -> Result<Described, CommandEr
     if !store.is_valid(drv_path)? {
         return Err(WhyError::Gone(text)).hint(|| "the next build that needs it makes it again");
     }
-    let path = store.physical_path(drv_path);
-    let bytes = std::fs::read(&path).map_err(|source| WhyError::Read { path, source })?;
-    let drv = Derivation::parse(store.store_dir(), &bytes).ok();
+    let drv = match store.read_derivation(drv_path) {
+        Ok(drv) => Some(drv),
+        Err(LocalError::Derivation { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
     let manifest = drv.as_ref().and_then(|drv| {
         let manifest = drv.env.get(b"manifest".as_bstr())?;
         Manifest::parse(manifest).ok()

@@ -1,10 +1,12 @@
 //! Adding objects: written beside their place, hashed, moved, registered.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 
 use store_nar::{
     GitHasher, HashModuloSink, HashModuloVariant, Hasher, NarError, RestoreWriter, Tee, copy, dump,
@@ -22,9 +24,12 @@ use crate::{LocalError, LocalStore, Registration};
 pub(crate) const OBJECT: &str = "x";
 /// Pieces that a flat file is copied in, in bytes.
 const PIECE_LEN: usize = 64 * 1024;
-/// The longest `.drv` that is read to see its outputs, in bytes: a derivation
-/// with a hundred thousand inputs is not a tenth of it.
-const DRV_LEN_MAX: u64 = 256 << 20;
+/// The longest `.drv` that is read, in bytes: a derivation with a hundred thousand inputs is not
+/// half of it. Parsed, one can take eight times as much.
+pub const DRV_LEN_MAX: u64 = 32 << 20;
+/// Of longer ones, in bytes, there is a [turn](DerivationTurn) to wait for: far more than nearly
+/// all that there are.
+const DRV_LEN_SHARED_MAX: u64 = 2 << 20;
 
 /// An object that is one file, not executable, and held in memory: a derivation, a source.
 #[derive(Clone, Copy, Debug)]
@@ -579,9 +584,10 @@ impl LocalStore {
         if !path.is_derivation() {
             return Ok(Vec::new());
         }
+        let turn = self.derivation_turn();
         let derivation = match texts.get(path) {
             Some(bytes) => self.parse_derivation(path, bytes)?,
-            None => self.read_derivation_file(path)?,
+            None => self.parse_derivation(path, &turn.text_of_any(path)?)?,
         };
         let known: Vec<(String, StorePath)> = derivation
             .outputs
@@ -597,7 +603,12 @@ impl LocalStore {
             let mut modulo = self.modulo.lock().unwrap_or_else(PoisonError::into_inner);
             let read = |input: &StorePath| match texts.get(input) {
                 Some(bytes) => self.parse_derivation(input, bytes),
-                None => self.read_derivation(input),
+                None if !self.is_valid(input)? => {
+                    let path = input.clone();
+                    Err(LocalError::NotValid { path })
+                }
+                // Not in a turn: others wait for `modulo` in theirs. It is one thread's as well.
+                None => self.parse_derivation(input, &self.read_derivation_file(input)?),
             };
             derivation
                 .check_output_paths(path, &mut modulo, read)
@@ -609,29 +620,82 @@ impl LocalStore {
         Ok(known)
     }
 
-    /// The derivation of a valid path.
+    /// The derivation of a valid path. Whoever adds to the store can have put anything there:
+    /// see [`DerivationTurn::text`].
     pub fn read_derivation(&self, path: &StorePath) -> Result<Derivation, LocalError> {
-        // What is not valid may be anything.
-        if !self.is_valid(path)? {
-            return Err(LocalError::NotValid { path: path.clone() });
-        }
-        self.read_derivation_file(path)
+        self.derivation_turn().read(path)
     }
 
-    fn read_derivation_file(&self, path: &StorePath) -> Result<Derivation, LocalError> {
-        let mut bytes = Vec::new();
-        self.open_object(path)?
-            .take(DRV_LEN_MAX)
-            .read_to_end(&mut bytes)
+    /// To read derivations one after the other.
+    pub fn derivation_turn(&self) -> DerivationTurn<'_> {
+        let store = self;
+        let held = OnceCell::new();
+        DerivationTurn { store, held }
+    }
+
+    fn read_derivation_file(&self, path: &StorePath) -> Result<Vec<u8>, LocalError> {
+        self.read_text_of(path, self.open_object(path)?)
+    }
+
+    fn read_text_of(&self, path: &StorePath, file: File) -> Result<Vec<u8>, LocalError> {
+        let mut text = Vec::new();
+        file.take(DRV_LEN_MAX + 1)
+            .read_to_end(&mut text)
             .map_err(LocalError::io("read", self.physical_path(path)))?;
-        self.parse_derivation(path, &bytes)
+        match text.len() as u64 > DRV_LEN_MAX {
+            true => Err(LocalError::LongDerivation { path: path.clone() }),
+            false => Ok(text),
+        }
     }
 
-    fn parse_derivation(&self, path: &StorePath, bytes: &[u8]) -> Result<Derivation, LocalError> {
-        Derivation::parse(&self.dir, bytes).map_err(|source| LocalError::Derivation {
+    fn parse_derivation(&self, path: &StorePath, text: &[u8]) -> Result<Derivation, LocalError> {
+        Derivation::parse(&self.dir, text).map_err(|source| LocalError::Derivation {
             path: path.clone(),
             source,
         })
+    }
+}
+
+/// Reads derivations for one request. Parsed, a derivation takes several times the memory of its
+/// text, and who asks for it sends a few bytes: so of all turns, one at a time has large ones in
+/// memory, from the first that it reads until it ends.
+pub struct DerivationTurn<'a> {
+    store: &'a LocalStore,
+    held: OnceCell<MutexGuard<'a, ()>>,
+}
+
+impl DerivationTurn<'_> {
+    /// The derivation of a valid path.
+    pub fn read(&self, path: &StorePath) -> Result<Derivation, LocalError> {
+        self.store.parse_derivation(path, &self.text(path)?)
+    }
+
+    /// The text of the derivation of a valid path, at most [`DRV_LEN_MAX`] bytes. Only the regular
+    /// file that the object itself is, and that is named like a derivation, is read: not what a
+    /// link leads to, and nothing that has no end.
+    pub fn text(&self, path: &StorePath) -> Result<Vec<u8>, LocalError> {
+        if !path.is_derivation() {
+            return Err(LocalError::NoDerivation { path: path.clone() });
+        }
+        // What is not valid may be anything.
+        if !self.store.is_valid(path)? {
+            return Err(LocalError::NotValid { path: path.clone() });
+        }
+        self.text_of_any(path)
+    }
+
+    /// The same, whether the path is valid or not.
+    fn text_of_any(&self, path: &StorePath) -> Result<Vec<u8>, LocalError> {
+        let store = self.store;
+        let file = store.open_object(path)?;
+        let stat =
+            fs::stat_fd(&file).map_err(LocalError::io("examine", store.physical_path(path)))?;
+        if stat.st_size as u64 > DRV_LEN_SHARED_MAX {
+            let large = &store.large_derivations;
+            self.held
+                .get_or_init(|| large.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        store.read_text_of(path, file)
     }
 }
 

@@ -23,7 +23,7 @@ use store_nar::fs;
 use store_types::{PathInfo, StorePath};
 
 use crate::db::DbError;
-use crate::store::path_id;
+use crate::store::{kept_signatures, path_id};
 use crate::{LocalError, LocalStore, Registration};
 
 /// The table; what it says is lost if Nix deletes the path.
@@ -137,7 +137,12 @@ impl LocalStore {
         }
         let registrations: Vec<Registration> = missing
             .iter()
-            .map(|info| Registration::new((*info).clone()))
+            .map(|info| {
+                let mut info = (*info).clone();
+                // What its database has and is no signature says nothing.
+                info.signatures = kept_signatures(&info.signatures);
+                Registration::new(info)
+            })
             .collect();
         self.register_with(&registrations, |tx| {
             let mut insert =

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use store_types::{BuildTraceEntry, BuildTraceKey, Signature};
 
 use crate::db::DbError;
-use crate::store::path_id;
+use crate::store::{check_signatures, path_id};
 use crate::{LocalError, LocalStore};
 
 /// Nix's, word for word as to what is in it.
@@ -57,6 +57,8 @@ impl LocalStore {
         entry: &BuildTraceEntry,
         make_table: bool,
     ) -> Result<bool, LocalError> {
+        let texts: Vec<String> = entry.signatures.iter().map(Signature::to_string).collect();
+        check_signatures(&texts)?;
         self.db().write("register a build trace entry", |tx| {
             if !has_table(tx)? {
                 if !make_table {
@@ -137,12 +139,7 @@ impl LocalStore {
             .iter()
             .flat_map(|text| text.split_ascii_whitespace())
         {
-            let signature = text.parse().map_err(|_| LocalError::MalformedRow {
-                row: key.to_string(),
-                column: "signatures",
-                value: text.to_owned(),
-            })?;
-            entry.signatures.insert(signature);
+            entry.signatures.extend(text.parse::<Signature>());
         }
         Ok(Some(entry))
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::add::DRV_LEN_MAX;
 use store_nar::NarError;
 use store_types::{ContentAddressedPathError, Hash, OutputPathError, StorePath};
 
@@ -88,6 +89,18 @@ pub enum LocalError {
         /// The path.
         path: StorePath,
     },
+    /// A derivation was wanted, and the path's name is not one's. In Nix's words.
+    #[error("store path `{path}` is not a valid derivation path")]
+    NoDerivation {
+        /// The path.
+        path: StorePath,
+    },
+    /// A derivation is too long.
+    #[error("derivation `{path}` is longer than {DRV_LEN_MAX} bytes")]
+    LongDerivation {
+        /// The path.
+        path: StorePath,
+    },
     /// A path that was to be borrowed is not where it is borrowed from.
     #[error("path `{path}` is not in the store that it is to be borrowed from")]
     NotLent {
@@ -161,6 +174,15 @@ pub enum LocalError {
         wanted: Box<Hash>,
         /// The hash of what came.
         found: Box<Hash>,
+    },
+    /// A text that is to be kept as a signature is none. In Nix's words.
+    #[error("signature is corrupt")]
+    Signature,
+    /// A path would have more signatures than are kept.
+    #[error("path `{path}` has too many signatures")]
+    ManySignatures {
+        /// The path.
+        path: StorePath,
     },
     /// The object that came is not as long as announced.
     #[error("size mismatch of `{path}`: specified {wanted} bytes, got {found}")]

@@ -57,7 +57,7 @@ mod store;
 mod temp;
 mod verify;
 
-pub use add::FileObject;
+pub use add::{DRV_LEN_MAX, DerivationTurn, FileObject};
 pub use build_log::{ADDED_LOG_LEN_MAX, BuildLogWriter};
 pub use canonicalise::{Canonicaliser, canonicalise};
 pub use config::{ConfigError, DefaultDirs, LocalStoreConfig};

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use store_nar::{fs, remove_tree};
 use store_types::{
-    DrvOutput, HashAlgorithm, HashModulo, PathInfo, Realisation, StoreDir, StorePath,
+    DrvOutput, HashAlgorithm, HashModulo, PathInfo, Realisation, Signature, StoreDir, StorePath,
 };
 
 use crate::borrowed::Borrowing;
@@ -57,6 +57,8 @@ pub struct LocalStore {
     auto_optimise: AtomicBool,
     /// Held by who adds files without locking their paths.
     pub(crate) adding: Mutex<()>,
+    /// Held by who has large derivations in memory.
+    pub(crate) large_derivations: Mutex<()>,
     /// Says that the store is open, so that no other process upgrades it.
     _big_lock: Option<OwnedFd>,
 }
@@ -112,6 +114,7 @@ impl LocalStore {
             temp_roots: TempRoots::of_process(&layout)?,
             modulo: Mutex::new(HashModulo::new(dir.clone())),
             adding: Mutex::default(),
+            large_derivations: Mutex::default(),
             auto_optimise: AtomicBool::new(false),
             borrowing: db.read_one("look for borrowed paths", |connection| {
                 Ok(Borrowing::of(connection)?)
@@ -335,6 +338,14 @@ impl LocalStore {
         also: impl Fn(&Transaction<'_>) -> Result<(), DbError>,
     ) -> Result<(), LocalError> {
         check_acyclic(registrations)?;
+        for registration in registrations {
+            let info = &registration.info;
+            check_signatures(&info.signatures)?;
+            if info.signatures.len() > SIGNATURES_MAX {
+                let path = info.path.clone();
+                return Err(LocalError::ManySignatures { path });
+            }
+        }
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(1, |elapsed| elapsed.as_secs() as i64);
@@ -428,10 +439,14 @@ impl LocalStore {
         path: &StorePath,
         signatures: &[String],
     ) -> Result<(), LocalError> {
+        check_signatures(signatures)?;
         self.db.write("add signatures", |tx| {
             let Some(info) = self.info(tx, path)? else {
                 return Err(LocalError::NotValid { path: path.clone() }.into());
             };
+            if info.signatures.len() + signatures.len() > SIGNATURES_MAX {
+                return Err(LocalError::ManySignatures { path: path.clone() }.into());
+            }
             tx.prepare_cached("update ValidPaths set sigs = ?2 where path = ?1")?
                 .execute(params![
                     self.dir.display(path),
@@ -480,6 +495,7 @@ impl LocalStore {
     /// known already is an error, the same again gains signatures.
     pub fn register_realisation(&self, realisation: &Realisation) -> Result<(), LocalError> {
         let id = &realisation.id;
+        check_signatures(&realisation.signatures)?;
         self.db.write("register a realisation", |tx| {
             let row_id = match self.realisation(tx, id)? {
                 Some((_, present)) if present.out_path != realisation.out_path => {
@@ -952,16 +968,49 @@ pub(crate) fn path_id(connection: &Connection, path: &str) -> Result<Option<i64>
         .optional()
 }
 
+/// The longest signature that is kept, in bytes; one of Ed25519 by a key with a long name is a fifth
+/// of it.
+const SIGNATURE_LEN_MAX: usize = 1024;
+/// How many signatures of a path can be added to.
+const SIGNATURES_MAX: usize = 256;
+
+/// A signature as Nix prints it; `None` for a text that would not be read as one, and so make the
+/// path unusable for each Nix that reads it.
+fn canonical(text: &str) -> Option<String> {
+    let is_odd = |symbol: char| symbol.is_whitespace() || symbol.is_control();
+    if text.len() > SIGNATURE_LEN_MAX {
+        return None;
+    }
+    let signature: Signature = text.parse().ok()?;
+    (!signature.key_name.contains(is_odd)).then(|| signature.to_string())
+}
+
+/// An error if one of these is no signature.
+pub(crate) fn check_signatures(signatures: &[String]) -> Result<(), LocalError> {
+    match signatures.iter().all(|text| canonical(text).is_some()) {
+        true => Ok(()),
+        false => Err(LocalError::Signature),
+    }
+}
+
+/// Those of these texts that are signatures, as many as are kept.
+pub(crate) fn kept_signatures(texts: &[String]) -> Vec<String> {
+    let kept = texts.iter().filter_map(|text| canonical(text));
+    kept.take(SIGNATURES_MAX).collect()
+}
+
+/// The signatures in a row of the database; what is none is left out.
 fn split(text: Option<&str>) -> Vec<String> {
     text.unwrap_or_default()
         .split_ascii_whitespace()
-        .map(str::to_owned)
+        .filter_map(canonical)
         .collect()
 }
 
 /// Signatures as the database has them: in order, none twice; nothing for none.
 fn joined(present: &[String], more: &[String]) -> Option<String> {
-    let all: BTreeSet<&str> = present.iter().chain(more).map(String::as_str).collect();
+    let all = present.iter().chain(more);
+    let all: BTreeSet<String> = all.filter_map(|text| canonical(text)).collect();
     let text = all.into_iter().collect::<Vec<_>>().join(" ");
     (!text.is_empty()).then_some(text)
 }

@@ -15,8 +15,8 @@ use store_local::{
 };
 use store_nar::{HashModuloVariant, dump};
 use store_types::{
-    BuildTraceEntry, BuildTraceKey, ContentAddressMethod, DrvOutput, HashAlgorithm, PathInfo,
-    Realisation, Signature, StoreDir, StorePath, sha256,
+    BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivationOutput, DrvOutput,
+    HashAlgorithm, PathInfo, Realisation, Signature, StoreDir, StorePath, sha256,
 };
 
 #[test]
@@ -183,6 +183,51 @@ fn an_archive_must_be_what_was_announced() {
     assert_sound(&to);
 }
 
+/// What Nix 2.34 takes for one, apart from the names that it then cannot read itself.
+#[test]
+fn only_signatures_are_kept_as_signatures_and_only_they_are_read() {
+    let dir = Scratch::new();
+    let (from, to) = (open(&dir.join("from")), open(&dir.join("to")));
+    let text = from.add_text("text", b"text", &none()).unwrap();
+    let mut nar = Vec::new();
+    from.dump(&text.path, &mut nar).unwrap();
+    let long = format!("k:{}", "A".repeat(4096));
+    for odd in [
+        "", "noc", ":AA==", "k:", "k:!", "a b:AA==", "a\n:AA==", &long,
+    ] {
+        let signatures = vec!["k:AA==".to_owned(), odd.to_owned()];
+        let error = from.add_signatures(&text.path, &signatures).unwrap_err();
+        assert!(matches!(error, LocalError::Signature), "{odd:?}: {error}");
+        assert_eq!(error.to_string(), "signature is corrupt");
+        let info = PathInfo {
+            signatures,
+            ..text.clone()
+        };
+        let error = to.add_nar(&info, &mut &nar[..]).unwrap_err();
+        assert!(matches!(error, LocalError::Signature), "{odd:?}: {error}");
+    }
+    assert_eq!(to.all_valid_paths().unwrap(), none());
+    let signatures = || from.path_info(&text.path).unwrap().unwrap().signatures;
+    assert!(signatures().is_empty());
+    // Each in one form only.
+    let twice = [
+        "k:AAAA".to_owned(),
+        "k:AAAA=".to_owned(),
+        "j:AB==".to_owned(),
+    ];
+    from.add_signatures(&text.path, &twice).unwrap();
+    assert_eq!(signatures(), ["j:AA==", "k:AAAA"]);
+    let many: Vec<String> = (0..1000).map(|i| format!("k{i}:AA==")).collect();
+    assert!(from.add_signatures(&text.path, &many).is_err());
+
+    // What is there already, of another version or of Nix itself.
+    let database = dir.join("from/nix/var/nix/db/db.sqlite");
+    let connection = rusqlite::Connection::open(database).unwrap();
+    let damage = "update ValidPaths set sigs = 'noc j:AA== a b:!'";
+    assert_eq!(connection.execute(damage, []).unwrap(), 1);
+    assert_eq!(signatures(), ["j:AA=="]);
+}
+
 #[test]
 fn paths_are_registered_together_or_not_at_all() {
     let dir = Scratch::new();
@@ -246,6 +291,113 @@ fn derivations_are_registered_with_their_outputs() {
         "{error:?}"
     );
     assert_eq!(store.all_valid_paths().unwrap().len(), 1);
+}
+
+#[test]
+fn a_derivation_is_read_from_no_link_from_nothing_else_and_not_without_end() {
+    let dir = Scratch::new();
+    let store = open(&dir.join("root"));
+    let secret = dir.join("secret");
+    fs::write(&secret, derivation(&StoreDir::default())).unwrap();
+    let add = |name: &str, make: &dyn Fn(&std::path::Path)| {
+        let at = dir.join(name);
+        make(&at);
+        let parent = fs::File::open(dir.path()).unwrap();
+        store.add_tree(
+            name,
+            parent.as_fd(),
+            at.file_name().unwrap().as_ref(),
+            &none(),
+        )
+    };
+    // What is named like a derivation is read before it is registered.
+    let link = add("link.drv", &|at| symlink(&secret, at).unwrap()).unwrap_err();
+    assert!(link.to_string().contains("cannot open"), "{link}");
+    assert!(add("dir.drv", &|at| fs::create_dir(at).unwrap()).is_err());
+    assert_eq!(store.all_valid_paths().unwrap(), none());
+
+    // What is not is not read, whatever it is.
+    let link = add("link", &|at| symlink("/dev/zero", at).unwrap())
+        .unwrap()
+        .path;
+    let text = store.add_text("text", b"Derive(", &none()).unwrap().path;
+    for path in [&link, &text] {
+        let error = store.read_derivation(path).unwrap_err();
+        assert!(matches!(error, LocalError::NoDerivation { .. }), "{error}");
+    }
+
+    // As if somebody had put them there.
+    let drv = store
+        .add_text("x.drv", &derivation(&StoreDir::default()), &none())
+        .unwrap()
+        .path;
+    let place = store.physical_path(&drv);
+    store.read_derivation(&drv).unwrap();
+    let replaced = |make: &dyn Fn()| {
+        fs::remove_file(&place).unwrap();
+        make();
+        store.read_derivation(&drv).unwrap_err().to_string()
+    };
+    let error = replaced(&|| symlink(&secret, &place).unwrap());
+    assert!(error.contains("cannot open"), "{error}");
+    let error = replaced(&|| {
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &place,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o444),
+            0,
+        )
+        .unwrap();
+    });
+    assert!(error.contains("cannot open"), "{error}");
+    let error = replaced(&|| {
+        let file = fs::File::create(&place).unwrap();
+        file.set_len(1 << 40).unwrap();
+    });
+    assert!(error.contains("is longer than"), "{error}");
+}
+
+#[test]
+fn one_turn_at_a_time_has_large_derivations_in_memory() {
+    let dir = Scratch::new();
+    let store = open(&dir.join("root"));
+    let of_len = |name: &str, len: usize| {
+        let output = DerivationOutput::Floating {
+            method: ContentAddressMethod::Nar,
+            algorithm: HashAlgorithm::Sha256,
+        };
+        let drv = Derivation {
+            system: "s".into(),
+            builder: "/b".into(),
+            outputs: [("out".to_owned(), output)].into(),
+            env: [("x".into(), "x".repeat(len).into())].into(),
+            ..Derivation::default()
+        };
+        let text = drv.to_aterm(&StoreDir::default());
+        store.add_text(name, &text, &none()).unwrap().path
+    };
+    let large = [of_len("a.drv", 3 << 20), of_len("b.drv", 3 << 20)];
+    let small = of_len("c.drv", 3);
+    let turn = store.derivation_turn();
+    for drv in &large {
+        turn.read(drv).unwrap();
+    }
+    let is_through = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let turn = store.derivation_turn();
+            turn.read(&small).unwrap();
+            is_through.store(true, Ordering::SeqCst);
+            turn.read(&large[0]).unwrap();
+        });
+        while !is_through.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        assert!(!other.is_finished());
+        drop(turn);
+        other.join().unwrap();
+    });
 }
 
 #[test]
@@ -381,7 +533,7 @@ fn realisations_are_kept_and_do_not_change() {
     let mut realisation = Realisation {
         id: id("a"),
         out_path: out.clone(),
-        signatures: vec!["k:1".to_owned()],
+        signatures: vec!["k:AQ==".to_owned()],
         dependent_realisations: [(id("b"), other.clone())].into(),
     };
     assert!(matches!(
@@ -401,10 +553,10 @@ fn realisations_are_kept_and_do_not_change() {
         store.query_realisation(&id("a")).unwrap(),
         Some(realisation.clone())
     );
-    realisation.signatures = vec!["j:2".to_owned()];
+    realisation.signatures = vec!["j:Ag==".to_owned()];
     store.register_realisation(&realisation).unwrap();
     let found = store.query_realisation(&id("a")).unwrap().unwrap();
-    assert_eq!(found.signatures, ["j:2", "k:1"]);
+    assert_eq!(found.signatures, ["j:Ag==", "k:AQ=="]);
     realisation.out_path = other.clone();
     assert!(matches!(
         store.register_realisation(&realisation),
