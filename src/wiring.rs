@@ -109,6 +109,18 @@ fn is_same_dir(one: &Path, other: &Path) -> bool {
 /// this process, and not that one, may open as many files as the system lets it.
 pub fn start_spawner() -> Result<Spawner, OpenError> {
     let spawner = Spawner::start().map_err(OpenError::Spawner)?;
+    raise_descriptor_limit();
+    Ok(spawner)
+}
+
+/// The same, but it is started with the first sandbox, if there is one at all.
+pub fn spawner_when_needed() -> Spawner {
+    let spawner = Spawner::start_when_needed();
+    raise_descriptor_limit();
+    spawner
+}
+
+fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     // With fewer, some calls run in place.
     let _ = setrlimit(
@@ -118,7 +130,6 @@ pub fn start_spawner() -> Result<Spawner, OpenError> {
             ..limit
         },
     );
-    Ok(spawner)
 }
 
 /// An executor of this store.

@@ -214,7 +214,7 @@ pub fn run(context: &Context, args: &BuildArgs) -> Result<u8, CommandError> {
         false => wiring::open_store(&context.store)?,
     };
     let requested = requested(context, args, &store, &evaluated)?;
-    let executor = wiring::open_executor(store.clone(), settings, wiring::start_spawner()?)?;
+    let executor = wiring::open_executor(store.clone(), settings, wiring::spawner_when_needed())?;
     let is_cancelled = interrupt::watch()?;
     let reporter = Reporter::new(&status, args.print_build_logs, is_cancelled.clone());
     let mode = match args.rebuild {

@@ -1,16 +1,17 @@
 //! The caller's side: starting the spawner, asking it for sandboxes, and holding on to one.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use droste_sys::Listener;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::Signal;
+use rustix::process::{Resource, Signal, getrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::channel::{self, ChannelError, Command, FDS_MAX, Reply};
@@ -32,13 +33,49 @@ pub struct Spawner {
 
 #[derive(Debug)]
 struct Inner {
-    /// None only while it is dropped.
-    control: Option<OwnedFd>,
-    child: Mutex<Child>,
+    executable: PathBuf,
+    /// How many files builds may open: as many as this process when it decided to have a spawner.
+    descriptors_max: Option<u64>,
+    process: OnceLock<Process>,
+    /// Held while it is started; what it will be told to watch.
+    scratch: Mutex<BTreeSet<PathBuf>>,
     next_id: AtomicU64,
 }
 
-impl Drop for Inner {
+/// The spawner, running.
+#[derive(Debug)]
+struct Process {
+    /// None only while it is dropped.
+    control: Option<OwnedFd>,
+    child: Mutex<Child>,
+}
+
+impl Process {
+    fn start(executable: &Path, descriptors_max: Option<u64>) -> Result<Self, Error> {
+        let (ours, theirs) = channel::pair().map_err(|errno| Error::Start(errno.into()))?;
+        let child = std::process::Command::new(executable)
+            .arg(SPAWNER_ARG)
+            .args(descriptors_max.map(|max| max.to_string()))
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(Error::Start)?;
+        Ok(Self {
+            control: Some(ours),
+            child: Mutex::new(child),
+        })
+    }
+
+    fn send(&self, command: &Command<'_>, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        let control = self.control.as_ref().ok_or(Error::SpawnerDied)?;
+        channel::send(control.as_fd(), command, fds, true)
+            .map_err(|error| channel_error("write to", error))
+    }
+}
+
+impl Drop for Process {
     fn drop(&mut self) {
         // End of file is what ends the spawner; it is waited for, so that after the last handle
         // nothing of a sandbox is left.
@@ -49,16 +86,46 @@ impl Drop for Inner {
 }
 
 impl Inner {
+    /// The process, started if it is not there yet.
+    fn process(&self) -> Result<&Process, Error> {
+        if let Some(process) = self.process.get() {
+            return Ok(process);
+        }
+        let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(process) = self.process.get() {
+            return Ok(process);
+        }
+        let process = Process::start(&self.executable, self.descriptors_max)?;
+        for directory in scratch.iter() {
+            process.send(&Command::WatchScratch(directory.clone()), &[])?;
+        }
+        Ok(self.process.get_or_init(|| process))
+    }
+
     fn send(&self, command: &Command<'_>, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
-        let control = self.control.as_ref().ok_or(Error::SpawnerDied)?;
-        channel::send(control.as_fd(), command, fds, true)
-            .map_err(|error| channel_error("write to", error))
+        self.process()?.send(command, fds)
+    }
+
+    /// Tells the spawner what to watch or not, now or when it starts.
+    fn tell(
+        &self,
+        command: Command<'_>,
+        remember: impl FnOnce(&mut BTreeSet<PathBuf>),
+    ) -> Result<(), Error> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.process.get() {
+            Some(process) => process.send(&command, &[]),
+            None => {
+                remember(&mut scratch);
+                Ok(())
+            }
+        }
     }
 }
 
 impl Spawner {
-    /// Starts it: this very executable once more, with [`SPAWNER_ARG`], an empty environment and
-    /// a socket as standard input.
+    /// Starts it: this very executable once more, with [`SPAWNER_ARG`] and how many files builds
+    /// may open (if that is limited), an empty environment and a socket as standard input.
     ///
     /// Call it early: memory and descriptors of this process do not matter to the spawner, but the
     /// mount and network namespaces it has now are those that the sandboxes are made from.
@@ -66,33 +133,37 @@ impl Spawner {
         Spawner::start_from(Path::new("/proc/self/exe"))
     }
 
+    /// The same, but it starts when the first sandbox is asked for: there may never be one. What it
+    /// [watches](Spawner::watch_scratch) is watched from then on.
+    pub fn start_when_needed() -> Spawner {
+        Spawner::new(Path::new("/proc/self/exe"))
+    }
+
     /// The same with another executable, whose `main` calls
     /// [`run_if_spawner`](crate::run_if_spawner): for tests under the standard harness, which has
     /// a `main` of its own.
     pub fn start_from(executable: &Path) -> Result<Spawner, Error> {
-        let (ours, theirs) = channel::pair().map_err(|errno| Error::Start(errno.into()))?;
-        let child = std::process::Command::new(executable)
-            .arg(SPAWNER_ARG)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(Error::Start)?;
-        let spawner = Spawner {
-            inner: Arc::new(Inner {
-                control: Some(ours),
-                child: Mutex::new(child),
-                next_id: AtomicU64::new(0),
-            }),
-        };
+        let spawner = Spawner::new(executable);
+        spawner.inner.process()?;
         Ok(spawner)
     }
 
-    /// The spawner's process id.
-    pub fn pid(&self) -> u32 {
-        let child = self.inner.child.lock();
-        child.unwrap_or_else(PoisonError::into_inner).id()
+    fn new(executable: &Path) -> Spawner {
+        Spawner {
+            inner: Arc::new(Inner {
+                executable: executable.to_owned(),
+                descriptors_max: getrlimit(Resource::Nofile).current,
+                process: OnceLock::new(),
+                scratch: Mutex::default(),
+                next_id: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// The spawner's process id, if it has been started.
+    pub fn pid(&self) -> Option<u32> {
+        let child = self.inner.process.get()?.child.lock();
+        Some(child.unwrap_or_else(PoisonError::into_inner).id())
     }
 
     /// Starts one sandbox and returns when its program has been executed. `fds` are those that the
@@ -158,15 +229,19 @@ impl Spawner {
 
     /// Has the spawner remove this host directory, whatever is in it, when it ends.
     pub fn watch_scratch(&self, directory: &Path) -> Result<(), Error> {
-        self.inner
-            .send(&Command::WatchScratch(directory.to_owned()), &[])
+        let command = Command::WatchScratch(directory.to_owned());
+        self.inner.tell(command, |scratch| {
+            scratch.insert(directory.to_owned());
+        })
     }
 
     /// Takes back [`watch_scratch`](Spawner::watch_scratch) or a request's `scratch_dirs`: the
     /// directory has been removed, or is to be kept.
     pub fn forget_scratch(&self, directory: &Path) -> Result<(), Error> {
-        self.inner
-            .send(&Command::ForgetScratch(directory.to_owned()), &[])
+        let command = Command::ForgetScratch(directory.to_owned());
+        self.inner.tell(command, |scratch| {
+            scratch.remove(directory);
+        })
     }
 }
 

@@ -113,7 +113,11 @@ impl Spawner {
         let _ = rustix::thread::set_name(c"droste-spawner");
         // Not every kernel has keyrings; where there are none, there is nothing to leave.
         let _ = droste_sys::join_new_session_keyring();
-        let descriptor_limit = rustix::process::getrlimit(Resource::Nofile);
+        let own_limit = rustix::process::getrlimit(Resource::Nofile);
+        let descriptor_limit = Rlimit {
+            current: std::env::args().nth(2).and_then(|max| max.parse().ok()),
+            maximum: own_limit.maximum,
+        };
         // Several descriptors a sandbox; if it cannot be raised, fewer run at once.
         let _ = rustix::process::setrlimit(
             Resource::Nofile,

@@ -71,7 +71,7 @@ fn repair(
     found: &VerifyReport,
 ) -> Result<u8, CommandError> {
     let settings = args.settings.to_settings(context, &[])?;
-    let executor = wiring::open_executor(store.clone(), settings, wiring::start_spawner()?)?;
+    let executor = wiring::open_executor(store.clone(), settings, wiring::spawner_when_needed())?;
     let status = context.status();
     let is_cancelled = interrupt::watch()?;
     let reporter = Reporter::new(&status, false, is_cancelled.clone());

@@ -1004,7 +1004,12 @@ fn two_hundred_starts_leak_no_descriptor(context: &Context) {
     };
     let mut request = context.child(&["exit", "0"]);
     request.allow_new_mounts = true;
-    let counts = || (count(std::process::id()), count(context.spawner.pid()));
+    let counts = || {
+        (
+            count(std::process::id()),
+            count(context.spawner.pid().expect("started")),
+        )
+    };
     // The first one makes what is made once.
     context.output(&request);
     let before = counts();
@@ -1090,7 +1095,12 @@ fn own(directory: &Path) -> ExitCode {
     let mut line = String::new();
     first_reader.read_line(&mut line).expect("a line");
     second_reader.read_line(&mut line).expect("a line");
-    println!("{} {} {}", context.spawner.pid(), first.pid(), second.pid());
+    println!(
+        "{} {} {}",
+        context.spawner.pid().expect("started"),
+        first.pid(),
+        second.pid()
+    );
     loop {
         std::thread::park();
     }
@@ -1267,7 +1277,7 @@ fn the_spawners_death_ends_its_sandboxes(context: &Context) {
 
     let (running, mut reader) = context.start(&context.child(&["wait"]));
     reader.read_line(&mut String::new()).expect("a line");
-    let spawner = context.spawner.pid().cast_signed();
+    let spawner = context.spawner.pid().expect("started").cast_signed();
     let spawner = rustix::process::Pid::from_raw(spawner).expect("a pid");
     rustix::process::kill_process(spawner, rustix::process::Signal::KILL).expect("killed");
     assert!(matches!(running.wait(), Err(Error::SpawnerDied)));
