@@ -538,6 +538,7 @@ mod tests {
                 undeclared_inputs: BTreeMap::new(),
             },
             wall: std::time::Duration::from_micros(1_234_567),
+            started: None,
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use droste_executor::{ChildCounts, Monitor, UnitOutcome};
-use store_api::BuildStatus;
+use store_api::{BuildStatus, BuilderMessage};
 use store_types::StorePath;
 
 /// How often running times are shown anew.
@@ -22,6 +22,9 @@ const NAMED_MAX: usize = 3;
 
 /// The width of a terminal that does not tell it.
 const WIDTH_DEFAULT: usize = 80;
+
+/// Nix's verbosity "info".
+const LEVEL_INFO: u64 = 3;
 
 /// How much is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,6 +136,8 @@ pub struct Reporter<'a> {
 #[derive(Default)]
 struct Builds {
     running: BTreeMap<StorePath, Instant>,
+    /// What builders say that they do.
+    phases: BTreeMap<StorePath, String>,
     done: usize,
 }
 
@@ -204,6 +209,21 @@ impl Monitor for Reporter<'_> {
         }
     }
 
+    fn builder_message(&self, drv: &StorePath, message: &BuilderMessage, _line: &[u8]) {
+        match message {
+            BuilderMessage::Phase(phase) => {
+                let phase =
+                    String::from_utf8_lossy(&without_controls(phase.as_bytes())).into_owned();
+                self.builds().phases.insert(drv.clone(), phase);
+                self.show();
+            }
+            BuilderMessage::Text { level, text } if *level <= LEVEL_INFO => {
+                self.status.always(&without_controls(text.as_bytes()));
+            }
+            _ => {}
+        }
+    }
+
     fn post_build_line(&self, drv: &StorePath, line: &[u8]) {
         let mut text = format!("{} (post)> ", name(drv)).into_bytes();
         match self.status.is_terminal {
@@ -215,7 +235,10 @@ impl Monitor for Reporter<'_> {
 
     fn finished(&self, outcome: &UnitOutcome) {
         let mut builds = self.builds();
-        let was_running = builds.running.remove(&outcome.drv.base).is_some();
+        let was_running = outcome.started.as_ref().is_some_and(|started| {
+            builds.phases.remove(started);
+            builds.running.remove(started).is_some()
+        });
         builds.done += usize::from(was_running);
         drop(builds);
         if was_running {
@@ -271,7 +294,11 @@ fn without_controls(line: &[u8]) -> Vec<u8> {
 fn running_line(builds: &Builds) -> String {
     let mut text = format!("[{} running, {} done]", builds.running.len(), builds.done);
     for (drv, since) in builds.running.iter().take(NAMED_MAX) {
-        let _ = write!(text, " {} {}s", name(drv), since.elapsed().as_secs());
+        let _ = match builds.phases.get(drv) {
+            Some(phase) => write!(text, " {} ({phase})", name(drv)),
+            None => write!(text, " {}", name(drv)),
+        };
+        let _ = write!(text, " {}s", since.elapsed().as_secs());
     }
     if builds.running.len() > NAMED_MAX {
         text.push_str(" …");
@@ -336,6 +363,7 @@ mod tests {
             outputs: BTreeMap::new(),
             children: ChildCounts::default(),
             wall: Duration::from_millis(12_340),
+            started: None,
         }
     }
 
@@ -375,9 +403,11 @@ mod tests {
                 .running
                 .insert(StorePath::from_base_name(&drv).unwrap(), Instant::now());
         }
+        let first = builds.running.keys().next().unwrap().clone();
+        builds.phases.insert(first, "buildPhase".to_owned());
         assert_eq!(
             running_line(&builds),
-            "[4 running, 0 done] a 0s b 0s c 0s …"
+            "[4 running, 0 done] a (buildPhase) 0s b 0s c 0s …"
         );
     }
 }

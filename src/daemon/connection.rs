@@ -19,6 +19,9 @@ use crate::{inside, operations};
 /// How much is read and written at once.
 const BUFFER_LEN: usize = 64 << 10;
 
+/// What is shown to clients that do not say: Nix's verbosity "info".
+const VERBOSITY_DEFAULT: u64 = 3;
+
 /// How long a client may go on sending after an error.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -163,6 +166,7 @@ pub fn serve_streams(
         is_hung_up,
         store,
         trusted: options.trust == Trust::Trusted,
+        verbosity: VERBOSITY_DEFAULT,
     };
     connection.send_frame(&StderrFrame::Last)?;
     loop {
@@ -186,6 +190,8 @@ pub(crate) struct Connection<'a, R: Read, W: Write> {
     pub(crate) is_hung_up: &'a (dyn Fn() -> bool + Sync),
     pub(crate) store: &'a dyn Store,
     pub(crate) trusted: bool,
+    /// What the client wants shown: what has no higher level.
+    pub(crate) verbosity: u64,
 }
 
 impl<R: Read, W: Write> Connection<'_, R, W> {

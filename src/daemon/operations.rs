@@ -214,6 +214,7 @@ fn without_payload<R: Read, W: Write + Send>(
         Request::FindRoots => Response::Roots(store.find_roots(!trusted)?),
         Request::SetOptions(options) => {
             let verbosity = options.verbosity;
+            connection.verbosity = verbosity;
             let warnings = store.set_settings(&client_settings(options, trusted))?;
             if verbosity >= LEVEL_WARN {
                 for warning in warnings {
@@ -314,6 +315,7 @@ fn forwarder<'a, R: Read, W: Write>(
         &mut connection.output,
         &connection.session,
         connection.is_hung_up,
+        connection.verbosity,
     )
 }
 

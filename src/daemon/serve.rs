@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 
-use store_api::{BuildMode, BuildObserver, BuildResult, ClientSettings, Store, StoreError};
+use store_api::{
+    BuildMode, BuildObserver, BuildResult, BuilderMessage, ClientSettings, Store, StoreError,
+};
 use store_types::StorePath;
 use store_wire::{
     HandshakeError, Reader, ServeBuildOptions, ServeRequest, ServeSession, WireError, Writer,
@@ -11,6 +13,9 @@ use store_wire::{
 
 /// How much is read and written at once.
 const BUFFER_LEN: usize = 64 << 10;
+
+/// Nix's verbosity "info", which `nix-store --serve` has.
+const LEVEL_INFO: u64 = 3;
 
 /// Why a connection ended before its client left in order.
 #[derive(Debug, thiserror::Error)]
@@ -216,6 +221,18 @@ impl BuildObserver for Logged<'_> {
             .log
             .write_all(line)
             .and_then(|()| self.log.write_all(b"\n"));
+    }
+
+    fn builder_message(&mut self, _drv: &StorePath, message: &BuilderMessage) {
+        if let BuilderMessage::Text { level, text } = message
+            && *level <= LEVEL_INFO
+        {
+            let _ = writeln!(self.log, "{text}");
+        }
+    }
+
+    fn dependency_failed(&mut self, error: &str) {
+        let _ = writeln!(self.log, "error: {error}");
     }
 
     fn note(&mut self, text: &str) {

@@ -36,6 +36,7 @@ use crate::error::{BuildError, environment};
 use crate::graphs::Graphs;
 use crate::jobs::{Job, Started};
 use crate::log::{self, LogTail};
+use crate::log_message;
 use crate::outputs::{Produced, open_dir};
 use crate::restricted::{OuterBuild, Recursive, SOCKET};
 use crate::settings::{BUILDER_RPC, SandboxMode, SandboxPath};
@@ -199,6 +200,7 @@ impl<'a> Attempt<'a> {
     ) -> Result<T, BuildError> {
         let (mut job, setting) = self.begin(locked)?;
         self.monitor.started(self.drv_path);
+        tally.started = Some(self.drv_path.clone());
         let mut interpose = self.settings().interpose;
         loop {
             let stand_ins = StandIns::new(setting.scratch.values());
@@ -855,7 +857,14 @@ impl Run<'_> {
             },
             |line| {
                 heard.set(Instant::now());
-                monitor.log_line(drv_path, line);
+                match log_message::parse(line) {
+                    Some(message) => monitor.builder_message(drv_path, &message, line),
+                    None => {
+                        monitor.log_line(drv_path, line);
+                        return true;
+                    }
+                }
+                false
             },
             || {
                 if let Some(limit) = is_over(begun, settings.timeout) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use store_api::{BuildMode, BuildResult, BuildStatus};
+use store_api::{BuildMode, BuildProgress, BuildResult, BuildStatus};
 use store_local::RootScope;
 use store_types::{DerivedPath, OutputsSpec, SingleDerivedPath, StorePath};
 
@@ -103,6 +103,54 @@ struct Run<'a> {
     asked: Asked,
 }
 
+/// What has become of the derivations of a request, in the order in which they ended.
+struct Outcomes<'a> {
+    run: &'a Run<'a>,
+    all: Vec<UnitOutcome>,
+    /// What has not ended of those whose outputs were not there.
+    to_build: BTreeSet<StorePath>,
+    progress: BuildProgress,
+}
+
+impl Outcomes<'_> {
+    /// This one's outputs are not there.
+    fn expect(&mut self, drv: &StorePath) {
+        if self.to_build.insert(drv.clone()) {
+            self.progress.expected += 1;
+            self.run.monitor.progress(self.progress);
+        }
+    }
+
+    /// Another one has ended.
+    fn push(&mut self, outcome: UnitOutcome) {
+        let was_expected =
+            outcome.drv.outputs.is_empty() && self.to_build.remove(&outcome.drv.base);
+        let has_failed = outcome.error.is_some();
+        if was_expected {
+            match has_failed {
+                true => self.progress.expected -= 1,
+                false => self.progress.done += 1,
+            }
+        }
+        // As Nix counts: without those that could not be tried.
+        let was_tried = outcome.result.status != BuildStatus::DependencyFailed;
+        self.progress.failed += u64::from(has_failed && was_tried);
+        if was_expected || has_failed {
+            self.run.monitor.progress(self.progress);
+        }
+        let is_target = self.run.targets.contains_key(&outcome.drv)
+            || outcome
+                .drv
+                .as_opaque()
+                .is_some_and(|drv| self.run.is_target(drv));
+        if has_failed && !is_target {
+            // Nobody finds it in the results of what was asked for.
+            self.run.monitor.dependency_failed(&outcome);
+        }
+        self.all.push(outcome);
+    }
+}
+
 /// What the threads report.
 enum Report {
     Ended(Box<UnitOutcome>),
@@ -112,7 +160,12 @@ impl Run<'_> {
     fn to_end(&self) -> Vec<UnitOutcome> {
         let settings = self.executor.settings_for(self.monitor);
         let mut plan = Plan::new(settings.max_jobs, settings.keep_going);
-        let mut outcomes = Vec::new();
+        let mut outcomes = Outcomes {
+            run: self,
+            all: Vec::new(),
+            to_build: BTreeSet::new(),
+            progress: BuildProgress::default(),
+        };
         let (sender, receiver) = mpsc::channel();
         std::thread::scope(|scope| {
             let mut effects = Vec::new();
@@ -124,7 +177,10 @@ impl Run<'_> {
                     match effect {
                         Effect::Load(drv) => {
                             let event = match self.load(&drv) {
-                                Ok(inputs) => Event::Loaded { drv, inputs },
+                                Ok(inputs) => {
+                                    outcomes.expect(&drv);
+                                    Event::Loaded { drv, inputs }
+                                }
                                 Err(outcome) => {
                                     let succeeded = outcome.error.is_none();
                                     outcomes.push(*outcome);
@@ -202,6 +258,7 @@ impl Run<'_> {
                 effects.extend(plan.step(Event::Ended { drv, succeeded }));
             }
         });
+        let mut outcomes = outcomes.all;
         for drv in plan.unfinished() {
             outcomes.push(failed(
                 drv,
@@ -250,6 +307,7 @@ impl Run<'_> {
                 outputs: own.outputs.clone(),
                 children: ChildCounts::default(),
                 wall: own.wall,
+                started: None,
             },
         };
         let has_all = match wanted {
@@ -264,6 +322,7 @@ impl Run<'_> {
             let late =
                 self.executor
                     .realise(&drv, wanted, BuildMode::Normal, &self.asked, self.monitor);
+            self.monitor.finished(&late);
             outcome = UnitOutcome {
                 drv: target.clone(),
                 ..late
@@ -361,5 +420,6 @@ fn failed(drv: &SingleDerivedPath, error: BuildError) -> UnitOutcome {
         outputs: BTreeMap::new(),
         children: ChildCounts::default(),
         wall: std::time::Duration::ZERO,
+        started: None,
     }
 }

@@ -85,6 +85,7 @@ impl Executor {
         let mut tally = Tally {
             result: BuildResult::new(BuildStatus::Built, ""),
             children: ChildCounts::default(),
+            started: None,
         };
         attempt.run_builder(&BTreeSet::new(), &mut tally, |run, ran, _| {
             run.check_ended(ran)?;

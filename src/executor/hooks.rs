@@ -176,7 +176,10 @@ impl Executor {
                 read,
                 None,
                 log::Limits::default(),
-                |line| monitor.post_build_line(drv, line),
+                |line| {
+                    monitor.post_build_line(drv, line);
+                    true
+                },
                 || {},
             );
             let status = child.wait().map_err(not_run(program))?;

@@ -90,6 +90,7 @@ mod hooks;
 mod interpose;
 mod jobs;
 mod log;
+mod log_message;
 mod nix_settings;
 mod output_checks;
 mod outputs;
@@ -117,6 +118,7 @@ pub use settings::{Downloads, SandboxMode, SandboxPath, SettingError, Settings, 
 pub use unit::UnitOutcome;
 pub use users::BuildUsers;
 
+use store_api::{BuildProgress, BuilderMessage};
 use store_types::StorePath;
 
 /// Who is told nothing, and waits until the end.
@@ -141,6 +143,15 @@ pub trait Monitor: Sync {
 
     /// A builder wrote a line to its log; the line's end is not part of it.
     fn log_line(&self, drv: &StorePath, line: &[u8]);
+
+    /// A builder wrote a line to its log that is none, but a message of this meaning.
+    fn builder_message(&self, _drv: &StorePath, _message: &BuilderMessage, _line: &[u8]) {}
+
+    /// How far all that was asked for is.
+    fn progress(&self, _progress: BuildProgress) {}
+
+    /// A derivation has failed that was not asked for, but is needed for what was.
+    fn dependency_failed(&self, _outcome: &UnitOutcome) {}
 
     /// The `post-build-hook` wrote a line; the line's end is not part of it.
     fn post_build_line(&self, drv: &StorePath, line: &[u8]);

@@ -15,8 +15,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use store_api::{
-    BoxError, BuildMode, BuildObserver, BuildResult, BuildStatus, BuildStore, ClientSettings,
-    GcRequest, GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
+    BoxError, BuildMode, BuildObserver, BuildProgress, BuildResult, BuildStatus, BuildStore,
+    BuilderMessage, ClientSettings, GcRequest, GcResult, KeyedBuildResult, Missing, Roots, Store,
+    StoreError, VerifyRequest,
 };
 use store_nar::RefScanner;
 use store_types::{
@@ -283,6 +284,12 @@ impl RestrictedStore {
     }
 }
 
+/// How clients are told: they indent the lines that follow an error's first one.
+fn for_client(mut result: BuildResult) -> BuildResult {
+    result.error_msg = result.error_msg.replace("\n       ", "\n");
+    result
+}
+
 /// Passes what happens to a protocol client's observer.
 struct ForwardTo<'a> {
     settings: Option<&'a Settings>,
@@ -304,6 +311,27 @@ impl Monitor for ForwardTo<'_> {
             .log_line(drv, line);
     }
 
+    fn builder_message(&self, drv: &StorePath, message: &BuilderMessage, _line: &[u8]) {
+        self.observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .builder_message(drv, message);
+    }
+
+    fn progress(&self, progress: BuildProgress) {
+        self.observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .progress(progress);
+    }
+
+    fn dependency_failed(&self, outcome: &UnitOutcome) {
+        self.observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .dependency_failed(&outcome.result.error_msg);
+    }
+
     fn post_build_line(&self, drv: &StorePath, line: &[u8]) {
         self.observer
             .lock()
@@ -312,9 +340,9 @@ impl Monitor for ForwardTo<'_> {
     }
 
     fn finished(&self, outcome: &UnitOutcome) {
-        if outcome.result.times_built > 0 {
+        if let Some(started) = &outcome.started {
             let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
-            observer.finished(&outcome.drv.base, &outcome.result);
+            observer.finished(started, &outcome.result);
         }
     }
 
@@ -412,7 +440,7 @@ impl Executor {
                     DerivedPath::Opaque(_) => BuildResult::new(BuildStatus::AlreadyValid, ""),
                     DerivedPath::Built { drv, outputs } => match by_drv.get(drv) {
                         Some(outcome) => {
-                            let mut result = outcome.result.clone();
+                            let mut result = for_client(outcome.result.clone());
                             result
                                 .built_outputs
                                 .retain(|name, _| outputs.contains(name));
@@ -447,7 +475,7 @@ impl Executor {
         };
         let outcome = self.realise_given(drv_path, drv, mode, &monitor);
         monitor.finished(&outcome);
-        outcome.result
+        for_client(outcome.result)
     }
 }
 

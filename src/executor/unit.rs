@@ -38,12 +38,15 @@ pub struct UnitOutcome {
     pub children: ChildCounts,
     /// How long it took, waiting for locks included.
     pub wall: Duration,
+    /// The derivation whose builder was started, if one was: this one, or what it was resolved to.
+    pub started: Option<StorePath>,
 }
 
 /// What is to be told of a derivation, as it becomes known.
 pub(crate) struct Tally {
     pub(crate) result: BuildResult,
     pub(crate) children: ChildCounts,
+    pub(crate) started: Option<StorePath>,
 }
 
 /// What the derivations of one request have in common.
@@ -320,11 +323,13 @@ impl Executor {
         let mut tally = Tally {
             result: BuildResult::new(BuildStatus::Built, ""),
             children: ChildCounts::default(),
+            started: None,
         };
         let made = unit.realise(&mut tally);
         let Tally {
             mut result,
             children,
+            started,
         } = tally;
         let (outputs, error) = match made {
             Ok(outputs) => (outputs, None),
@@ -341,6 +346,7 @@ impl Executor {
             outputs,
             children,
             wall: begun.elapsed(),
+            started,
         }
     }
 

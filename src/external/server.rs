@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use droste_executor::{Executor, Monitor, UnitOutcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use store_api::{BoxError, Store, StoreError};
+use store_api::{BoxError, BuilderMessage, Store, StoreError};
 use store_types::StorePath;
 use store_wire::FramedWriter;
 
@@ -225,6 +225,11 @@ impl Monitor for Client<'_> {
     fn log_line(&self, _drv: &StorePath, line: &[u8]) {
         // That nobody reads it shows in `is_cancelled`.
         let _ = self.send(&Reply::Line(line.to_owned()));
+    }
+
+    /// The other Nix reads the builder's log, and understands it.
+    fn builder_message(&self, drv: &StorePath, _message: &BuilderMessage, line: &[u8]) {
+        self.log_line(drv, line);
     }
 
     fn post_build_line(&self, _drv: &StorePath, _line: &[u8]) {}

@@ -53,6 +53,38 @@ for version in 34 26 28; do
     check "$nix copies from the daemon" $nix nix copy --no-check-sigs --from "$url" --to "$WORK/copy-$version" "$added"
 done
 
+nixes=nix34
+[ -z "$NIX26" ] || nixes="$nixes nix26"
+[ -z "$NIX28" ] || nixes="$nixes nix28"
+# What builds say: to each Nix as with nix-daemon 2.34, the judge.
+copy_store "$seed" "$WORK/by-nix"
+NIX_DAEMON_SOCKET_PATH=$WORK/nix.socket "$NIX34/nix-daemon" --store "$WORK/by-nix" > "$WORK/nix-daemon.log" 2>&1 &
+nix_daemon=$!
+for _ in $(seq 100); do [ ! -S "$WORK/nix.socket" ] || break; sleep 0.1; done
+judge="unix://$WORK/nix.socket?root=$WORK/by-nix"
+# said NIX URL ATTRIBUTE OPTION...: standard error of that build
+said() {
+    local nix=$1 store=$2 attribute=$3
+    shift 3
+    $nix nix build --no-link --store "$store" --argstr busybox "$busybox" -f messages.nix "$attribute" "$@" 2>&1 > /dev/null
+}
+for attribute in says resolved chain; do
+    equal "events of $attribute are those of nix-daemon" \
+        "$(said nix34 "$judge" $attribute --log-format internal-json -v | python3 events.py)" \
+        "$(said nix34 "$url" $attribute --log-format internal-json -v | python3 events.py)"
+done
+for nix in $nixes; do
+    said $nix "$url" chain > "$WORK/said"
+    equal "$nix is told once why a dependency failed, with its log" "1 1" \
+        "$(grep -c "fails.drv.*failed with exit code 7\|builder failed with exit code 7" "$WORK/said") $(grep -c "> the cause" "$WORK/said")"
+    said $nix "$url" both --keep-going > "$WORK/said"
+    equal "and, if it keeps going, of every one ($nix)" "1 1" "$(grep -c "> the cause" "$WORK/said") $(grep -c "> another cause" "$WORK/said")"
+done
+for store_url in "$judge" "$url"; do said nix34 "$store_url" raw > /dev/null; done
+kept() { python3 -c 'import bz2, glob, sys; [sys.stdout.buffer.write(bz2.open(name).read()) for name in glob.glob(sys.argv[1] + "/nix/var/log/nix/drvs/*/*-raw.drv.bz2")]' "$1" | base64; }
+check "a log is kept" test -n "$(kept "$store")"
+equal "as the builder wrote it" "$(kept "$WORK/by-nix")" "$(kept "$store")"
+
 # What outputs turned out to be, by the paths of their derivations.
 drv=$(nix34 nix-instantiate --store "$url" ../differential -A floating-flat --argstr busybox "$busybox" 2> /dev/null)
 python3 by_path.py "$socket" "$drv" > "$WORK/by-path" 2>&1
@@ -118,9 +150,6 @@ by_stdio() {
         check "$nix gets the output $how" $nix nix copy --no-check-sigs --from "$remote" --to "$WORK/by-stdio-$nix" "$want"
     done
 }
-nixes=nix34
-[ -z "$NIX26" ] || nixes="$nixes nix26"
-[ -z "$NIX28" ] || nixes="$nixes nix28"
 remote="ssh-ng://localhost?remote-program=$WORK/remote"
 by_stdio "through the daemon" $nixes
 # The pid file's lock is the daemon's: no other process may have opened the store.
@@ -144,6 +173,7 @@ equal "a signal ends the process" 0 $?
 exec 8>&-
 clean "nothing is left behind" "$store"
 verified "the store verifies" "$store"
+kill "$nix_daemon"
 
 # Started by the first client, as systemd does it: the socket is there before, and stays.
 if command -v perl > /dev/null; then

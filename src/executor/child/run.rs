@@ -489,7 +489,7 @@ impl Executor {
                 tail_lines: self.settings.log_lines,
                 bytes_max: 0,
             },
-            |_| {},
+            |_| true,
             kill_if_unwanted,
         );
         let status = running

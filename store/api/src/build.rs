@@ -183,6 +183,16 @@ pub trait BuildObserver: Send {
     /// A builder wrote a line to its log; the line's end is not part of it.
     fn log_line(&mut self, drv: &StorePath, line: &[u8]);
 
+    /// A builder wrote a line to its log that is none, but a message of this meaning.
+    fn builder_message(&mut self, _drv: &StorePath, _message: &BuilderMessage) {}
+
+    /// How far the builds are, that were asked for together.
+    fn progress(&mut self, _progress: BuildProgress) {}
+
+    /// Something that was needed for what was asked for has failed: its error, which is not in the
+    /// result.
+    fn dependency_failed(&mut self, _error: &str) {}
+
     /// The program that is run after builds wrote a line; the line's end is not part of it.
     fn post_build_line(&mut self, _drv: &StorePath, _line: &[u8]) {}
 
@@ -197,6 +207,71 @@ pub trait BuildObserver: Send {
     fn is_cancelled(&mut self) -> bool {
         false
     }
+}
+
+/// How far builds are that were asked for together; how many run shows in those that have started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BuildProgress {
+    /// How many derivations are built, or were found to be.
+    pub done: u64,
+    /// How many there are to be done, as far as it is known, with those that are, and without those
+    /// that have failed.
+    pub expected: u64,
+    /// How many have failed, or cannot be built since others have.
+    pub failed: u64,
+}
+
+/// What a builder says to Nix, in a line of its log that begins with `@nix`. A builder is believed in
+/// nothing but what it does itself.
+///
+/// Source: nix `src/libutil/logging.cc` (`handleJSONLogMessage`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BuilderMessage {
+    /// What it does from now on.
+    Phase(String),
+    /// Something for the user.
+    Text {
+        /// From which verbosity on it is shown: 0 errors, 1 warnings, … 7.
+        level: u64,
+        /// What.
+        text: String,
+    },
+    /// It begins a download.
+    Start {
+        /// Its number; builders choose them.
+        id: u64,
+        /// From which verbosity on it is shown.
+        level: u64,
+        /// A text for people.
+        text: String,
+        /// Nix's details.
+        fields: Vec<MessageField>,
+    },
+    /// It has ended a download.
+    Stop {
+        /// Its number.
+        id: u64,
+    },
+    /// How far a download is.
+    Result {
+        /// Its number.
+        id: u64,
+        /// Nix's number of the kind of result.
+        kind: u64,
+        /// Nix's details.
+        fields: Vec<MessageField>,
+    },
+    /// It is understood, and not for builders to say.
+    Ignored,
+}
+
+/// A detail of a [`BuilderMessage`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MessageField {
+    /// A number.
+    Number(u64),
+    /// A text.
+    Text(String),
 }
 
 /// An observer that does nothing.

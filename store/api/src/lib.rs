@@ -12,7 +12,8 @@ mod settings;
 mod store;
 
 pub use build::{
-    BuildMode, BuildObserver, BuildResult, BuildStatus, KeyedBuildResult, Silent, UnknownNumber,
+    BuildMode, BuildObserver, BuildProgress, BuildResult, BuildStatus, BuilderMessage,
+    KeyedBuildResult, MessageField, Silent, UnknownNumber,
 };
 pub use error::{BoxError, StoreError};
 pub use inside::BuildStore;

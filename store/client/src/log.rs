@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use store_api::{BuildObserver, BuildResult, BuildStatus};
+use store_api::{BuildObserver, BuildResult, BuildStatus, BuilderMessage};
 use store_types::{StoreDir, StorePath};
 use store_wire::{ActivityField, StderrFrame};
 
@@ -14,6 +14,9 @@ const RESULT_LOG_LINE: u64 = 101;
 
 /// Nix's number of the result "a line of the program that is run after builds".
 const RESULT_POST_BUILD_LOG_LINE: u64 = 107;
+
+/// Nix's number of the result "the phase that a build is in".
+const RESULT_SET_PHASE: u64 = 104;
 
 /// How many builds may run at once; more are not told apart.
 const ACTIVITIES_MAX: usize = 1 << 16;
@@ -83,6 +86,10 @@ impl<'a> Log<'a> {
                 match kind {
                     RESULT_LOG_LINE => observer.log_line(drv, line),
                     RESULT_POST_BUILD_LOG_LINE => observer.post_build_line(drv, line),
+                    RESULT_SET_PHASE => {
+                        let phase = String::from_utf8_lossy(line).into_owned();
+                        observer.builder_message(drv, &BuilderMessage::Phase(phase));
+                    }
                     _ => {}
                 }
             }
