@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use droste_executor::{Executor, Settings, Unmonitored};
@@ -13,12 +14,21 @@ use store_api::{
     GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_local::{
-    DerivationTurn, GcAction, GcOptions, LocalStore, PassingHold, RootScope, Unobserved,
+    DerivationTurn, EnteredRoots, GcAction, GcOptions, LocalStore, SessionRoots, Unobserved,
 };
 use store_types::{
     BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivedPath, DrvOutput,
     HashAlgorithm, HashModulo, PathInfo, Realisation, StoreDir, StorePath,
 };
+
+/// How many temporary roots a client can ask for: more than a client of Nix's has reason to, which
+/// gets one for all that it adds or builds unasked.
+const ROOTS_OF_CLIENT_MAX: usize = 1 << 17;
+/// How many all clients can: several hundred MB of paths at most.
+const ROOTS_OF_CLIENTS_MAX: usize = 1 << 20;
+
+/// How many of them there are.
+static ROOTS_OF_CLIENTS: AtomicUsize = AtomicUsize::new(0);
 
 /// Read ahead of what is added, in bytes.
 const BUFFER_LEN: usize = 64 << 10;
@@ -28,8 +38,16 @@ pub struct OpenStore {
     executor: Arc<Executor>,
     /// What the client wants instead of the executor's own.
     settings: Mutex<Option<Arc<Settings>>>,
-    /// What is held for the client goes with it.
-    _hold: PassingHold,
+    /// What is held for it.
+    roots: SessionRoots,
+    /// How many of those it has asked for.
+    roots_asked_for: AtomicUsize,
+}
+
+impl Drop for OpenStore {
+    fn drop(&mut self) {
+        ROOTS_OF_CLIENTS.fetch_sub(*self.roots_asked_for.get_mut(), Ordering::Relaxed);
+    }
 }
 
 /// An error with what was being done.
@@ -40,11 +58,19 @@ fn failed<E: Into<BoxError>>(action: &str) -> impl FnOnce(E) -> StoreError {
 impl OpenStore {
     /// The store that this executor builds in.
     pub fn new(executor: Arc<Executor>) -> Self {
+        let roots = executor.store().session_roots();
         Self {
-            settings: Mutex::default(),
-            _hold: executor.store().hold_in_passing(),
             executor,
+            settings: Mutex::default(),
+            roots,
+            roots_asked_for: AtomicUsize::new(0),
         }
+    }
+
+    /// What is done until the result is dropped holds paths for this client, until this store is
+    /// dropped.
+    pub(crate) fn hold_for_client(&self) -> EnteredRoots {
+        self.roots.enter()
     }
 
     /// How the client wants things built, if it has said so.
@@ -258,7 +284,7 @@ impl Store for OpenStore {
         repair: bool,
         dump: &mut dyn Read,
     ) -> Result<PathInfo, StoreError> {
-        let _scope = RootScope::Passing.enter();
+        let _roots = self.hold_for_client();
         self.executor.collect_if_needed(&Unmonitored);
         let mut dump = BufReader::with_capacity(BUFFER_LEN, dump);
         let info = self
@@ -277,6 +303,7 @@ impl Store for OpenStore {
         check_signatures: bool,
         nar: &mut dyn Read,
     ) -> Result<(), StoreError> {
+        let _roots = self.hold_for_client();
         // What is not content-addressed needs the signature of a key that is trusted here, or
         // a client that says it has checked it.
         let settings = self.settings();
@@ -291,7 +318,7 @@ impl Store for OpenStore {
                 path: info.path.clone(),
             });
         }
-        let _scope = RootScope::Passing.enter();
+        let _roots = self.hold_for_client();
         self.executor.collect_if_needed(&Unmonitored);
         self.store()
             .add_nar_with(info, repair, nar)
@@ -309,20 +336,34 @@ impl Store for OpenStore {
     }
 
     fn add_temp_root(&self, path: &StorePath) -> Result<(), StoreError> {
-        let _scope = RootScope::Passing.enter();
+        let _roots = self.hold_for_client();
+        if !self.roots.contains(path) {
+            let too_many = || StoreError::BadRequest {
+                what: "there are too many temporary roots already".to_owned(),
+            };
+            if self.roots_asked_for.load(Ordering::Relaxed) >= ROOTS_OF_CLIENT_MAX {
+                return Err(too_many());
+            }
+            if ROOTS_OF_CLIENTS.fetch_add(1, Ordering::Relaxed) >= ROOTS_OF_CLIENTS_MAX {
+                ROOTS_OF_CLIENTS.fetch_sub(1, Ordering::Relaxed);
+                return Err(too_many());
+            }
+            self.roots_asked_for.fetch_add(1, Ordering::Relaxed);
+        }
         self.store()
             .add_temp_root(path)
             .map_err(failed("add a temporary root"))
     }
 
     fn add_indirect_root(&self, link: &Path) -> Result<(), StoreError> {
+        let _roots = self.hold_for_client();
         self.store()
             .add_indirect_root(link)
             .map_err(failed("add a root"))
     }
 
     fn add_perm_root(&self, path: &StorePath, link: &Path) -> Result<(), StoreError> {
-        let _scope = RootScope::Passing.enter();
+        let _roots = self.hold_for_client();
         self.store()
             .add_perm_root(path, link)
             .map_err(failed("add a root"))
@@ -340,7 +381,7 @@ impl Store for OpenStore {
         mode: BuildMode,
         observer: &mut dyn BuildObserver,
     ) -> Result<Vec<KeyedBuildResult>, StoreError> {
-        let _scope = RootScope::Passing.enter();
+        let _roots = self.hold_for_client();
         let settings = self.settings();
         self.executor
             .build_as_wanted(settings.as_deref(), paths, mode, observer)
@@ -353,7 +394,7 @@ impl Store for OpenStore {
         mode: BuildMode,
         observer: &mut dyn BuildObserver,
     ) -> Result<BuildResult, StoreError> {
-        let _scope = RootScope::Passing.enter();
+        let _roots = self.hold_for_client();
         let settings = self.settings();
         Ok(self.executor.build_given_for_client(
             settings.as_deref(),
@@ -365,7 +406,7 @@ impl Store for OpenStore {
     }
 
     fn query_missing(&self, paths: &[DerivedPath]) -> Result<Missing, StoreError> {
-        let _scope = RootScope::Passing.enter();
+        let _roots = self.hold_for_client();
         self.executor.missing(paths)
     }
 
@@ -406,7 +447,7 @@ impl Store for OpenStore {
     }
 
     fn optimise(&self) -> Result<(), StoreError> {
-        let _scope = RootScope::Passing.enter();
+        let _roots = self.hold_for_client();
         self.store()
             .optimise(&mut |_| false)
             .map(drop)
@@ -414,7 +455,7 @@ impl Store for OpenStore {
     }
 
     fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError> {
-        let _scope = RootScope::Passing.enter();
+        let _roots = self.hold_for_client();
         let report = self
             .store()
             .verify(request.check_contents)

@@ -17,7 +17,7 @@ use store_api::{
     KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
 };
 use store_client::RemoteStore;
-use store_local::{LocalStore, RootScope};
+use store_local::LocalStore;
 use store_types::{
     BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivedPath, DrvOutput,
     HashAlgorithm, PathInfo, Realisation, StoreDir, StorePath,
@@ -123,7 +123,7 @@ impl SharedStore {
         let Some(host) = &self.host else {
             return Ok(());
         };
-        let _scope = RootScope::Passing.enter();
+        let _roots = self.own.hold_for_client();
         let mut todo: Vec<StorePath> = {
             let held = host.held();
             let unknown = paths.into_iter().filter(|path| !held.contains(*path));

@@ -91,8 +91,10 @@ pub fn open_host_store(store: &LocalStore, own: &[PathBuf]) -> Option<Host> {
 /// the descriptors, most are left for builds.
 pub fn daemon_limits() -> Limits {
     const CONNECTIONS_MAX: u64 = 4096;
+    /// Of one: its socket, the file of its temporary roots, and the collector's lock and socket.
+    const DESCRIPTORS_EACH: u64 = 4;
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let all = (descriptors / 2).min(CONNECTIONS_MAX) as usize;
+    let all = (descriptors / 2 / DESCRIPTORS_EACH).min(CONNECTIONS_MAX) as usize;
     Limits {
         connections_max: all,
         connections_of_user_max: all / 2,

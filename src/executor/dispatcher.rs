@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use store_api::{BuildMode, BuildProgress, BuildResult, BuildStatus};
-use store_local::RootScope;
+use store_local::SessionRoots;
 use store_types::{DerivedPath, OutputsSpec, SingleDerivedPath, StorePath};
 
 use crate::context::ChildCounts;
@@ -167,6 +167,8 @@ impl Run<'_> {
             progress: BuildProgress::default(),
         };
         let (sender, receiver) = mpsc::channel();
+        // What a client has built is held for it by every thread.
+        let roots = SessionRoots::of_thread();
         std::thread::scope(|scope| {
             let mut effects = Vec::new();
             for drv in self.targets.keys() {
@@ -206,9 +208,9 @@ impl Run<'_> {
                         }
                         Effect::Run(drv) => {
                             let sender = sender.clone();
-                            let roots = RootScope::current();
+                            let roots = &roots;
                             scope.spawn(move || {
-                                let _scope = roots.enter();
+                                let _roots = roots.as_ref().map(SessionRoots::enter);
                                 let wanted = self.outputs_of(&drv);
                                 // Inputs of a rebuilt derivation are not rebuilt.
                                 let mode = if self.is_target(&drv) {

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::sync::PoisonError;
 
-use store_local::RootScope;
+use store_local::SessionRoots;
 use store_types::{ContentAddress, ContentAddressMethod, References, StorePath};
 
 use crate::Executor;
@@ -29,8 +29,6 @@ impl Executor {
         {
             return Ok(path.clone());
         }
-        // It is remembered, whoever is the first to want it.
-        let _scope = RootScope::Lasting.enter();
         let bytes = match name {
             "droste-runner" => self.embedded.runner,
             _ => self.embedded.shim_cc,
@@ -169,6 +167,8 @@ impl Executor {
         make_all().map_err(environment(name, "write an embedded program"))?;
         let dir = store_nar::fs::open_root(&parent)
             .map_err(environment(name, "write an embedded program"))?;
+        // For all builds, whoever had the first.
+        let _held = SessionRoots::leave();
         let info = self
             .store
             .add_tree(name, dir.as_fd(), name.as_ref(), &BTreeSet::new())

@@ -19,6 +19,7 @@ use store_api::{
     BuilderMessage, ClientSettings, GcRequest, GcResult, KeyedBuildResult, Missing, Roots, Store,
     StoreError, VerifyRequest,
 };
+use store_local::{EnteredRoots, SessionRoots};
 use store_nar::RefScanner;
 use store_types::{
     BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivationKind,
@@ -80,6 +81,7 @@ impl Executor {
                 executor: self.clone(),
                 build,
                 realisations: Mutex::default(),
+                roots: SessionRoots::of_thread(),
             });
             Ok(Recursive {
                 served: (self.serve_store)(listener, store)?,
@@ -106,6 +108,8 @@ struct RestrictedStore {
     build: OuterBuild,
     /// What was built through this socket.
     realisations: Mutex<BTreeMap<DrvOutput, Realisation>>,
+    /// For whom the build is made, if for a client: all that is made for it is held as long.
+    roots: Option<SessionRoots>,
 }
 
 fn failed<E: Into<BoxError>>(action: &str) -> impl FnOnce(E) -> StoreError {
@@ -115,6 +119,10 @@ fn failed<E: Into<BoxError>>(action: &str) -> impl FnOnce(E) -> StoreError {
 impl RestrictedStore {
     fn refuse<T>(&self, operation: &'static str) -> Result<T, StoreError> {
         Err(StoreError::Refused { operation })
+    }
+
+    fn hold_for_client(&self) -> Option<EnteredRoots> {
+        self.roots.as_ref().map(SessionRoots::enter)
     }
 
     fn check_allowed(&self, path: &StorePath) -> Result<(), StoreError> {
@@ -545,6 +553,7 @@ impl Store for RestrictedStore {
         &self,
         drv: &StorePath,
     ) -> Result<BTreeMap<String, Option<StorePath>>, StoreError> {
+        let _roots = self.hold_for_client();
         self.check_allowed(drv)?;
         let loaded = self
             .executor
@@ -617,6 +626,7 @@ impl Store for RestrictedStore {
         repair: bool,
         dump: &mut dyn Read,
     ) -> Result<PathInfo, StoreError> {
+        let _roots = self.hold_for_client();
         if repair {
             return self.refuse("repair a path");
         }
@@ -637,6 +647,7 @@ impl Store for RestrictedStore {
         _check_signatures: bool,
         nar: &mut dyn Read,
     ) -> Result<(), StoreError> {
+        let _roots = self.hold_for_client();
         if repair {
             return self.refuse("repair a path");
         }
@@ -734,6 +745,7 @@ impl Store for RestrictedStore {
         mode: BuildMode,
         observer: &mut dyn BuildObserver,
     ) -> Result<Vec<KeyedBuildResult>, StoreError> {
+        let _roots = self.hold_for_client();
         if mode != BuildMode::Normal {
             return self.refuse("repair or check a build");
         }
@@ -757,10 +769,12 @@ impl Store for RestrictedStore {
         _mode: BuildMode,
         _observer: &mut dyn BuildObserver,
     ) -> Result<BuildResult, StoreError> {
+        let _roots = self.hold_for_client();
         self.refuse("build a derivation that is not in the store")
     }
 
     fn query_missing(&self, paths: &[DerivedPath]) -> Result<Missing, StoreError> {
+        let _roots = self.hold_for_client();
         let is_allowed = |path: &&DerivedPath| self.build.context.is_allowed(path.base_path());
         let (allowed, others): (Vec<_>, Vec<_>) = paths.iter().partition(is_allowed);
         let allowed: Vec<DerivedPath> = allowed.into_iter().cloned().collect();

@@ -136,6 +136,19 @@ holds 'added with a signature' 'signature is corrupt'
 holds 'added with a good one' None
 check "nobody's signatures are in the way" nix34 nix path-info --json --store "unix://$ours?root=$WORK/ours" "$valid"
 
+# What was held for a client is held no more when it has gone.
+url="unix://$ours?root=$WORK/ours"
+out=$(nix34 nix-build --no-out-link --store "$url" "$WORK/build.nix" --argstr name held 2> /dev/null)
+held() { ls "$WORK/ours/nix/var/nix/temproots"; }
+for _ in $(seq 200); do
+    [ -n "$(held)" ] || break
+    sleep 0.05
+done
+equal "nothing is held for clients that have gone" "" "$(held)"
+check "what one has built can be deleted" nix34 nix-store --store "$url" --delete "$out"
+check "garbage is collected" nix34 nix-store --store "$url" --gc
+equal "nothing is left" "" "$(ls "$WORK/ours/nix/store" | grep -vx .links)"
+
 # By standard input and output: whoever is there is trusted, unless told otherwise.
 trust() { as "$1" nix store info --json --store "ssh-ng://localhost?remote-program=$WORK/remote" | grep -o '"trusted":[a-z]*'; }
 remote() {

@@ -67,6 +67,6 @@ pub use gcroots::Roots;
 pub use locks::PathLocks;
 pub use optimise::OptimiseReport;
 pub use output::OutputTree;
-pub use roots::{EnteredScope, PassingHold, RootScope};
+pub use roots::{EnteredRoots, SessionRoots};
 pub use store::{LocalStore, Registration};
 pub use verify::{Problem, VerifyReport};

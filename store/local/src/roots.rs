@@ -4,20 +4,20 @@
 //! writes to it only while no collection can begin. While one runs, the
 //! collector is told by its socket as well.
 //!
-//! Nix has a process for each client, with which its roots go. Here clients share one: what is held
-//! for them is held *in passing* ([`RootScope`]), in a file of its own, and goes when all have gone
-//! ([`PassingHold`]) that were there when it was held last. Who uses a path that another has held
-//! holds it again, so it is there as long as its last user.
+//! What a daemon does for one client is held for that client alone, in a file of another number:
+//! [`SessionRoots`]. A thread says whose it works for by entering those; what a thread holds that
+//! has entered none is held until the process ends.
 //!
 //! Source: nix `src/libstore/gc.cc`.
 
-use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -38,85 +38,23 @@ const NUMBER_STEP: u64 = 1 << 22;
 /// The last number tried; Nix reads the names as 32-bit numbers.
 const NUMBER_MAX: u64 = i32::MAX as u64;
 
-/// The temporary roots of this process in one store.
-///
-/// In passing, a path is held by who asks for it, and in the other way for all that the process
-/// remembers: both may be said of one.
+/// How many numbers are tried for a session's file: only other processes' files can be in the way.
+const SESSION_NUMBERS_TRIED: u64 = 4096;
+
+/// The temporary roots of this process, or of a session of it, in one store.
 pub(crate) struct TempRoots {
     layout: Arc<Layout>,
+    id: StoreId,
+    is_session: bool,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    lasting_file: Option<RootsFile>,
-    passing_file: Option<RootsFile>,
+    file: Option<(OwnedFd, OsString)>,
     gc_lock: Option<OwnedFd>,
     socket: Option<UnixStream>,
-    lasting: HashSet<StorePath>,
-    /// What is held in passing, and when that was last asked for.
-    passing: HashMap<StorePath, u64>,
-    /// When those who are there began.
-    holds: BTreeSet<u64>,
-    /// Counts all that has a time here.
-    clock: u64,
-}
-
-/// A locked file of roots, and its name.
-struct RootsFile(OwnedFd, OsString);
-
-/// How long what a thread holds is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RootScope {
-    /// As long as the process has the store open.
-    Lasting,
-    /// As long as one of those is there who are there now; where nobody is, like
-    /// [`Lasting`](Self::Lasting).
-    Passing,
-}
-
-thread_local! {
-    static SCOPE: Cell<RootScope> = const { Cell::new(RootScope::Lasting) };
-}
-
-impl RootScope {
-    /// That of this thread, which is [`Lasting`](Self::Lasting) at first.
-    pub fn current() -> Self {
-        SCOPE.get()
-    }
-
-    /// Sets it for this thread until the guard is dropped.
-    pub fn enter(self) -> EnteredScope {
-        EnteredScope {
-            before: SCOPE.replace(self),
-            of_thread: PhantomData,
-        }
-    }
-}
-
-/// Gives the thread its scope back.
-#[must_use]
-pub struct EnteredScope {
-    before: RootScope,
-    of_thread: PhantomData<*const ()>,
-}
-
-impl Drop for EnteredScope {
-    fn drop(&mut self) {
-        SCOPE.set(self.before);
-    }
-}
-
-/// Somebody for whom things are held in passing.
-pub struct PassingHold {
-    roots: Arc<TempRoots>,
-    since: u64,
-}
-
-impl Drop for PassingHold {
-    fn drop(&mut self) {
-        self.roots.release(self.since);
-    }
+    known: HashSet<StorePath>,
 }
 
 /// The device and inode of a store's state directory.
@@ -138,115 +76,44 @@ impl TempRoots {
         }
         let roots = Arc::new(Self {
             layout: Arc::clone(layout),
+            id,
+            is_session: false,
             state: Mutex::default(),
         });
         open.insert(id, Arc::downgrade(&roots));
         Ok(roots)
     }
 
-    /// Somebody is there from now on.
-    pub(crate) fn hold(self: &Arc<Self>) -> PassingHold {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.clock += 1;
-        let since = state.clock;
-        state.holds.insert(since);
-        PassingHold {
-            roots: Arc::clone(self),
-            since,
-        }
+    /// Those of a session in the same store.
+    pub(crate) fn session(&self) -> SessionRoots {
+        SessionRoots(Arc::new(Self {
+            layout: Arc::clone(&self.layout),
+            id: self.id,
+            is_session: true,
+            state: Mutex::default(),
+        }))
     }
 
-    /// Somebody who came then has gone.
-    fn release(&self, since: u64) {
-        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = &mut *guard;
-        state.holds.remove(&since);
-        let oldest = state.holds.first().copied().unwrap_or(u64::MAX);
-        let kept = state.passing.values().filter(|at| **at >= oldest).count();
-        // Those that stay are written anew: not for a few that go.
-        if state.passing.len() - kept <= kept || !self.forget(state, oldest).unwrap_or(false) {
-            // Another time.
-            return;
-        }
-        state.passing.retain(|_, at| *at >= oldest);
+    /// Those of the session that this thread works for, if it is one in the same store.
+    pub(crate) fn of_thread(&self) -> Option<Arc<Self>> {
+        ENTERED.with_borrow(|entered| {
+            let of_thread = entered.last()?.as_ref()?;
+            (of_thread.id == self.id).then(|| Arc::clone(of_thread))
+        })
     }
 
-    /// Replaces the file by one without what was held before `oldest`; whether that could be: not
-    /// while somebody collects, who may be reading it.
-    fn forget(&self, state: &mut State, oldest: u64) -> Result<bool, LocalError> {
-        let layout = &self.layout;
-        let lock_path = layout.state.join("gc.lock");
-        let Some(gc_lock) = &state.gc_lock else {
-            return Ok(false);
-        };
-        if !fs::lock(gc_lock, FlockOperation::NonBlockingLockShared)
-            .map_err(LocalError::io("lock", &lock_path))?
-        {
-            return Ok(false);
-        }
-        let replace = || -> Result<Option<RootsFile>, LocalError> {
-            let kept = state.passing.iter().filter(|(_, at)| **at >= oldest);
-            let text: String = kept
-                .map(|(path, _)| format!("{}\0", layout.config.dir.display(path)))
-                .collect();
-            if text.is_empty() {
-                return Ok(None);
-            }
-            let new = open_file(layout)?;
-            match fs::write_all(&new.0, text.as_bytes()) {
-                Ok(()) => Ok(Some(new)),
-                Err(error) => {
-                    self.remove(new);
-                    Err(LocalError::io("write to", layout.state.join("temproots"))(
-                        error,
-                    ))
-                }
-            }
-        };
-        let replaced = replace();
-        let unlocked = fs::lock(gc_lock, FlockOperation::Unlock);
-        let new = replaced?;
-        let old = std::mem::replace(&mut state.passing_file, new);
-        if let Some(old) = old {
-            self.remove(old);
-        }
-        unlocked.map_err(LocalError::io("unlock", &lock_path))?;
-        Ok(true)
-    }
-
-    fn remove(&self, file: RootsFile) {
-        let dir = fs::open_dir(self.layout.state_fd.as_fd(), OsStr::new("temproots"));
-        // One that stays is not locked, and any collector removes it.
-        let _ = dir.and_then(|dir| fs::unlink(dir.as_fd(), &file.1));
-    }
-
-    /// Keeps a path from being collected, as long as the thread's scope says.
+    /// Keeps a path from being collected until this is dropped.
     pub(crate) fn add(&self, dir: &StoreDir, path: &StorePath) -> Result<(), LocalError> {
         let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *guard;
-        if state.lasting.contains(path) {
-            return Ok(());
-        }
-        let in_passing = RootScope::current() == RootScope::Passing && !state.holds.is_empty();
-        state.clock += 1;
-        let now = state.clock;
-        if in_passing && let Some(at) = state.passing.get_mut(path) {
-            *at = now;
+        if state.known.contains(path) {
             return Ok(());
         }
         let layout = &self.layout;
         let lock_path = layout.state.join("gc.lock");
-        let file = match in_passing {
-            true => &mut state.passing_file,
-            false => &mut state.lasting_file,
-        };
-        let file = match file {
-            Some(file) => &file.0,
-            None => &file.insert(open_file(layout)?).0,
-        };
-        let mut known = || match in_passing {
-            true => drop(state.passing.insert(path.clone(), now)),
-            false => drop(state.lasting.insert(path.clone())),
+        let file = match &state.file {
+            Some((file, _)) => file,
+            None => &state.file.insert(open_file(layout, self.is_session)?).0,
         };
         let gc_lock = match &state.gc_lock {
             Some(gc_lock) => gc_lock,
@@ -269,7 +136,7 @@ impl TempRoots {
                 fs::lock(gc_lock, FlockOperation::Unlock)
                     .map_err(LocalError::io("unlock", &lock_path))?;
                 written?;
-                known();
+                state.known.insert(path.clone());
                 return Ok(());
             }
             if state.socket.is_none() {
@@ -283,7 +150,7 @@ impl TempRoots {
             });
             if told {
                 write()?;
-                known();
+                state.known.insert(path.clone());
                 return Ok(());
             }
             state.socket = None;
@@ -300,13 +167,26 @@ fn connect(layout: &Layout) -> Option<UnixStream> {
     UnixStream::connect(format!("/proc/self/fd/{}/socket", dir.as_raw_fd())).ok()
 }
 
-/// Makes and locks a file of this process's.
-fn open_file(layout: &Layout) -> Result<RootsFile, LocalError> {
+/// The numbers that a file may have: this process's own first, or numbers that no process has.
+fn numbers(is_session: bool) -> Box<dyn Iterator<Item = u64>> {
+    static SESSIONS: AtomicU64 = AtomicU64::new(0);
+    let process = u64::from(std::process::id());
+    if !is_session {
+        return Box::new((process..=NUMBER_MAX).step_by(NUMBER_STEP as usize));
+    }
+    // Far from those of other processes.
+    let first = process * SESSION_NUMBERS_TRIED + SESSIONS.fetch_add(1, Ordering::Relaxed);
+    let number = move |tried| NUMBER_STEP + (first + tried) % (NUMBER_MAX - NUMBER_STEP);
+    Box::new((0..SESSION_NUMBERS_TRIED).map(number))
+}
+
+/// Makes and locks a file of this process.
+fn open_file(layout: &Layout, is_session: bool) -> Result<(OwnedFd, OsString), LocalError> {
     let dir_path = layout.state.join("temproots");
     let dir = fs::open_dir(layout.state_fd.as_fd(), OsStr::new("temproots"))
         .map_err(LocalError::io("open", &dir_path))?;
-    let mut number = u64::from(std::process::id());
-    while number <= NUMBER_MAX {
+    let mut numbers = numbers(is_session).peekable();
+    while let Some(&number) = numbers.peek() {
         let name = OsString::from(number.to_string());
         let try_number = || -> io::Result<Option<OwnedFd>> {
             let fd = fs::open_lock_file(dir.as_fd(), &name)?;
@@ -330,9 +210,9 @@ fn open_file(layout: &Layout) -> Result<RootsFile, LocalError> {
             Err(io::ErrorKind::Interrupted.into())
         };
         match try_number() {
-            Ok(Some(fd)) => return Ok(RootsFile(fd, name)),
-            // Held by this process, or by a living one of another PID namespace.
-            Ok(None) => number += NUMBER_STEP,
+            Ok(Some(fd)) => return Ok((fd, name)),
+            // Held by a living process of another PID namespace, or another session.
+            Ok(None) => drop(numbers.next()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(LocalError::io("make", dir_path.join(&name))(error)),
         }
@@ -345,9 +225,75 @@ fn open_file(layout: &Layout) -> Result<RootsFile, LocalError> {
 impl Drop for TempRoots {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let files = [state.lasting_file.take(), state.passing_file.take()];
-        for file in files.into_iter().flatten() {
-            self.remove(file);
+        if let Some((_, name)) = state.file.take() {
+            let dir = fs::open_dir(self.layout.state_fd.as_fd(), OsStr::new("temproots"));
+            // One that stays is not locked, and any collector removes it.
+            let _ = dir.and_then(|dir| fs::unlink(dir.as_fd(), &name));
         }
+    }
+}
+
+thread_local! {
+    /// What this thread has entered, the innermost last; `None` is the process.
+    static ENTERED: RefCell<Vec<Option<Arc<TempRoots>>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Temporary roots that are held until the last clone of this is dropped, and not longer: those of
+/// one client of a daemon, and of what is built for it.
+#[derive(Clone)]
+pub struct SessionRoots(Arc<TempRoots>);
+
+impl SessionRoots {
+    /// What this thread holds from now on is held by these, until what is returned is dropped.
+    pub fn enter(&self) -> EnteredRoots {
+        EnteredRoots::new(Some(Arc::clone(&self.0)))
+    }
+
+    /// Those that this thread has entered, for another thread that works for it.
+    pub fn of_thread() -> Option<Self> {
+        ENTERED.with_borrow(|entered| entered.last()?.clone().map(Self))
+    }
+
+    /// What this thread holds from now on is held until the process ends, until what is returned
+    /// is dropped: what is used for others as well.
+    pub fn leave() -> EnteredRoots {
+        EnteredRoots::new(None)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        let state = self.0.state.lock();
+        state.unwrap_or_else(PoisonError::into_inner).known.len()
+    }
+
+    /// Whether a path is one of them.
+    pub fn contains(&self, path: &StorePath) -> bool {
+        let state = self.0.state.lock();
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        state.known.contains(path)
+    }
+}
+
+/// Says whose a thread's temporary roots are; see [`SessionRoots`].
+#[must_use = "it ends when this is dropped"]
+pub struct EnteredRoots {
+    /// It is this thread's.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl EnteredRoots {
+    fn new(roots: Option<Arc<TempRoots>>) -> Self {
+        ENTERED.with_borrow_mut(|entered| entered.push(roots));
+        Self {
+            _not_send: PhantomData,
+        }
+    }
+}
+
+impl Drop for EnteredRoots {
+    fn drop(&mut self) {
+        // The roots' own end is not within the borrow.
+        let left = ENTERED.with_borrow_mut(Vec::pop);
+        drop(left);
     }
 }

@@ -18,7 +18,7 @@ use store_types::{
 use crate::borrowed::Borrowing;
 use crate::db::{Db, DbError};
 use crate::layout::Layout;
-use crate::roots::{PassingHold, TempRoots};
+use crate::roots::{SessionRoots, TempRoots};
 use crate::temp::{TempDir, remove_leftovers};
 use crate::{LocalError, LocalStoreConfig, PathLocks};
 
@@ -583,22 +583,23 @@ impl LocalStore {
         })
     }
 
-    /// Somebody is served from now on, until this is dropped: what threads hold in
-    /// [`RootScope::Passing`](crate::RootScope::Passing) is held as long as somebody is there who
-    /// was there then.
-    pub fn hold_in_passing(&self) -> PassingHold {
-        self.temp_roots.hold()
-    }
-
     /// Keeps a path from being collected as garbage as long as this process has
-    /// the store open, or as the thread's [`RootScope`](crate::RootScope) says. To be called before
-    /// it is asked whether the path is valid.
+    /// the store open, or as the [session](Self::session_roots) lasts that the thread works for.
+    /// To be called before it is asked whether the path is valid.
     pub fn add_temp_root(&self, path: &StorePath) -> Result<(), LocalError> {
         if self.layout.config.read_only {
             // Nothing is deleted there.
             return Ok(());
         }
-        self.temp_roots.add(&self.dir, path)
+        match self.temp_roots.of_thread() {
+            Some(session) => session.add(&self.dir, path),
+            None => self.temp_roots.add(&self.dir, path),
+        }
+    }
+
+    /// Temporary roots for one client; none yet.
+    pub fn session_roots(&self) -> SessionRoots {
+        self.temp_roots.session()
     }
 
     /// Makes the target of a symbolic link outside the store a root as long as

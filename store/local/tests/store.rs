@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::*;
 use store_local::{
-    FileObject, LocalError, LocalStore, Problem, Registration, RootScope, canonicalise,
+    FileObject, GcAction, GcOptions, LocalError, LocalStore, Problem, Registration, SessionRoots,
+    Unobserved, canonicalise,
 };
 use store_nar::{HashModuloVariant, dump};
 use store_types::{
@@ -919,50 +920,57 @@ fn held(store: &LocalStore) -> BTreeSet<String> {
 }
 
 #[test]
-fn what_is_held_in_passing_goes_with_the_last_who_was_there_then() {
+fn what_is_held_for_a_session_is_held_until_it_ends_and_by_it_alone() {
     let dir = Scratch::new();
-    let store = open(dir.path());
-    let hold = |scope: RootScope, names: &[&str]| {
-        let _scope = scope.enter();
-        for name in names {
-            store.add_temp_root(&scratch_path(name)).unwrap();
-        }
-    };
-    let is_held = |names: &[&str]| {
-        assert_eq!(
-            held(&store),
-            names.iter().map(|name| name.to_string()).collect()
-        );
-    };
-    // Nobody is there.
-    hold(RootScope::Passing, &["always"]);
-    let first = store.hold_in_passing();
-    hold(RootScope::Passing, &["one", "two", "three", "four", "both"]);
-    hold(RootScope::Lasting, &["too", "four"]);
-    let second = store.hold_in_passing();
-    // The first was there, too.
-    hold(RootScope::Passing, &["second", "one"]);
-    is_held(&[
-        "always", "both", "four", "one", "second", "three", "too", "two",
-    ]);
-    drop(first);
-    is_held(&["always", "four", "one", "second", "too"]);
-    // While somebody collects, nothing goes; but with the next.
-    let gc_lock = fs::File::open(store.config().state.join("gc.lock")).unwrap();
-    gc_lock.lock().unwrap();
-    drop(second);
-    is_held(&["always", "four", "one", "second", "too"]);
-    gc_lock.unlock().unwrap();
-    drop(store.hold_in_passing());
-    is_held(&["always", "four", "too"]);
-    assert_eq!(RootScope::current(), RootScope::Lasting);
-    drop(store);
-    assert_eq!(
-        fs::read_dir(dir.join("nix/var/nix/temproots"))
+    let store = open(&dir.join("root"));
+    let files = || {
+        fs::read_dir(dir.join("root/nix/var/nix/temproots"))
             .unwrap()
-            .count(),
-        0
-    );
+            .count()
+    };
+    let add = |name: &str| store.add_text(name, b"text", &none()).unwrap().path;
+    let collect = || {
+        let options = GcOptions::new(GcAction::DeleteDead);
+        let report = store.collect_garbage(&options, &mut Unobserved).unwrap();
+        assert!(report.failures.is_empty());
+        store.all_valid_paths().unwrap()
+    };
+    let (one, two) = (store.session_roots(), store.session_roots());
+    assert_eq!(files(), 0, "a session that holds nothing has no file");
+    let of_one = {
+        let _one = one.enter();
+        let inner = {
+            let _two = two.enter();
+            add("two")
+        };
+        assert!(two.contains(&inner) && !one.contains(&inner));
+        // Another thread of the same session.
+        let roots = SessionRoots::of_thread().unwrap();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let _roots = roots.enter();
+                let _process = SessionRoots::leave();
+                add("process")
+            });
+            thread.join().unwrap();
+        });
+        add("one")
+    };
+    assert!(SessionRoots::of_thread().is_none());
+    assert_eq!((one.count(), two.count(), files()), (1, 1, 3));
+    assert_eq!(collect().len(), 3);
+    drop(two);
+    assert_eq!(files(), 2);
+    assert_eq!(collect().len(), 2);
+    {
+        let _one = one.enter();
+        store.add_temp_root(&of_one).unwrap();
+    }
+    drop(one);
+    let left = collect();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left.first().unwrap().name(), "process");
+    assert_eq!(files(), 1);
 }
 
 #[test]
