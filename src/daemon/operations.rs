@@ -280,6 +280,13 @@ fn without_payload<R: Read, W: Write + Send>(
             derivation,
             mode,
         } => {
+            if !drv_path.is_derivation() {
+                let what = format!(
+                    "store path '{}' is not a valid derivation path",
+                    connection.session.store_dir.display(&drv_path)
+                );
+                return Err(StoreError::BadRequest { what });
+            }
             let drv_path = match trusted {
                 true => drv_path,
                 false => add_derivation(connection, &drv_path, &derivation)?,
@@ -353,7 +360,11 @@ fn add_derivation<R: Read, W: Write>(
     let kind = derivation
         .kind()
         .map_err(|err| bad(format!("`{drv_path}` cannot be built: {err}")))?;
-    if !matches!(kind, DerivationKind::Fixed | DerivationKind::Floating) {
+    let is_addressed_by_content = matches!(
+        kind,
+        DerivationKind::Fixed | DerivationKind::Floating | DerivationKind::Impure
+    );
+    if !is_addressed_by_content {
         return Err(not_trusted(
             "you are not privileged to build input-addressed derivations",
         ));

@@ -342,6 +342,15 @@ fn what_needs_trust_is_refused_without_it_and_the_connection_goes_on() {
         ),
         (
             Request::BuildDerivation {
+                drv_path: StorePath::from_base_name(&format!("{}-no-derivation", "0".repeat(32)))
+                    .unwrap(),
+                derivation: derivation.clone(),
+                mode: BuildMode::Normal,
+            },
+            "no-derivation' is not a valid derivation path",
+        ),
+        (
+            Request::BuildDerivation {
                 drv_path: drv.clone(),
                 derivation,
                 mode: BuildMode::Normal,
