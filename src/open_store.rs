@@ -3,18 +3,21 @@
 //! What a client may not do because it is not trusted is refused before it comes here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use droste_executor::{Executor, Settings, Unmonitored};
+use droste_executor::{Executor, Settings, Unmonitored, chain};
 use store_api::{
     BoxError, BuildMode, BuildObserver, BuildResult, BuildStore, ClientSettings, GcRequest,
-    GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
+    GcResult, KeyedBuildResult, MessageLevel, Missing, Roots, Store, StoreError, Tell,
+    VerifyRequest,
 };
 use store_local::{
-    DerivationTurn, EnteredRoots, GcAction, GcOptions, LocalStore, SessionRoots, Unobserved,
+    DerivationTurn, EnteredRoots, GcAction, GcObserver, GcOptions, LocalStore, Problem,
+    SessionRoots,
 };
 use store_types::{
     BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivedPath, DrvOutput,
@@ -48,6 +51,45 @@ impl Drop for OpenStore {
     fn drop(&mut self) {
         ROOTS_OF_CLIENTS.fetch_sub(*self.roots_asked_for.get_mut(), Ordering::Relaxed);
     }
+}
+
+/// Tells what a collection does, in Nix's words.
+struct Course<'a> {
+    dir: &'a StoreDir,
+    tell: Tell<'a>,
+}
+
+impl GcObserver for Course<'_> {
+    fn waiting(&mut self) {
+        let text = "waiting for the big garbage collector lock...";
+        (self.tell)(MessageLevel::Info, text);
+    }
+
+    fn deleting(&mut self, name: &OsStr) {
+        let text = format!(
+            "deleting '{}/{}'",
+            self.dir.as_str(),
+            name.to_string_lossy()
+        );
+        (self.tell)(MessageLevel::Info, &text);
+    }
+}
+
+/// A size as Nix tells it, in KiB at least.
+fn size(bytes: u64) -> String {
+    let mut size = bytes as f64 / 1024.0;
+    let mut units = "KMGTPE".chars();
+    let mut unit = 'K';
+    for next in units.by_ref() {
+        unit = next;
+        if size < 1024.0 {
+            break;
+        }
+        if unit != 'E' {
+            size /= 1024.0;
+        }
+    }
+    format!("{size:.1} {unit}iB")
 }
 
 /// An error with what was being done.
@@ -98,6 +140,31 @@ impl OpenStore {
                 })
                 .map_err(failed("hash a derivation")),
             _ => Ok(None),
+        }
+    }
+
+    /// What is wrong with a path, in Nix's words.
+    fn describe(&self, path: &StorePath, problem: &Problem) -> String {
+        let path = self.store_dir().display(path);
+        match problem {
+            Problem::Missing { referrers } if referrers.is_empty() => {
+                format!("path '{path}' disappeared")
+            }
+            Problem::Missing { .. } => {
+                format!("path '{path}' disappeared, but it still has valid referrers!")
+            }
+            Problem::Modified { wanted, found } => format!(
+                "path '{path}' was modified! expected hash '{}', got '{}'",
+                wanted.to_prefixed_base32(),
+                found.to_prefixed_base32()
+            ),
+            Problem::Unreadable(error) => {
+                format!(
+                    "\x1b[31;1merror:\x1b[0m cannot read path '{path}': {}",
+                    chain(error)
+                )
+            }
+            other => format!("path '{path}' is damaged: {other:?}"),
         }
     }
 
@@ -416,7 +483,7 @@ impl Store for OpenStore {
             .map_err(failed("keep a log"))
     }
 
-    fn collect_garbage(&self, request: &GcRequest) -> Result<GcResult, StoreError> {
+    fn collect_garbage(&self, request: &GcRequest, tell: Tell<'_>) -> Result<GcResult, StoreError> {
         let action = match request.action {
             store_api::GcAction::ReturnLive => GcAction::ReturnLive,
             store_api::GcAction::ReturnDead => GcAction::ReturnDead,
@@ -433,10 +500,34 @@ impl Store for OpenStore {
             keep_derivations: nix.flag("keep-derivations"),
             ..GcOptions::new(action)
         };
+        if !request.ignore_liveness {
+            tell(MessageLevel::Info, "finding garbage collector roots...");
+        }
+        let deletes = match action {
+            GcAction::DeleteDead => {
+                tell(MessageLevel::Info, "deleting garbage...");
+                true
+            }
+            GcAction::DeleteSpecific => true,
+            GcAction::ReturnLive | GcAction::ReturnDead => {
+                tell(MessageLevel::Info, "determining live/dead paths...");
+                false
+            }
+        };
+        let mut course = Course {
+            dir: self.store_dir(),
+            tell,
+        };
         let report = self
             .store()
-            .collect_garbage(&options, &mut Unobserved)
+            .collect_garbage(&options, &mut course)
             .map_err(failed("collect garbage"))?;
+        if deletes {
+            (course.tell)(MessageLevel::Info, "deleting unused links...");
+            let saved = size(report.links_save_bytes);
+            let note = format!("note: hard linking is currently saving {saved}");
+            (course.tell)(MessageLevel::Info, &note);
+        }
         if let Some(failure) = report.failures.into_iter().next() {
             return Err(failed("collect garbage")(failure));
         }
@@ -446,20 +537,43 @@ impl Store for OpenStore {
         })
     }
 
-    fn optimise(&self) -> Result<(), StoreError> {
+    fn optimise(&self, tell: Tell<'_>) -> Result<(), StoreError> {
         let _roots = self.hold_for_client();
-        self.store()
+        let report = self
+            .store()
             .optimise(&mut |_| false)
-            .map(drop)
-            .map_err(failed("optimise the store"))
+            .map_err(failed("optimise the store"))?;
+        let freed = size(report.bytes_freed);
+        let text = format!(
+            "{freed} freed by hard-linking {} files",
+            report.files_linked
+        );
+        tell(MessageLevel::Info, &text);
+        Ok(())
     }
 
-    fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError> {
+    fn verify(&self, request: VerifyRequest, tell: Tell<'_>) -> Result<bool, StoreError> {
         let _roots = self.hold_for_client();
+        tell(MessageLevel::Info, "reading the Nix store...");
+        tell(MessageLevel::Info, "checking path existence...");
+        if request.check_contents {
+            tell(MessageLevel::Info, "checking link hashes...");
+            tell(MessageLevel::Info, "checking store hashes...");
+        }
         let report = self
             .store()
             .verify(request.check_contents)
             .map_err(failed("verify the store"))?;
+        for link in &report.links {
+            let link = self.store().physical_dir().join(".links").join(link);
+            tell(
+                MessageLevel::Error,
+                &format!("link '{}' was modified!", link.display()),
+            );
+        }
+        for (path, problem) in &report.problems {
+            tell(MessageLevel::Error, &self.describe(path, problem));
+        }
         if !request.repair {
             return Ok(!report.is_sound());
         }
@@ -467,6 +581,11 @@ impl Store for OpenStore {
             .executor
             .repair(&report, &Unmonitored)
             .map_err(failed("repair the store"))?;
+        for (path, error) in &repaired.failures {
+            let (path, why) = (self.store_dir().display(path), chain(error));
+            let text = format!("\x1b[31;1merror:\x1b[0m cannot repair path '{path}'\n       {why}");
+            tell(MessageLevel::Error, &text);
+        }
         Ok(!repaired.failures.is_empty())
     }
 

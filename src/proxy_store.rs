@@ -15,7 +15,7 @@ use std::sync::Arc;
 use droste_executor::Executor;
 use store_api::{
     BuildMode, BuildObserver, BuildResult, BuildStore, ClientSettings, GcRequest, GcResult,
-    KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
+    KeyedBuildResult, Missing, Roots, Store, StoreError, Tell, VerifyRequest,
 };
 use store_client::RemoteStore;
 use store_types::{
@@ -303,16 +303,16 @@ impl Store for ProxyStore {
         self.machines.add_build_log(drv, log)
     }
 
-    fn collect_garbage(&self, request: &GcRequest) -> Result<GcResult, StoreError> {
-        self.machines.collect_garbage(request)
+    fn collect_garbage(&self, request: &GcRequest, tell: Tell<'_>) -> Result<GcResult, StoreError> {
+        self.machines.collect_garbage(request, tell)
     }
 
-    fn optimise(&self) -> Result<(), StoreError> {
-        self.machines.optimise()
+    fn optimise(&self, tell: Tell<'_>) -> Result<(), StoreError> {
+        self.machines.optimise(tell)
     }
 
-    fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError> {
-        self.machines.verify(request)
+    fn verify(&self, request: VerifyRequest, tell: Tell<'_>) -> Result<bool, StoreError> {
+        self.machines.verify(request, tell)
     }
 
     fn of_build(&self) -> Option<&dyn BuildStore> {

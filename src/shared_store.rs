@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use droste_executor::Executor;
 use store_api::{
     BuildMode, BuildObserver, BuildResult, BuildStore, ClientSettings, GcRequest, GcResult,
-    KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
+    KeyedBuildResult, Missing, Roots, Store, StoreError, Tell, VerifyRequest,
 };
 use store_client::RemoteStore;
 use store_local::LocalStore;
@@ -446,16 +446,16 @@ impl Store for SharedStore {
         self.own.add_build_log(drv, log)
     }
 
-    fn collect_garbage(&self, request: &GcRequest) -> Result<GcResult, StoreError> {
-        self.own.collect_garbage(request)
+    fn collect_garbage(&self, request: &GcRequest, tell: Tell<'_>) -> Result<GcResult, StoreError> {
+        self.own.collect_garbage(request, tell)
     }
 
-    fn optimise(&self) -> Result<(), StoreError> {
-        self.own.optimise()
+    fn optimise(&self, tell: Tell<'_>) -> Result<(), StoreError> {
+        self.own.optimise(tell)
     }
 
-    fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError> {
-        self.own.verify(request)
+    fn verify(&self, request: VerifyRequest, tell: Tell<'_>) -> Result<bool, StoreError> {
+        self.own.verify(request, tell)
     }
 
     fn of_build(&self) -> Option<&dyn BuildStore> {

@@ -253,6 +253,10 @@ impl<W: Write + Send> BuildObserver for Forwarder<'_, W> {
         self.send_progress();
     }
 
+    fn message(&mut self, text: &[u8]) {
+        self.send(&StderrFrame::Next([text, b"\n"].concat()));
+    }
+
     fn dependency_failed(&mut self, error: &str) {
         self.show(LEVEL_ERROR, format!("\x1b[31;1merror:\x1b[0m {error}"));
     }

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use store_api::{BuildMode, ClientSettings, KeyedBuildResult, Store, StoreError};
+use store_api::{BuildMode, ClientSettings, KeyedBuildResult, MessageLevel, Store, StoreError};
 use store_types::{ContentAddressMethod, Derivation, DerivationKind, HashAlgorithm, StorePath};
 use store_wire::{
     ClientOptions, FramedReader, NarReader, Payload, Reader, RemoteError, Request, Response,
@@ -246,15 +246,19 @@ fn without_payload<R: Read, W: Write + Send>(
                 what: "you are not allowed to ignore liveness".to_owned(),
             });
         }
-        Request::CollectGarbage(request) => Response::GcResult(store.collect_garbage(&request)?),
+        Request::CollectGarbage(request) => {
+            Response::GcResult(store.collect_garbage(&request, &mut teller(connection))?)
+        }
         Request::OptimiseStore => {
-            store.optimise()?;
+            store.optimise(&mut teller(connection))?;
             Response::Bool(true)
         }
         Request::VerifyStore(request) if request.repair && !trusted => {
             return Err(not_trusted("you are not privileged to repair paths"));
         }
-        Request::VerifyStore(request) => Response::Bool(store.verify(request)?),
+        Request::VerifyStore(request) => {
+            Response::Bool(store.verify(request, &mut teller(connection))?)
+        }
 
         Request::BuildPaths { mode, .. }
         | Request::BuildPathsWithResults { mode, .. }
@@ -313,6 +317,24 @@ fn without_payload<R: Read, W: Write + Send>(
         | Request::NarFromPath(_) => unreachable!("these have a payload"),
     };
     Ok(response.into())
+}
+
+/// Sends what is being done to the client's standard error.
+fn teller<'a, R: Read, W: Write + Send>(
+    connection: &'a mut Connection<'_, R, W>,
+) -> impl FnMut(MessageLevel, &str) + Send + 'a {
+    let (output, session) = (&mut connection.output, &connection.session);
+    let verbosity = connection.verbosity;
+    move |level, text| {
+        if level as u64 <= verbosity {
+            // Who does not take it is not going to take the reply.
+            let _ = send_frame(
+                output,
+                session,
+                &StderrFrame::Next(format!("{text}\n").into()),
+            );
+        }
+    }
 }
 
 fn forwarder<'a, R: Read, W: Write>(

@@ -110,7 +110,7 @@ pub use builder_env::BuilderStart;
 pub use child::service::Shims;
 pub use context::ChildCounts;
 pub use droste_sandbox::Exit;
-pub use error::BuildError;
+pub use error::{BuildError, chain};
 pub use executor::{Embedded, Executor, OpenError, ServeStore, droste_state_dir};
 pub use external::{ExternalBuild, TakeOutput};
 pub use repair::{RepairError, RepairReport};

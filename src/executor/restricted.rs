@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use store_api::{
     BoxError, BuildMode, BuildObserver, BuildProgress, BuildResult, BuildStatus, BuildStore,
     BuilderMessage, ClientSettings, GcRequest, GcResult, KeyedBuildResult, Missing, Roots, Store,
-    StoreError, VerifyRequest,
+    StoreError, Tell, VerifyRequest,
 };
 use store_local::{EnteredRoots, SessionRoots};
 use store_nar::RefScanner;
@@ -793,15 +793,19 @@ impl Store for RestrictedStore {
         self.refuse("add a build log")
     }
 
-    fn collect_garbage(&self, _request: &GcRequest) -> Result<GcResult, StoreError> {
+    fn collect_garbage(
+        &self,
+        _request: &GcRequest,
+        _tell: Tell<'_>,
+    ) -> Result<GcResult, StoreError> {
         Ok(GcResult::default())
     }
 
-    fn optimise(&self) -> Result<(), StoreError> {
+    fn optimise(&self, _tell: Tell<'_>) -> Result<(), StoreError> {
         self.refuse("optimise the store")
     }
 
-    fn verify(&self, _request: VerifyRequest) -> Result<bool, StoreError> {
+    fn verify(&self, _request: VerifyRequest, _tell: Tell<'_>) -> Result<bool, StoreError> {
         self.refuse("verify the store")
     }
 

@@ -85,6 +85,20 @@ kept() { python3 -c 'import bz2, glob, sys; [sys.stdout.buffer.write(bz2.open(na
 check "a log is kept" test -n "$(kept "$store")"
 equal "as the builder wrote it" "$(kept "$WORK/by-nix")" "$(kept "$store")"
 
+# What is done to the store is told in the same words: what is damaged, deleted, freed. Sizes and
+# roots apart; Droste adds why something cannot be repaired.
+keeps() {
+    local url=$1 root=$2 added
+    echo damaged > "$WORK/damaged"
+    added=$(nix34 nix-store --store "$url" --add "$WORK/damaged")
+    chmod u+w "$root$added" && echo more >> "$root$added"
+    for arguments in "--verify --check-contents" "--verify --check-contents --repair" "--delete $added" "--delete $added" "--gc --print-dead" --optimise; do
+        "$NIX34/nix-store" --store "$url" $arguments 2>&1
+        echo "status $?"
+    done | sed -e '/^removing stale/d' -e '/^.nix.store/d' -e '/^       /d' -e 's/-*[0-9.]* [KM]iB/SIZE/' -e 's/[0-9]* files/FILES/'
+}
+equal "what is done to the store is told as by nix-daemon" "$(keeps "$judge" "$WORK/by-nix")" "$(keeps "$url" "$store")"
+
 # What outputs turned out to be, by the paths of their derivations.
 drv=$(nix34 nix-instantiate --store "$url" ../differential -A floating-flat --argstr busybox "$busybox" 2> /dev/null)
 python3 by_path.py "$socket" "$drv" > "$WORK/by-path" 2>&1

@@ -56,6 +56,8 @@ for version in 34 26 28; do
     drv=$(nix34 nix-instantiate --store "$url" ../differential -A fails --argstr busybox "$busybox" 2> /dev/null)
     refused "a failure is told, with the log (2.$version)" 1 'last words' nix34 nix-store -r --store "$url" "$drv"
     equal "the inputs are not copied (2.$version)" "" "$(ls "$DROSTE_DIR/store/nix/store" | grep -- -busybox)"
+    deleting=$(nix34 nix-store --store "$url" --delete "$added" 2>&1 > /dev/null)
+    check "what its daemon does is told (2.$version)" grep -q "deleting '.*$added'" <<< "$deleting"
     check "its daemon collects garbage" nix34 nix-store --store "$url" --gc
     check "the proxy ends" droste daemon stop
     wait "$daemon" || fail "the proxy ends in order" "$(tail -n 5 "$WORK/daemon.log")"

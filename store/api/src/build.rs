@@ -189,6 +189,9 @@ pub trait BuildObserver: Send {
     /// How far the builds are, that were asked for together.
     fn progress(&mut self, _progress: BuildProgress) {}
 
+    /// Something that the server of a store wants shown, without a line end.
+    fn message(&mut self, _text: &[u8]) {}
+
     /// Something that was needed for what was asked for has failed: its error, which is not in the
     /// result.
     fn dependency_failed(&mut self, _error: &str) {}

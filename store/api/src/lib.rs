@@ -17,6 +17,6 @@ pub use build::{
 };
 pub use error::{BoxError, StoreError};
 pub use inside::BuildStore;
-pub use maintenance::{GcAction, GcRequest, GcResult, Roots, VerifyRequest};
+pub use maintenance::{GcAction, GcRequest, GcResult, MessageLevel, Roots, Tell, VerifyRequest};
 pub use settings::ClientSettings;
 pub use store::{Missing, Store};

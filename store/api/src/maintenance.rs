@@ -62,6 +62,19 @@ pub struct GcResult {
     pub bytes_freed: u64,
 }
 
+/// How much a message matters: Nix's verbosity from which on it is shown. The numbers are the worker
+/// protocol's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MessageLevel {
+    /// Something is wrong.
+    Error = 0,
+    /// What is done.
+    Info = 3,
+}
+
+/// Who is told what is being done, and found: texts for people, without line ends.
+pub type Tell<'a> = &'a mut (dyn FnMut(MessageLevel, &str) + Send);
+
 /// Garbage collector roots: for each path, the links that keep it.
 pub type Roots = BTreeMap<StorePath, BTreeSet<PathBuf>>;
 

@@ -11,7 +11,7 @@ use store_types::{
 
 use crate::{
     BuildMode, BuildObserver, BuildResult, BuildStore, ClientSettings, GcRequest, GcResult,
-    KeyedBuildResult, Roots, StoreError, VerifyRequest,
+    KeyedBuildResult, Roots, StoreError, Tell, VerifyRequest,
 };
 
 /// What would have to be done to make some paths valid.
@@ -168,13 +168,13 @@ pub trait Store: Send + Sync {
     fn add_build_log(&self, drv: &StorePath, log: &mut dyn Read) -> Result<(), StoreError>;
 
     /// Collects garbage, or tells what it is.
-    fn collect_garbage(&self, request: &GcRequest) -> Result<GcResult, StoreError>;
+    fn collect_garbage(&self, request: &GcRequest, tell: Tell<'_>) -> Result<GcResult, StoreError>;
 
     /// Replaces files of the same content by hard links to one.
-    fn optimise(&self) -> Result<(), StoreError>;
+    fn optimise(&self, tell: Tell<'_>) -> Result<(), StoreError>;
 
-    /// Checks the store; true if errors remain.
-    fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError>;
+    /// Checks the store, and tells what is wrong; true if errors remain.
+    fn verify(&self, request: VerifyRequest, tell: Tell<'_>) -> Result<bool, StoreError>;
 
     /// What a build's view of a store has beyond this; `None` for all other stores.
     fn of_build(&self) -> Option<&dyn BuildStore>;

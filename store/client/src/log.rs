@@ -60,6 +60,9 @@ impl<'a> Log<'a> {
                 if let Some(messages) = self.messages {
                     messages(text.strip_suffix(b"\n").unwrap_or(&text));
                 }
+                if let Some(observer) = &mut self.observer {
+                    observer.message(text.strip_suffix(b"\n").unwrap_or(&text));
+                }
             }
             StderrFrame::StartActivity {
                 id, kind, fields, ..

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use store_api::{
     BuildMode, BuildObserver, BuildResult, BuildStatus, BuildStore, ClientSettings, GcRequest,
-    GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
+    GcResult, KeyedBuildResult, MessageLevel, Missing, Roots, Store, StoreError, Tell,
+    VerifyRequest,
 };
 use store_types::{
     BuildTraceEntry, BuildTraceKey, ContentAddress, ContentAddressMethod, Derivation, DerivedPath,
@@ -282,6 +283,14 @@ impl RemoteStore {
             Some(failure) => Err(failure),
             None => result.map(|_| ()),
         }
+    }
+
+    /// An operation of whose course somebody is told.
+    fn call_told(&self, request: Request, tell: Tell<'_>) -> Result<Response, StoreError> {
+        let mut told = Told(tell);
+        self.with(request.operation().0, Some(&mut told), |connection, log| {
+            connection.call(&request, log)
+        })
     }
 
     /// Does something on a connection.
@@ -858,23 +867,39 @@ impl Store for RemoteStore {
         .map(|_| ())
     }
 
-    fn collect_garbage(&self, request: &GcRequest) -> Result<GcResult, StoreError> {
-        let response = self.call(Request::CollectGarbage(request.clone()))?;
+    fn collect_garbage(&self, request: &GcRequest, tell: Tell<'_>) -> Result<GcResult, StoreError> {
+        let response = self.call_told(Request::CollectGarbage(request.clone()), tell)?;
         self.expected("CollectGarbage", expect!(response, GcResult))
     }
 
-    fn optimise(&self) -> Result<(), StoreError> {
-        self.nothing(Request::OptimiseStore)
+    fn optimise(&self, tell: Tell<'_>) -> Result<(), StoreError> {
+        self.call_told(Request::OptimiseStore, tell).map(drop)
     }
 
-    fn verify(&self, request: VerifyRequest) -> Result<bool, StoreError> {
-        let response = self.call(Request::VerifyStore(request))?;
+    fn verify(&self, request: VerifyRequest, tell: Tell<'_>) -> Result<bool, StoreError> {
+        let response = self.call_told(Request::VerifyStore(request), tell)?;
         self.expected("VerifyStore", expect!(response, Bool))
     }
 
     fn of_build(&self) -> Option<&dyn BuildStore> {
         None
     }
+}
+
+/// Passes on what a server wants shown.
+struct Told<'a>(Tell<'a>);
+
+impl BuildObserver for Told<'_> {
+    fn started(&mut self, _drv: &StorePath) {}
+
+    fn log_line(&mut self, _drv: &StorePath, _line: &[u8]) {}
+
+    fn message(&mut self, text: &[u8]) {
+        // How much it matters is not said.
+        (self.0)(MessageLevel::Info, &String::from_utf8_lossy(text));
+    }
+
+    fn finished(&mut self, _drv: &StorePath, _result: &BuildResult) {}
 }
 
 /// A NAR of known length, whose end before it is an error.

@@ -378,8 +378,12 @@ fn real_nix_keeps_its_store_in_order_for_a_client() {
         let none = BTreeSet::new();
         let text = format!("garbage {version}").into_bytes();
         let info = add(store, "garbage", ContentAddressMethod::Flat, &none, &text).unwrap();
-        assert!(!store.verify(VerifyRequest::default()).unwrap());
-        store.optimise().unwrap();
+        assert!(
+            !store
+                .verify(VerifyRequest::default(), &mut |_, _| {})
+                .unwrap()
+        );
+        store.optimise(&mut |_, _| {}).unwrap();
         let link = nix.home.path().join(format!("link-{version}"));
         std::os::unix::fs::symlink(store.store_dir().display(&info.path), &link).unwrap();
         store.add_indirect_root(&link).unwrap();
@@ -407,13 +411,15 @@ fn real_nix_keeps_its_store_in_order_for_a_client() {
             paths_to_delete: BTreeSet::new(),
             max_freed_bytes: u64::MAX,
         };
-        let live = store.collect_garbage(&gc(GcAction::ReturnLive)).unwrap();
+        let live = store
+            .collect_garbage(&gc(GcAction::ReturnLive), &mut |_, _| {})
+            .unwrap();
         assert!(live.paths.contains(&info.path));
         std::fs::remove_file(&link).unwrap();
         // In a new connection: this one holds a temporary root.
         drop(
             nix.store(version)
-                .collect_garbage(&gc(GcAction::ReturnDead))
+                .collect_garbage(&gc(GcAction::ReturnDead), &mut |_, _| {})
                 .unwrap(),
         );
     });

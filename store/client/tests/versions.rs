@@ -252,16 +252,23 @@ fn every_question_has_its_answer_at_every_version() {
             remote.find_roots(true).unwrap(),
             store.find_roots(true).unwrap()
         );
-        remote.optimise().unwrap();
-        assert!(!remote.verify(VerifyRequest::default()).unwrap());
+        remote.optimise(&mut |_, _| {}).unwrap();
+        assert!(
+            !remote
+                .verify(VerifyRequest::default(), &mut |_, _| {})
+                .unwrap()
+        );
         let gc = GcRequest {
             action: GcAction::ReturnDead,
             ignore_liveness: false,
             paths_to_delete: BTreeSet::new(),
             max_freed_bytes: u64::MAX,
         };
-        let collected = remote.collect_garbage(&gc).unwrap();
-        assert_eq!(collected.paths, store.collect_garbage(&gc).unwrap().paths);
+        let collected = remote.collect_garbage(&gc, &mut |_, _| {}).unwrap();
+        assert_eq!(
+            collected.paths,
+            store.collect_garbage(&gc, &mut |_, _| {}).unwrap().paths
+        );
         assert!(collected.paths.contains(&path));
 
         let log = remote.add_build_log(drv_path, &mut &b"log"[..]);

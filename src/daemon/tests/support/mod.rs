@@ -17,7 +17,7 @@ use std::time::Duration;
 use droste_daemon::{ConnectionOptions, Limits, Server, Trust};
 use store_api::{
     BuildMode, BuildObserver, BuildResult, BuildStatus, BuildStore, ClientSettings, GcRequest,
-    GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, VerifyRequest,
+    GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, Tell, VerifyRequest,
 };
 use store_types::{
     BuildTraceEntry, BuildTraceKey, ContentAddress, ContentAddressMethod, Derivation, DerivedPath,
@@ -468,18 +468,22 @@ impl Store for DirStore {
             .map_err(StoreError::io("read a log"))
     }
 
-    fn collect_garbage(&self, _request: &GcRequest) -> Result<GcResult, StoreError> {
+    fn collect_garbage(
+        &self,
+        _request: &GcRequest,
+        _tell: Tell<'_>,
+    ) -> Result<GcResult, StoreError> {
         Ok(GcResult {
             paths: self.paths(),
             bytes_freed: 0,
         })
     }
 
-    fn optimise(&self) -> Result<(), StoreError> {
+    fn optimise(&self, _tell: Tell<'_>) -> Result<(), StoreError> {
         Ok(())
     }
 
-    fn verify(&self, _request: VerifyRequest) -> Result<bool, StoreError> {
+    fn verify(&self, _request: VerifyRequest, _tell: Tell<'_>) -> Result<bool, StoreError> {
         Ok(false)
     }
 
