@@ -17,7 +17,6 @@ use store_types::{
     PathInfo, References, StorePath, sha256,
 };
 
-use crate::temp::TempDir;
 use crate::{LocalError, LocalStore, Registration};
 
 /// The name of an object in its temporary directory.
@@ -74,7 +73,7 @@ impl LocalStore {
         repair: bool,
         source: &mut dyn Read,
     ) -> Result<PathInfo, LocalError> {
-        let temp = TempDir::new(&self.layout)?;
+        let temp = self.temp_dir()?;
         let tree = LocalError::tree("add", name);
         let (hash, nar_hash, nar_size) = match method {
             ContentAddressMethod::Nar => {
@@ -190,7 +189,7 @@ impl LocalStore {
             let mut file = std::fs::File::from(file);
             return self.add_content_addressed(name, method, algorithm, references, &mut file);
         }
-        let temp = TempDir::new(&self.layout)?;
+        let temp = self.temp_dir()?;
         let mut nar_hasher = Hasher::new(HashAlgorithm::Sha256);
         let mut restored = RestoreWriter::new(temp.fd(), OsStr::new(OBJECT));
         let mut sinks: Vec<&mut dyn Write> = vec![&mut nar_hasher, &mut restored];
@@ -409,7 +408,7 @@ impl LocalStore {
             copy(nar, &mut io::sink()).map_err(LocalError::tree("add", path))?;
             return Ok(());
         }
-        let temp = TempDir::new(&self.layout)?;
+        let temp = self.temp_dir()?;
         let mut hasher = Hasher::new(HashAlgorithm::Sha256);
         let mut restored = RestoreWriter::new(temp.fd(), OsStr::new(OBJECT));
         copy(nar, &mut Tee::new(vec![&mut hasher, &mut restored]))

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -145,6 +145,26 @@ impl LocalStore {
         Ok(roots)
     }
 
+    /// Removes what processes have left that ended without removing it; whether there was any. What
+    /// cannot be looked at (another user's) stays.
+    pub(crate) fn forget_dead_processes(&self) -> Result<bool, LocalError> {
+        let path = self.state_dir().join("temproots");
+        let list = || -> io::Result<(OwnedFd, Vec<Entry>)> {
+            let dir = fs::open_dir(self.layout.state_fd.as_fd(), OsStr::new("temproots"))?;
+            let entries = fs::list(dir.as_fd())?;
+            Ok((dir, entries))
+        };
+        let (dir, entries) = list().map_err(LocalError::io("list", path))?;
+        let mut found = false;
+        for Entry { name, .. } in entries {
+            let is_a_number = name.as_bytes().iter().all(u8::is_ascii_digit);
+            if is_a_number && let Ok(file) = fs::open_to_write(dir.as_fd(), &name) {
+                found |= remove_if_dead(dir.as_fd(), &name, &file).unwrap_or(false);
+            }
+        }
+        Ok(found)
+    }
+
     /// What processes have announced that they need, valid or not. Files of processes that are
     /// gone are removed.
     pub(crate) fn temp_roots(&self) -> Result<Roots, LocalError> {
@@ -166,10 +186,7 @@ impl LocalStore {
                     _ => return Ok(Vec::new()),
                 }
                 let fd = fs::open_to_write(dir.as_fd(), &name)?;
-                // Only if its process is gone.
-                if fs::lock(&fd, FlockOperation::NonBlockingLockExclusive)? {
-                    fs::unlink(dir.as_fd(), &name)?;
-                    fs::write_all(&fd, b"d")?;
+                if remove_if_dead(dir.as_fd(), &name, &fd)? {
                     return Ok(Vec::new());
                 }
                 let mut bytes = Vec::new();
@@ -194,6 +211,17 @@ impl LocalStore {
         }
         Ok(roots)
     }
+}
+
+/// Removes a file of temporary roots if its process is gone; whether it was. Who has just made it
+/// sees by the mark that it has to make it again.
+fn remove_if_dead(dir: BorrowedFd<'_>, name: &OsStr, file: &OwnedFd) -> io::Result<bool> {
+    let is_dead = fs::lock(file, FlockOperation::NonBlockingLockExclusive)?;
+    if is_dead {
+        fs::unlink(dir, name)?;
+        fs::write_all(file, b"d")?;
+    }
+    Ok(is_dead)
 }
 
 /// What keeps nobody from collecting: it is not there, or is not for us.

@@ -88,7 +88,7 @@ impl LocalStore {
             store: self,
             links: fs::open_dir(self.store_fd(), OsStr::new(LINKS))
                 .map_err(LocalError::io("open", &links_path))?,
-            temp: TempDir::new(&self.layout)?,
+            temp: self.temp_dir()?,
             temp_count: 0,
             linked: HashSet::new(),
             sound: HashSet::new(),

@@ -111,7 +111,7 @@ impl LocalStore {
         }
         let mut rewritten = None;
         (info.nar_hash, info.nar_size) = if has_self {
-            let temp = TempDir::new(&self.layout)?;
+            let temp = self.temp_dir()?;
             let rule = (own.to_vec(), hash_part(&info.path).to_vec());
             let (hash, size, _) =
                 rewrite_tree(tree.dir, tree.node, temp.fd(), OsStr::new(OBJECT), [rule])

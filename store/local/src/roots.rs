@@ -102,6 +102,15 @@ impl TempRoots {
         })
     }
 
+    /// Makes the file, if it is not there yet: what stays of it tells that this process was killed.
+    pub(crate) fn announce(&self) -> Result<(), LocalError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.file.is_none() {
+            state.file = Some(open_file(&self.layout, self.is_session)?);
+        }
+        Ok(())
+    }
+
     /// Keeps a path from being collected until this is dropped.
     pub(crate) fn add(&self, dir: &StoreDir, path: &StorePath) -> Result<(), LocalError> {
         let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -89,7 +89,10 @@ impl LocalStore {
     pub fn open_at(config: &LocalStoreConfig) -> Result<Self, LocalError> {
         let store = Self::open_as_it_is(config)?;
         if !config.read_only {
-            remove_leftovers(&store.layout)?;
+            // To look for it means to list all objects; who was killed has left temporary roots.
+            if store.forget_dead_processes()? {
+                remove_leftovers(&store.layout)?;
+            }
         }
         Ok(store)
     }
@@ -627,8 +630,17 @@ impl LocalStore {
         make().map_err(LocalError::io("make the root", path))
     }
 
+    /// A directory for what is being added. If this process is killed, whoever opens the store next
+    /// knows that something of it may be there.
+    pub(crate) fn temp_dir(&self) -> Result<TempDir, LocalError> {
+        self.layout.check_writable("add an object")?;
+        self.temp_roots.announce()?;
+        TempDir::new(&self.layout)
+    }
+
     /// Locks paths, waiting for whoever has one of them.
     pub fn lock_paths(&self, paths: &BTreeSet<StorePath>) -> Result<PathLocks, LocalError> {
+        self.temp_roots.announce()?;
         let locks = PathLocks::acquire(&self.layout, paths, true)?;
         Ok(locks.expect("who waits for locks gets them"))
     }
@@ -638,6 +650,7 @@ impl LocalStore {
         &self,
         paths: &BTreeSet<StorePath>,
     ) -> Result<Option<PathLocks>, LocalError> {
+        self.temp_roots.announce()?;
         PathLocks::acquire(&self.layout, paths, false)
     }
 
@@ -655,7 +668,7 @@ impl LocalStore {
         let failed = |error| LocalError::io("move into place", self.physical_path(path))(error);
         match rename_tree(dir, name, self.store_fd(), to) {
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                let temp = TempDir::new(&self.layout)?;
+                let temp = self.temp_dir()?;
                 store_nar::rewrite_tree(dir, name, temp.fd(), to, [])
                     .map_err(LocalError::tree("copy", path))?;
                 rename_tree(temp.fd(), to, self.store_fd(), to).map_err(failed)

@@ -11,7 +11,6 @@ use store_types::{Hash, PathInfo, StorePath};
 use crate::add::OBJECT;
 use crate::gc::LINKS;
 use crate::store::rename_tree;
-use crate::temp::TempDir;
 use crate::{LocalError, LocalStore};
 
 /// What is wrong with a valid path.
@@ -169,7 +168,7 @@ impl LocalStore {
         let Some(present) = self.path_info(path)? else {
             return Err(LocalError::NotValid { path: path.clone() });
         };
-        let temp = TempDir::new(&self.layout)?;
+        let temp = self.temp_dir()?;
         let (new, old) = (OsStr::new(OBJECT), OsStr::new("old"));
         let place = OsStr::new(path.base_name());
         let failed = |error| LocalError::io("replace", self.physical_path(path))(error);

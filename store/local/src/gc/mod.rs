@@ -200,7 +200,7 @@ impl LocalStore {
         let mut collector = Collector {
             store: self,
             server: &server,
-            trash: TempDir::new(&self.layout)?,
+            trash: self.temp_dir()?,
             trashed: 0,
             max_freed_bytes: options.max_freed_bytes,
             report: GcReport {
