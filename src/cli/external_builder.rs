@@ -154,9 +154,12 @@ fn connect(context: Option<&Context>, socket: Option<&Path>) -> Result<UnixStrea
                 source: source.into(),
             })
             .hint(|| "`droste daemon --external-socket PATH` listens at one")?,
-        (None, Some(context)) => serving::connect_to(context, context.external_socket())
-            .map_err(ExternalError::NoDaemon)
-            .hint(|| format!("what it said is in `{}`", context.daemon_log().display()))?,
+        (None, Some(context)) => {
+            serving::connect_to(context, context.external_socket()).map_err(|error| {
+                let hint = error.hint(context);
+                CommandError::from(ExternalError::NoDaemon(error)).with_hint(hint)
+            })?
+        }
         (None, None) => unreachable!("without a socket there is a context"),
     };
     Ok(connected.into())

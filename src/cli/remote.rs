@@ -48,9 +48,10 @@ pub fn run(context: &Context, args: &RemoteArgs) -> Result<u8, CommandError> {
         return Err(RemoteError::NotAsked)
             .hint(|| "Nix runs it by itself: see `droste remote --help`");
     }
-    let daemon = serving::connect_to(context, context.builds_socket())
-        .map_err(RemoteError::NoDaemon)
-        .hint(|| format!("what it said is in `{}`", context.daemon_log().display()))?;
+    let daemon = serving::connect_to(context, context.builds_socket()).map_err(|error| {
+        let hint = error.hint(context);
+        CommandError::from(RemoteError::NoDaemon(error)).with_hint(hint)
+    })?;
     match args.serve {
         true => {
             let access = match args.write {

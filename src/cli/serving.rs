@@ -76,6 +76,26 @@ pub enum ServingError {
     Protocol(#[from] ProtocolError),
 }
 
+impl ServingError {
+    /// What now.
+    pub fn hint(&self, context: &Context) -> String {
+        match self {
+            Self::OtherStore(store) => format!(
+                "name that store (`--store {}`), stop the daemon (`droste daemon stop`), or have \
+                 another one for this store, with another $DROSTE_DIR",
+                store.display()
+            ),
+            Self::Instance(_) | Self::Start(_) => format!(
+                "`{}` is the daemon's directory; $DROSTE_DIR names another",
+                context.droste_dir.display()
+            ),
+            Self::Ended(_) | Self::Silent | Self::Protocol(_) => {
+                format!("what it said is in `{}`", context.daemon_log().display())
+            }
+        }
+    }
+}
+
 /// A connection to a daemon of this program and store, which is started if need be.
 ///
 /// # Errors

@@ -65,8 +65,10 @@ enum ServeError {
     #[error("cannot use the machine's store")]
     Store(#[from] StoreError),
     #[error("{}", match paths.as_slice() {
-        [path] => format!("`{path}` is an input, and is not valid"),
-        paths => format!("{} inputs are not valid, such as `{}`", paths.len(), paths[0]),
+        [path] => format!("`{path}` is an input, and is not valid in the daemon's store or the machine's: \
+            Nix and the daemon must use one store"),
+        paths => format!("{} inputs are not valid in the daemon's store or the machine's, such as `{}`: \
+            Nix and the daemon must use one store", paths.len(), paths[0]),
     })]
     NotValid { paths: Vec<String> },
     #[error(transparent)]
