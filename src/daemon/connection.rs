@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use store_api::{Store, StoreError};
 use store_wire::{
-    HandshakeError, Hello, Reader, RemoteError, Request, Response, Session, StderrFrame, Trust,
-    Version, WireError, Writer, feature, handshake_as_server,
+    HandshakeError, Hello, Reader, RemoteError, Request, Response, Session, SharedBudget,
+    StderrFrame, Trust, Version, WireError, Writer, feature, handshake_as_server,
 };
 
 use crate::{inside, operations};
@@ -132,7 +133,45 @@ pub fn serve_streams(
     store: &dyn Store,
     options: &ConnectionOptions,
 ) -> Result<(), ConnectionError> {
-    let mut reader = Reader::new(BufReader::with_capacity(BUFFER_LEN, input));
+    let mut is_ready = false;
+    let mut on_wait = |_: Wait| {
+        if !std::mem::replace(&mut is_ready, true) {
+            on_ready();
+        }
+    };
+    serve_within(
+        input,
+        output,
+        is_hung_up,
+        &mut on_wait,
+        None,
+        store,
+        options,
+    )
+}
+
+/// What is waited for from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// The next request, if there is one, or what belongs to the one that was read.
+    Client,
+    /// The rest of a request that has begun.
+    Rest,
+}
+
+/// The same, with what messages hold taken from a budget that connections share. `on_wait` is
+/// called first after the handshake.
+pub(crate) fn serve_within(
+    input: impl Read,
+    output: impl Write + Send,
+    is_hung_up: &(dyn Fn() -> bool + Sync),
+    on_wait: &mut dyn FnMut(Wait),
+    budget: Option<Arc<SharedBudget>>,
+    store: &dyn Store,
+    options: &ConnectionOptions,
+) -> Result<(), ConnectionError> {
+    let mut reader =
+        Reader::new(BufReader::with_capacity(BUFFER_LEN, input)).sharing(budget.clone());
     let mut output = BufWriter::with_capacity(BUFFER_LEN, output);
     let hello = Hello {
         nix_version: options.nix_version.clone(),
@@ -158,10 +197,11 @@ pub fn serve_streams(
             let _ = send_frame(&mut output, &session, &frame);
         }
     })?;
-    on_ready();
+    on_wait(Wait::Client);
     let mut connection = Connection {
         session,
         reader,
+        budget,
         output,
         is_hung_up,
         store,
@@ -170,8 +210,21 @@ pub fn serve_streams(
     };
     connection.send_frame(&StderrFrame::Last)?;
     loop {
-        match Request::read(&connection.session, &mut connection.reader) {
-            Ok(Some(request)) => operations::answer(&mut connection, request)?,
+        // What a client sends is a whole request, or nothing for as long as it likes.
+        let has_begun = connection.reader.inner().fill_buf();
+        let has_begun = has_begun.is_ok_and(|bytes| !bytes.is_empty());
+        if has_begun {
+            on_wait(Wait::Rest);
+        }
+        let read = Request::read(&connection.session, &mut connection.reader);
+        if has_begun {
+            on_wait(Wait::Client);
+        }
+        match read {
+            Ok(Some(request)) => {
+                operations::answer(&mut connection, request)?;
+                connection.reader.begin_message();
+            }
             Ok(None) => return Ok(()),
             Err(err) => {
                 // Where the next request begins is not known any more.
@@ -186,6 +239,7 @@ pub fn serve_streams(
 pub(crate) struct Connection<'a, R: Read, W: Write> {
     pub(crate) session: Session,
     pub(crate) reader: Reader<BufReader<R>>,
+    pub(crate) budget: Option<Arc<SharedBudget>>,
     pub(crate) output: BufWriter<W>,
     pub(crate) is_hung_up: &'a (dyn Fn() -> bool + Sync),
     pub(crate) store: &'a dyn Store,

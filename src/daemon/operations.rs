@@ -5,12 +5,13 @@ use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use store_api::{BuildMode, ClientSettings, KeyedBuildResult, MessageLevel, Store, StoreError};
 use store_types::{ContentAddressMethod, Derivation, DerivationKind, HashAlgorithm, StorePath};
 use store_wire::{
     ClientOptions, FramedReader, NarReader, Payload, Reader, RemoteError, Request, Response,
-    Session, StderrFrame, WireError,
+    Session, SharedBudget, StderrFrame, WireError,
 };
 
 use crate::connection::{Connection, ConnectionError, chain, send_frame};
@@ -414,6 +415,7 @@ fn answer_framed<R: Read, W: Write + Send>(
         connection.store,
         connection.trusted,
         &connection.session,
+        connection.budget.clone(),
         request,
         &mut stream,
     );
@@ -440,6 +442,7 @@ fn from_framed(
     store: &dyn Store,
     trusted: bool,
     session: &Session,
+    budget: Option<Arc<SharedBudget>>,
     request: Request,
     stream: &mut dyn Read,
 ) -> Result<Response, StoreError> {
@@ -486,7 +489,7 @@ fn from_framed(
                 action: "read what is to be added".to_owned(),
                 source: err.into(),
             };
-            let mut reader = Reader::new(stream);
+            let mut reader = Reader::new(stream).sharing(budget);
             for _ in 0..reader.u64("count").map_err(wrong)? {
                 reader.begin_message();
                 let mut info = session.read_keyed_path_info(&mut reader).map_err(wrong)?;
@@ -566,6 +569,7 @@ fn answer_pulled<R: Read, W: Write + Send>(
         connection.store,
         connection.trusted,
         &connection.session,
+        connection.budget.clone(),
         request,
         &mut nar,
     );

@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 use droste_sys::{Credentials, peer_credentials};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use store_api::Store;
-use store_wire::{RemoteError, Session, StderrFrame, Trust, Version, Writer};
+use store_wire::{
+    MESSAGE_BYTES_MAX, RemoteError, Session, SharedBudget, StderrFrame, Trust, Version, Writer,
+};
 
-use crate::connection::{ConnectionOptions, is_hung_up, linger, serve_streams};
+use crate::connection::{ConnectionOptions, Wait, is_hung_up, linger, serve_within};
 
 /// How many refused connections are kept open so that their clients can read
 /// why they were refused.
@@ -44,6 +46,13 @@ pub struct Limits {
     /// How long a client may leave what is sent to it unread before it counts as
     /// gone.
     pub write_timeout: Duration,
+    /// How long a client may pause within a request.
+    pub request_timeout: Duration,
+    /// What all requests may hold while they are read and answered, in bytes, small ones not
+    /// counted; who asks for more is refused.
+    pub requests_bytes_max: u64,
+    /// What those of one user may.
+    pub requests_of_user_bytes_max: u64,
 }
 
 impl Default for Limits {
@@ -54,6 +63,10 @@ impl Default for Limits {
             connections_of_user_max: 256,
             handshake_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(600),
+            request_timeout: Duration::from_secs(120),
+            // The largest requests that there are four times over, twice.
+            requests_bytes_max: 8 * MESSAGE_BYTES_MAX,
+            requests_of_user_bytes_max: 4 * MESSAGE_BYTES_MAX,
         }
     }
 }
@@ -92,8 +105,8 @@ struct Connections {
     last_id: u64,
     /// With the user of each.
     streams: HashMap<u64, (Arc<UnixStream>, u32)>,
-    /// How many each user has.
-    of_users: HashMap<u32, usize>,
+    /// How many each user has, and what their requests hold.
+    of_users: HashMap<u32, (usize, Arc<SharedBudget>)>,
 }
 
 impl Connections {
@@ -102,8 +115,8 @@ impl Connections {
             return;
         };
         if let Entry::Occupied(mut count) = self.of_users.entry(uid) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
+            count.get_mut().0 -= 1;
+            if count.get().0 == 0 {
                 count.remove();
             }
         }
@@ -168,6 +181,7 @@ impl Server {
             admit,
             nix_version: nix_version.into(),
             limits,
+            budget: SharedBudget::new(limits.requests_bytes_max),
             refused: VecDeque::new(),
         };
         let accepting = thread::Builder::new()
@@ -235,6 +249,7 @@ struct Acceptor {
     admit: Admit,
     nix_version: Arc<str>,
     limits: Limits,
+    budget: Arc<SharedBudget>,
     refused: VecDeque<(Instant, Arc<UnixStream>)>,
 }
 
@@ -291,7 +306,8 @@ impl Acceptor {
         let peer = peer_credentials(stream.as_fd())?;
         let mut connections = self.shared.lock();
         let all = connections.streams.len();
-        let of_user = connections.of_users.get(&peer.uid).copied().unwrap_or(0);
+        let of_user = connections.of_users.get(&peer.uid);
+        let of_user = of_user.map_or(0, |(count, _)| *count);
         if all >= self.limits.connections_max {
             return Ok(Some(format!("there are {all} connections already")));
         }
@@ -304,7 +320,12 @@ impl Acceptor {
         connections.last_id += 1;
         let id = connections.last_id;
         connections.streams.insert(id, (stream.clone(), peer.uid));
-        *connections.of_users.entry(peer.uid).or_default() += 1;
+        let (count, budget) = connections.of_users.entry(peer.uid).or_insert_with(|| {
+            let max = self.limits.requests_of_user_bytes_max;
+            (0, SharedBudget::part_of(&self.budget, max))
+        });
+        *count += 1;
+        let budget = budget.clone();
         drop(connections);
         let listed = Listed {
             shared: self.shared.clone(),
@@ -313,11 +334,19 @@ impl Acceptor {
         let admit = self.admit.clone();
         let nix_version = self.nix_version.clone();
         let served = stream.clone();
+        let request_timeout = self.limits.request_timeout;
         thread::Builder::new()
             .name("connection".to_owned())
             .spawn(move || {
                 let listed = listed;
-                serve(&served, &peer, &admit, &nix_version);
+                serve(
+                    &served,
+                    &peer,
+                    &admit,
+                    &nix_version,
+                    request_timeout,
+                    budget,
+                );
                 drop(listed);
             })?;
         Ok(None)
@@ -340,7 +369,14 @@ impl Acceptor {
 }
 
 /// A connection from its begin to its end.
-fn serve(stream: &UnixStream, peer: &Credentials, admit: &Admit, nix_version: &str) {
+fn serve(
+    stream: &UnixStream,
+    peer: &Credentials,
+    admit: &Admit,
+    nix_version: &str,
+    request_timeout: Duration,
+    budget: Arc<SharedBudget>,
+) {
     let admitted = match admit(peer) {
         Ok(admitted) => admitted,
         Err(reason) => {
@@ -354,14 +390,16 @@ fn serve(stream: &UnixStream, peer: &Credentials, admit: &Admit, nix_version: &s
         trust: admitted.trust,
         nix_version: nix_version.to_owned(),
     };
-    let ended = serve_streams(
+    let ended = serve_within(
         stream,
         stream,
         &|| is_hung_up(stream),
-        &mut || {
+        &mut |wait| {
             // Between two requests a client may take its time.
-            let _ = stream.set_read_timeout(None);
+            let timeout = (wait == Wait::Rest).then_some(request_timeout);
+            let _ = stream.set_read_timeout(timeout);
         },
+        Some(budget),
         &*admitted.store,
         &options,
     );

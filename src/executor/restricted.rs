@@ -671,46 +671,11 @@ impl Store for RestrictedStore {
             return self.refuse("add a path that refers to itself");
         }
         // The content address is recomputed from the content, whatever was said of it.
-        match ca.method {
-            ContentAddressMethod::Nar | ContentAddressMethod::Git => {
-                let references = info.references.clone();
-                let added = self
-                    .executor
-                    .store
-                    .add_content_addressed(
-                        info.path.name(),
-                        ca.method,
-                        ca.hash.algorithm(),
-                        &references,
-                        nar,
-                    )
-                    .map_err(failed("add a path"))?;
-                if added.path != info.path {
-                    return Err(StoreError::BadRequest {
-                        what: format!("`{}` does not have the content of its path", info.path),
-                    });
-                }
-            }
-            ContentAddressMethod::Flat | ContentAddressMethod::Text => {
-                let bytes = store_nar_file(nar)?;
-                let added = self
-                    .executor
-                    .store
-                    .add_content_addressed(
-                        info.path.name(),
-                        ca.method,
-                        ca.hash.algorithm(),
-                        &info.references,
-                        &mut &*bytes,
-                    )
-                    .map_err(failed("add a path"))?;
-                if added.path != info.path {
-                    return Err(StoreError::BadRequest {
-                        what: format!("`{}` does not have the content of its path", info.path),
-                    });
-                }
-            }
-        }
+        let info = Self::censor(info.clone());
+        self.executor
+            .store
+            .add_nar(&info, nar)
+            .map_err(failed("add a path"))?;
         self.show(&info.path)
     }
 
@@ -899,26 +864,6 @@ impl BuildStore for RestrictedStore {
             }),
         }
     }
-}
-
-/// The contents of the one regular file that a NAR holds.
-fn store_nar_file(nar: &mut dyn Read) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = Vec::new();
-    store_nar::copy(nar, &mut bytes).map_err(failed("read an archive"))?;
-    let not_a_file = || StoreError::BadRequest {
-        what: "the archive does not hold one regular file".into(),
-    };
-    // What `copy` has let through is a well-formed archive; of a plain file it begins so.
-    let mut head = Vec::new();
-    for token in ["nix-archive-1", "(", "type", "regular", "contents"] {
-        head.extend_from_slice(&(token.len() as u64).to_le_bytes());
-        head.extend_from_slice(token.as_bytes());
-        head.resize(head.len().next_multiple_of(8), 0);
-    }
-    let rest = bytes.strip_prefix(&*head).ok_or_else(not_a_file)?;
-    let (len, rest) = rest.split_first_chunk::<8>().ok_or_else(not_a_file)?;
-    let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|_| not_a_file())?;
-    Ok(rest.get(..len).ok_or_else(not_a_file)?.to_vec())
 }
 
 impl Executor {

@@ -78,8 +78,20 @@ class Client:
                 for _ in range(self.number()):
                     self.number(), self.text()
                 return error
-            assert frame == 0x6F6C6D67, hex(frame)
-            self.text()
+            if frame == 0x6F6C6D67:
+                self.text()
+            elif frame == 0x53545254:
+                self.number(), self.number(), self.number(), self.text(), self.fields(), self.number()
+            elif frame == 0x53544F50:
+                self.number()
+            elif frame == 0x52534C54:
+                self.number(), self.number(), self.fields()
+            else:
+                sys.exit(f"frame {frame:x}")
+
+    def fields(self):
+        for _ in range(self.number()):
+            self.number() if self.number() == 0 else self.text()
 
     def ask(self, *request):
         self.socket.sendall(b"".join(request))

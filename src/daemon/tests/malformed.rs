@@ -14,7 +14,7 @@ use droste_daemon::{ConnectionError, Limits, Trust, serve_streams};
 use proptest::prelude::*;
 use store_api::{BuildMode, Store};
 use store_types::{ContentAddressMethod, HashAlgorithm, PathInfo, StorePath, sha256};
-use store_wire::{FramedWriter, Request, Response, Session, Version, Writer};
+use store_wire::{FramedWriter, Request, Response, Session, StderrFrame, Version, Writer};
 
 use support::{Client, DirStore, add_script, all_of, nar_of_file, options, serve};
 
@@ -395,6 +395,73 @@ fn a_client_that_sends_nothing_is_dropped_after_the_handshakes_time() {
     };
     thread::sleep(std::time::Duration::from_millis(100));
     assert!(client.call(Request::QueryAllValidPaths, b"").is_ok());
+}
+
+#[test]
+fn a_client_that_pauses_within_a_request_is_dropped() {
+    let store = DirStore::new();
+    let limits = Limits {
+        request_timeout: std::time::Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let (server, socket) = serve(&store, Trust::Trusted, limits);
+    let stream = UnixStream::connect(&socket).unwrap();
+    let mut client = Client::connect(stream, Version::LATEST).unwrap();
+    assert!(client.call(Request::QueryAllValidPaths, b"").is_ok());
+    client.send_raw(&1u64.to_le_bytes());
+    while server.connections() > 0 {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn what_the_requests_of_a_user_and_of_all_hold_is_bounded() {
+    let whole = 20 << 20;
+    for (of_user, all) in [(whole, whole * 9), (whole * 9, whole)] {
+        let store = DirStore::new();
+        let limits = Limits {
+            requests_bytes_max: all,
+            requests_of_user_bytes_max: of_user,
+            ..Limits::default()
+        };
+        let (server, socket) = serve(&store, Trust::Trusted, limits);
+        let connect = || {
+            let stream = UnixStream::connect(&socket).unwrap();
+            Client::connect(stream, Version::LATEST).unwrap()
+        };
+        // `AddTextToStore`, which ends within a text of this length.
+        let begin = |client: &mut Client, len: u64| {
+            let mut w = Writer::new();
+            w.u64(8).bytes("x").u64(len);
+            client.send_raw(&w.into_bytes());
+            client.send_raw(&vec![b'x'; 1 << 20]);
+        };
+        let text = |len: usize| Request::AddTextToStore {
+            name: "x".to_owned(),
+            text: vec![b'x'; len],
+            references: BTreeSet::new(),
+        };
+        // What was answered is held no more.
+        let mut small = connect();
+        for _ in 0..4 {
+            assert!(small.call(text(15 << 20), b"").is_ok());
+        }
+        let mut first = connect();
+        begin(&mut first, 15 << 20);
+        let mut second = connect();
+        begin(&mut second, 15 << 20);
+        match second.frame() {
+            StderrFrame::Error(error) if error.message.contains("no room") => {}
+            other => panic!("{other:?}"),
+        }
+        // Small requests are served all the same.
+        assert!(small.call(text(1000), b"").is_ok());
+        drop(first);
+        while server.connections() > 1 {
+            thread::yield_now();
+        }
+        assert!(small.call(text(15 << 20), b"").is_ok());
+    }
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! Source: Nix manual, "Nix Daemon Protocol"; nix `src/libutil/serialise.cc`.
 
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The longest byte string of a message. The largest seen in practice are the
 /// texts of derivations and `__json` variables, of a few MiB.
@@ -21,6 +23,13 @@ pub const MESSAGE_BYTES_MAX: u64 = 128 << 20;
 
 /// What a list item is counted as, for its allocation and bookkeeping.
 pub const ITEM_BYTES: u64 = 64;
+
+/// What a message may hold before it needs a part of what [is shared](SharedBudget): more than
+/// nearly all messages have.
+pub const MESSAGE_BYTES_FREE: u64 = 256 << 10;
+
+/// Shared bytes are taken in such steps.
+const SHARED_STEP: u64 = 1 << 20;
 
 /// How much is allocated before the bytes it is for have arrived.
 const ALLOCATION_AHEAD_MAX: u64 = 64 << 10;
@@ -59,6 +68,12 @@ pub enum WireError {
     /// The message as a whole is above [`MESSAGE_BYTES_MAX`].
     #[error("the message is longer than allowed, at `{field}`")]
     MessageTooLong {
+        /// What was being read.
+        field: &'static str,
+    },
+    /// Too much is held for other messages.
+    #[error("there is no room for `{field}`, since other messages are being read; try again")]
+    Crowded {
         /// What was being read.
         field: &'static str,
     },
@@ -124,10 +139,99 @@ fn shorten(text: &[u8]) -> String {
     }
 }
 
+/// How many bytes the messages of several readers may hold together, small ones not counted.
+#[derive(Debug)]
+pub struct SharedBudget {
+    held_bytes: AtomicU64,
+    bytes_max: u64,
+    /// Whose part it is.
+    whole: Option<Arc<SharedBudget>>,
+}
+
+impl SharedBudget {
+    /// So many bytes.
+    pub fn new(bytes_max: u64) -> Arc<Self> {
+        Self::part(bytes_max, None)
+    }
+
+    /// So many bytes of another budget; parts may be more than the whole together.
+    pub fn part_of(whole: &Arc<Self>, bytes_max: u64) -> Arc<Self> {
+        Self::part(bytes_max, Some(Arc::clone(whole)))
+    }
+
+    fn part(bytes_max: u64, whole: Option<Arc<Self>>) -> Arc<Self> {
+        Arc::new(Self {
+            held_bytes: AtomicU64::new(0),
+            bytes_max,
+            whole,
+        })
+    }
+
+    /// How many bytes are held.
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let before = self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let has_room = before.saturating_add(bytes) <= self.bytes_max;
+        if has_room && self.whole.as_ref().is_none_or(|whole| whole.take(bytes)) {
+            return true;
+        }
+        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        false
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.give_back(bytes);
+        }
+    }
+}
+
+/// What one message holds of a shared budget.
+#[derive(Default)]
+struct Share {
+    budget: Option<Arc<SharedBudget>>,
+    bytes: u64,
+}
+
+impl Share {
+    fn reach(&mut self, bytes: u64) -> bool {
+        let Some(budget) = &self.budget else {
+            return true;
+        };
+        if bytes <= self.bytes {
+            return true;
+        }
+        let more = (bytes - self.bytes).next_multiple_of(SHARED_STEP);
+        let has_room = budget.take(more);
+        if has_room {
+            self.bytes += more;
+        }
+        has_room
+    }
+
+    fn give_back(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        if let Some(budget) = self.budget.as_ref().filter(|_| bytes > 0) {
+            budget.give_back(bytes);
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
 /// Reads primitives and keeps the limits.
 pub struct Reader<R> {
     inner: R,
     budget_bytes: u64,
+    share: Share,
 }
 
 impl<R: Read> Reader<R> {
@@ -136,12 +240,22 @@ impl<R: Read> Reader<R> {
         Self {
             inner,
             budget_bytes: MESSAGE_BYTES_MAX,
+            share: Share::default(),
         }
     }
 
-    /// A new message begins: its budget is whole again.
+    /// Of messages that are not small, takes what they hold from this budget, until the next
+    /// begins.
+    pub fn sharing(mut self, budget: Option<Arc<SharedBudget>>) -> Self {
+        self.share = Share { budget, bytes: 0 };
+        self
+    }
+
+    /// A new message begins: its budget is whole again. What the one before held is given back, so
+    /// it should be called as soon as that is done with, too.
     pub fn begin_message(&mut self) {
         self.budget_bytes = MESSAGE_BYTES_MAX;
+        self.share.give_back();
     }
 
     /// The bytes after what was read, for payloads.
@@ -158,7 +272,11 @@ impl<R: Read> Reader<R> {
         match self.budget_bytes.checked_sub(bytes) {
             Some(rest) => {
                 self.budget_bytes = rest;
-                Ok(())
+                let held = MESSAGE_BYTES_MAX - rest;
+                match held <= MESSAGE_BYTES_FREE || self.share.reach(held) {
+                    true => Ok(()),
+                    false => Err(WireError::Crowded { field }),
+                }
             }
             None => Err(WireError::MessageTooLong { field }),
         }
@@ -417,6 +535,7 @@ mod tests {
             let mut one = Reader {
                 inner: announced.chain(&mut reader.inner),
                 budget_bytes: reader.budget_bytes,
+                share: Share::default(),
             };
             match one.list::<_, Vec<_>>("l", |r| r.bytes("s", 8)) {
                 Ok(_) => lists += 1,

@@ -26,8 +26,8 @@ mod session;
 mod stderr;
 
 pub use codec::{
-    ITEM_BYTES, LIST_LEN_MAX, MESSAGE_BYTES_MAX, NAME_LEN_MAX, Reader, STRING_LEN_MAX, WireError,
-    Writer,
+    ITEM_BYTES, LIST_LEN_MAX, MESSAGE_BYTES_FREE, MESSAGE_BYTES_MAX, NAME_LEN_MAX, Reader,
+    STRING_LEN_MAX, SharedBudget, WireError, Writer,
 };
 pub use framed::{FramedReader, FramedWriter};
 pub use handshake::{
