@@ -255,8 +255,12 @@ impl<R: Read, W: Write> Connection<'_, R, W> {
     }
 
     /// Sends an error in place of a reply.
-    pub(crate) fn send_error(&mut self, err: &dyn Error) -> Result<(), ConnectionError> {
-        self.send_frame(&StderrFrame::Error(RemoteError::new(chain(err))))
+    pub(crate) fn send_error(
+        &mut self,
+        err: &(dyn Error + 'static),
+    ) -> Result<(), ConnectionError> {
+        let text = for_client(err, &self.session);
+        self.send_frame(&StderrFrame::Error(RemoteError::new(text)))
     }
 
     /// Sends the reply, after the end of the log.
@@ -283,7 +287,19 @@ pub(crate) fn send_frame(
     output.flush()
 }
 
-/// An error and its causes, as clients show them.
+/// An error and its causes with Nix's quotes, as clients show them.
+pub(crate) fn for_client(err: &(dyn Error + 'static), session: &Session) -> String {
+    match err.downcast_ref() {
+        Some(StoreError::NotValid { path }) => {
+            format!("path '{}' is not valid", session.store_dir.display(path))
+        }
+        // Another server's words are as they are.
+        Some(StoreError::Remote { .. }) => chain(err),
+        _ => chain(err).replace('`', "'"),
+    }
+}
+
+/// An error and its causes.
 pub(crate) fn chain(err: &dyn Error) -> String {
     let mut text = err.to_string();
     let mut cause = err.source();

@@ -258,6 +258,7 @@ impl<W: Write + Send> BuildObserver for Forwarder<'_, W> {
     }
 
     fn dependency_failed(&mut self, error: &str) {
+        let error = error.replace('\n', "\n       ");
         self.show(LEVEL_ERROR, format!("\x1b[31;1merror:\x1b[0m {error}"));
     }
 

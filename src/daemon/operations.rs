@@ -14,7 +14,7 @@ use store_wire::{
     Session, SharedBudget, StderrFrame, WireError,
 };
 
-use crate::connection::{Connection, ConnectionError, chain, send_frame};
+use crate::connection::{Connection, ConnectionError, for_client, send_frame};
 use crate::forward::Forwarder;
 use crate::inside;
 use crate::payload::{AfterLog, PullReader, only_file};
@@ -359,7 +359,7 @@ fn failure<R: Read, W: Write>(
         .filter(|keyed| !keyed.result.is_success())
         .map(|keyed| match keyed.result.error_msg.as_str() {
             "" => format!(
-                "cannot build `{}`",
+                "cannot build '{}'",
                 keyed.path.display(&connection.session.store_dir)
             ),
             message => message.to_owned(),
@@ -425,7 +425,7 @@ fn answer_framed<R: Read, W: Write + Send>(
         Err(err) => send_frame(
             &mut connection.output,
             &connection.session,
-            &StderrFrame::Error(RemoteError::new(chain(err))),
+            &StderrFrame::Error(RemoteError::new(for_client(err, &connection.session))),
         ),
     };
     stream

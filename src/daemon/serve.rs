@@ -232,6 +232,7 @@ impl BuildObserver for Logged<'_> {
     }
 
     fn dependency_failed(&mut self, error: &str) {
+        let error = error.replace('\n', "\n       ");
         let _ = writeln!(self.log, "error: {error}");
     }
 

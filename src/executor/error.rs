@@ -374,6 +374,53 @@ impl BuildError {
     pub fn chain(&self) -> String {
         chain(self)
     }
+
+    /// The same in Nix's words and quotes, as users and programs look for them in what its clients
+    /// print; those indent all lines but the first.
+    pub(crate) fn for_client(&self) -> String {
+        match self {
+            Self::BuilderFailed {
+                drv,
+                how,
+                log,
+                note,
+                ..
+            } => {
+                let log = unindented(log);
+                let log = match log.strip_prefix(";\nlast") {
+                    Some(lines) => {
+                        format!("\nLast{lines}\nFor full logs, run:\n  nix log {drv}")
+                    }
+                    None => log,
+                };
+                format!("Cannot build '{drv}'.\nReason: builder {how}.{log}{note}")
+            }
+            Self::WrongSystem { drv, why } => {
+                format!("Cannot build '{drv}'.\nReason: {}", in_quotes(why))
+            }
+            Self::InputFailed { drv, input } => {
+                format!("Cannot build '{drv}'.\nReason: dependency failed: '{input}'.")
+            }
+            _ => in_quotes(&self.chain()),
+        }
+    }
+}
+
+/// Text for clients, with Nix's quotes; not in lines of a log, which are the builder's.
+pub(crate) fn in_quotes(text: &str) -> String {
+    let lines: Vec<String> = unindented(text)
+        .split('\n')
+        .map(|line| match line.starts_with("> ") {
+            true => line.to_owned(),
+            false => line.replace('`', "'"),
+        })
+        .collect();
+    lines.join("\n")
+}
+
+/// Text whose lines are indented as far as below "error: ", as clients do it themselves.
+fn unindented(text: &str) -> String {
+    text.replace("\n       ", "\n")
 }
 
 /// An error's message with all its causes.
@@ -410,4 +457,44 @@ pub fn lines<'a>(
         .map(|path| format!("  {}", store_dir.display(path)))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_in_nixs_words() {
+        let drv = "/nix/store/0mdqa9w1p6cmli6976v4wi0sw9r4p5pr-x.drv".to_owned();
+        let failed = |log: &str| BuildError::BuilderFailed {
+            drv: drv.clone(),
+            how: "failed with exit code 7".into(),
+            log: log.into(),
+            note: "",
+            is_transient: false,
+        };
+        let log = ";\n       last 1 log lines:\n       > a `word`";
+        assert_eq!(
+            failed(log).for_client(),
+            format!(
+                "Cannot build '{drv}'.\nReason: builder failed with exit code 7.\n\
+                 Last 1 log lines:\n> a `word`\nFor full logs, run:\n  nix log {drv}"
+            )
+        );
+        assert_eq!(
+            failed("").for_client(),
+            format!("Cannot build '{drv}'.\nReason: builder failed with exit code 7.")
+        );
+        let mismatch = BuildError::HashMismatch {
+            drv: drv.clone(),
+            specified: "sha256-A".into(),
+            got: "sha256-B".into(),
+        };
+        assert_eq!(
+            mismatch.for_client(),
+            format!(
+                "hash mismatch in fixed-output derivation '{drv}':\n  specified: sha256-A\n     got:    sha256-B"
+            )
+        );
+    }
 }

@@ -31,7 +31,7 @@ use crate::attempt::options;
 use crate::build_dir::BuildDir;
 use crate::child::service::listen;
 use crate::context::BuildContext;
-use crate::error::{BuildError, environment};
+use crate::error::{BuildError, environment, in_quotes};
 use crate::jobs::{Job, Share};
 use crate::unit::UnitOutcome;
 use crate::users::BuildUser;
@@ -292,9 +292,14 @@ impl RestrictedStore {
     }
 }
 
-/// How clients are told: they indent the lines that follow an error's first one.
-fn for_client(mut result: BuildResult) -> BuildResult {
-    result.error_msg = result.error_msg.replace("\n       ", "\n");
+/// What a client is told of an outcome.
+fn for_client(outcome: &UnitOutcome) -> BuildResult {
+    let mut result = outcome.result.clone();
+    result.error_msg = match &outcome.error {
+        Some(error) if error.chain() == result.error_msg => error.for_client(),
+        // It has the words of another.
+        _ => in_quotes(&result.error_msg),
+    };
     result
 }
 
@@ -337,7 +342,7 @@ impl Monitor for ForwardTo<'_> {
         self.observer
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .dependency_failed(&outcome.result.error_msg);
+            .dependency_failed(&for_client(outcome).error_msg);
     }
 
     fn post_build_line(&self, drv: &StorePath, line: &[u8]) {
@@ -441,14 +446,14 @@ impl Executor {
                     DerivedPath::Opaque(path) if missing.contains(path) => BuildResult::new(
                         BuildStatus::NoSubstituters,
                         format!(
-                            "path `{}` is required, but there is no substituter that can build it",
+                            "path '{}' is required, but there is no substituter that can build it",
                             self.store_dir().display(path)
                         ),
                     ),
                     DerivedPath::Opaque(_) => BuildResult::new(BuildStatus::AlreadyValid, ""),
                     DerivedPath::Built { drv, outputs } => match by_drv.get(drv) {
                         Some(outcome) => {
-                            let mut result = for_client(outcome.result.clone());
+                            let mut result = for_client(outcome);
                             result
                                 .built_outputs
                                 .retain(|name, _| outputs.contains(name));
@@ -483,7 +488,7 @@ impl Executor {
         };
         let outcome = self.realise_given(drv_path, drv, mode, &monitor);
         monitor.finished(&outcome);
-        for_client(outcome.result)
+        for_client(&outcome)
     }
 }
 

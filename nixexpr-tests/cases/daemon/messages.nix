@@ -16,6 +16,11 @@ rec {
   fails = run "fails" "echo the cause; exit 7" { };
   both = run "both" "cat ${fails} ${fails-too} > $out" { };
   fails-too = run "fails-too" "echo another cause; exit 8" { };
+  mismatch = run "mismatch" "echo x > $out" {
+    outputHash = "sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    outputHashMode = "recursive";
+  };
+  wrong-system = run "wrong-system" "echo x > $out" { system = "none"; };
   # Resolved: built under another name.
   resolved = run "resolved" "cat ${first} > $out" floating;
   first = run "first" "echo first > $out" floating;

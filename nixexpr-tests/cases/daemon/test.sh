@@ -73,6 +73,12 @@ for attribute in says resolved chain; do
         "$(said nix34 "$judge" $attribute --log-format internal-json -v | python3 events.py)" \
         "$(said nix34 "$url" $attribute --log-format internal-json -v | python3 events.py)"
 done
+# words URL ATTRIBUTE: those of 2.34, which also lists the outputs, and what there is to build on
+words() { said nix34 "$1" "$2" | sed -e '/Output paths:/,+1d'; }
+for attribute in fails mismatch; do
+    equal "the words of $attribute are those of nix-daemon" "$(words "$judge" $attribute)" "$(words "$url" $attribute)"
+done
+check "what cannot be built here is told as by Nix" grep -q "Cannot build '.*-wrong-system.drv'." <<< "$(words "$url" wrong-system)"
 for nix in $nixes; do
     said $nix "$url" chain > "$WORK/said"
     equal "$nix is told once why a dependency failed, with its log" "1 1" \
@@ -107,7 +113,7 @@ absent=/nix/store/00000000000000000000000000000000-absent
 equal "a client that keys realisations by paths is served" "features ['realisation-with-path-not-hash'] None
 build None
 result $drv!* 0  [('out', '$out', [])]
-result $absent 14 path \`$absent\` is required, but there is no substituter that can build it []
+result $absent 14 path '$absent' is required, but there is no substituter that can build it []
 query $out []
 query None
 register None

@@ -156,7 +156,7 @@ fn a_session_with_any_number_made_huge_ends_without_a_panic_or_a_large_allocatio
 fn what_is_no_request_is_answered_with_an_error_that_says_so() {
     let store = DirStore::new();
     for (bytes, text) in [
-        (999u64.to_le_bytes().to_vec(), "`operation` cannot be 999"),
+        (999u64.to_le_bytes().to_vec(), "'operation' cannot be 999"),
         (
             {
                 let mut w = Writer::new();
