@@ -293,6 +293,10 @@ pub(crate) fn for_client(err: &(dyn Error + 'static), session: &Session) -> Stri
         Some(StoreError::NotValid { path }) => {
             format!("path '{}' is not valid", session.store_dir.display(path))
         }
+        Some(StoreError::Untrusted { path }) => format!(
+            "cannot add path '{}' because it lacks a signature by a trusted key",
+            session.store_dir.display(path)
+        ),
         // Another server's words are as they are.
         Some(StoreError::Remote { .. }) => chain(err),
         _ => chain(err).replace('`', "'"),
