@@ -139,7 +139,7 @@ check "nobody's signatures are in the way" nix34 nix path-info --json --store "u
 # What was held for a client is held no more when it has gone.
 url="unix://$ours?root=$WORK/ours"
 out=$(nix34 nix-build --no-out-link --store "$url" "$WORK/build.nix" --argstr name held 2> /dev/null)
-held() { ls "$WORK/ours/nix/var/nix/temproots"; }
+held() { cat "$WORK/ours/nix/var/nix/temproots"/* | tr '\0' '\n'; }
 for _ in $(seq 200); do
     [ -n "$(held)" ] || break
     sleep 0.05
