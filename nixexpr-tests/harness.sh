@@ -90,7 +90,17 @@ finish() {
 nix34() { _quiet "$NIX34/$1" "${@:2}"; }
 nix26() { _quiet "$NIX26/$1" "${@:2}"; }
 nix28() { _quiet "$NIX28/$1" "${@:2}"; }
-_quiet() { "$@" 2> >(grep -v -e "did not specify '--add-root'" -e 'unknown experimental feature' >&2); }
+_quiet() {
+    "$@" 2> >(grep -v -e "did not specify '--add-root'" -e 'unknown experimental feature' >&2)
+    local status=$? filter=$!
+    # What it has said is all there only when the filter has ended, which a daemon that it has
+    # started may hold open.
+    for _ in $(seq 500); do
+        kill -0 "$filter" 2> /dev/null || break
+        sleep 0.002
+    done
+    return $status
+}
 # What hangs is a failure, too.
 droste() { timeout --kill-after=5 120 "$DROSTE" "$@"; }
 

@@ -121,7 +121,10 @@ for number in "${!drvs[@]}"; do ln -s "${drvs[$number]}" "$busy/nix/var/nix/gcro
 rounds=${SOAK:+40}
 collect() {
     while [ ! -e "$WORK/done" ]; do
-        "$@" > /dev/null 2>> "$WORK/collect.err" || { echo "failed: $*" >> "$WORK/collect.failed"; return; }
+        "$@" > /dev/null 2> "$WORK/collect.$1.err" || {
+            { echo "failed: $*" && tail -n 5 "$WORK/collect.$1.err"; } >> "$WORK/collect.failed"
+            return
+        }
     done
 }
 collect nix34 nix-store --store "$busy" --gc & one=$!
@@ -136,7 +139,7 @@ done
 touch "$WORK/done"
 wait $one $other
 [ -z "$failed" ] && pass "builds survive collections by Nix and Droste" || fail "builds survive collections by Nix and Droste" "$failed"
-[ ! -e "$WORK/collect.failed" ] && pass "collections survive each other" || fail "collections survive each other" "$(cat "$WORK/collect.failed"; tail -n 5 "$WORK/collect.err")"
+[ ! -e "$WORK/collect.failed" ] && pass "collections survive each other" || fail "collections survive each other" "$(cat "$WORK/collect.failed")"
 verified "what is left verifies" "$busy"
 droste store gc --store "$busy" 2> /dev/null
 clean "nothing is left behind" "$busy"

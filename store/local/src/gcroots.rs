@@ -145,9 +145,9 @@ impl LocalStore {
         Ok(roots)
     }
 
-    /// Removes what processes have left that ended without removing it; whether there was any. What
-    /// cannot be looked at (another user's) stays.
-    pub(crate) fn forget_dead_processes(&self) -> Result<bool, LocalError> {
+    /// The files of processes that ended without removing theirs, locked. What cannot be looked at
+    /// (another user's) is passed over.
+    pub(crate) fn dead_processes(&self) -> Result<Vec<(OsString, OwnedFd)>, LocalError> {
         let path = self.state_dir().join("temproots");
         let list = || -> io::Result<(OwnedFd, Vec<Entry>)> {
             let dir = fs::open_dir(self.layout.state_fd.as_fd(), OsStr::new("temproots"))?;
@@ -155,14 +155,27 @@ impl LocalStore {
             Ok((dir, entries))
         };
         let (dir, entries) = list().map_err(LocalError::io("list", path))?;
-        let mut found = false;
+        let mut dead = Vec::new();
         for Entry { name, .. } in entries {
             let is_a_number = name.as_bytes().iter().all(u8::is_ascii_digit);
-            if is_a_number && let Ok(file) = fs::open_to_write(dir.as_fd(), &name) {
-                found |= remove_if_dead(dir.as_fd(), &name, &file).unwrap_or(false);
+            if is_a_number
+                && let Ok(file) = fs::open_to_write(dir.as_fd(), &name)
+                && fs::lock(&file, FlockOperation::NonBlockingLockExclusive).unwrap_or(false)
+            {
+                dead.push((name, file));
             }
         }
-        Ok(found)
+        Ok(dead)
+    }
+
+    /// Removes these files. One that stays is found again.
+    pub(crate) fn forget(&self, dead: Vec<(OsString, OwnedFd)>) {
+        let dir = fs::open_dir(self.layout.state_fd.as_fd(), OsStr::new("temproots"));
+        for (name, file) in dead {
+            let _ = dir
+                .as_ref()
+                .map(|dir| remove_locked(dir.as_fd(), &name, &file));
+        }
     }
 
     /// What processes have announced that they need, valid or not. Files of processes that are
@@ -186,7 +199,9 @@ impl LocalStore {
                     _ => return Ok(Vec::new()),
                 }
                 let fd = fs::open_to_write(dir.as_fd(), &name)?;
-                if remove_if_dead(dir.as_fd(), &name, &fd)? {
+                // Only if its process is gone.
+                if fs::lock(&fd, FlockOperation::NonBlockingLockExclusive)? {
+                    remove_locked(dir.as_fd(), &name, &fd)?;
                     return Ok(Vec::new());
                 }
                 let mut bytes = Vec::new();
@@ -213,15 +228,11 @@ impl LocalStore {
     }
 }
 
-/// Removes a file of temporary roots if its process is gone; whether it was. Who has just made it
-/// sees by the mark that it has to make it again.
-fn remove_if_dead(dir: BorrowedFd<'_>, name: &OsStr, file: &OwnedFd) -> io::Result<bool> {
-    let is_dead = fs::lock(file, FlockOperation::NonBlockingLockExclusive)?;
-    if is_dead {
-        fs::unlink(dir, name)?;
-        fs::write_all(file, b"d")?;
-    }
-    Ok(is_dead)
+/// Removes a file of temporary roots that nobody else has locked. Who has just made it sees by the
+/// mark that it has to make it again.
+fn remove_locked(dir: BorrowedFd<'_>, name: &OsStr, file: &OwnedFd) -> io::Result<()> {
+    fs::unlink(dir, name)?;
+    fs::write_all(file, b"d")
 }
 
 /// What keeps nobody from collecting: it is not there, or is not for us.

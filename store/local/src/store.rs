@@ -90,8 +90,10 @@ impl LocalStore {
         let store = Self::open_as_it_is(config)?;
         if !config.read_only {
             // To look for it means to list all objects; who was killed has left temporary roots.
-            if store.forget_dead_processes()? {
+            let dead = store.dead_processes()?;
+            if !dead.is_empty() {
                 remove_leftovers(&store.layout)?;
+                store.forget(dead);
             }
         }
         Ok(store)
