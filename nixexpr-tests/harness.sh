@@ -91,8 +91,11 @@ nix34() { _quiet "$NIX34/$1" "${@:2}"; }
 nix26() { _quiet "$NIX26/$1" "${@:2}"; }
 nix28() { _quiet "$NIX28/$1" "${@:2}"; }
 _quiet() {
-    "$@" 2> >(grep -v -e "did not specify '--add-root'" -e 'unknown experimental feature' >&2)
-    local status=$? filter=$!
+    local status=0 said filter
+    exec {said}> >(grep -v -e "did not specify '--add-root'" -e 'unknown experimental feature' >&2)
+    filter=$!
+    "$@" 2>&"$said" {said}>&- || status=$?
+    exec {said}>&-
     # What it has said is all there only when the filter has ended, which a daemon that it has
     # started may hold open.
     for _ in $(seq 500); do
