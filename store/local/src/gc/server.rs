@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use store_nar::fs;
+use store_nar::fs::{self, FlockOperation};
 use store_types::{StoreDir, StorePath};
 
 use crate::LocalError;
@@ -88,6 +88,12 @@ pub(super) struct RootServer {
 pub(super) fn prepare(layout: &Layout) -> Result<(), LocalError> {
     let path = layout.state.join(DIR).join(SOCKET);
     let prepare = || -> io::Result<()> {
+        // A collector of Nix's fails if it finds one between removing the old and making its own.
+        let lock = fs::open_lock_file(layout.state_fd.as_fd(), OsStr::new("gc.lock"))?;
+        if !fs::lock(&lock, FlockOperation::NonBlockingLockShared)? {
+            // It makes it, or has made it.
+            return Ok(());
+        }
         let dir = open_dir(layout)?;
         if fs::stat_if_exists(dir.as_fd(), OsStr::new(SOCKET))?.is_none() {
             match UnixListener::bind(in_dir(&dir, SOCKET)) {
