@@ -16,7 +16,7 @@ use store_api::{
     VerifyRequest,
 };
 use store_local::{
-    DerivationTurn, EnteredRoots, GcAction, GcObserver, GcOptions, LocalStore, Problem,
+    DerivationTurn, EnteredRoots, GcAction, GcObserver, GcOptions, LocalError, LocalStore, Problem,
     SessionRoots,
 };
 use store_types::{
@@ -185,11 +185,10 @@ impl OpenStore {
         turn: &DerivationTurn<'_>,
         drv: &StorePath,
     ) -> Result<Derivation, StoreError> {
-        if drv.is_derivation() {
-            self.check_valid(drv)?;
+        match turn.read(drv) {
+            Err(LocalError::NotValid { path }) => Err(StoreError::NotValid { path }),
+            read => read.map_err(failed(&format!("read derivation `{drv}`"))),
         }
-        turn.read(drv)
-            .map_err(failed(&format!("read derivation `{drv}`")))
     }
 }
 
@@ -310,12 +309,9 @@ impl Store for OpenStore {
             Some(id) => self.query_realisation(&id)?,
             None => None,
         };
-        Ok(realisation.map(|realisation| BuildTraceEntry {
-            key: key.clone(),
-            out_path: realisation.out_path,
-            // They sign the hash.
-            signatures: BTreeSet::new(),
-        }))
+        // Signatures of the hash say nothing of the path.
+        Ok(realisation
+            .map(|realisation| BuildTraceEntry::unsigned(key.clone(), realisation.out_path)))
     }
 
     /// Kept where Nix since 2.35 looks, and by the hash of the derivation, if both paths are valid.

@@ -17,7 +17,8 @@ use super::{Context, exit_code, interrupt};
 /// Be the remote builder of this machine's Nix: pass what it says on to the daemon
 ///
 /// For `builders = ssh-ng://localhost?remote-program=/path/to/droste-remote x86_64-linux` in
-/// nix.conf, and for `ssh-ng://HOST` and `ssh://HOST` on another machine. The work is done by the daemon, which is started if it does not run.
+/// nix.conf, and for `ssh-ng://HOST` and `ssh://HOST` on another machine. The work is done by the
+/// daemon, which is started if it does not run.
 #[derive(Debug, Args)]
 pub struct RemoteArgs {
     /// Serve standard input and output, for `ssh-ng://`: what Nix tells every such program

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use droste_executor::{ChildCounts, Monitor, UnitOutcome};
-use store_api::{BuildStatus, BuilderMessage};
+use store_api::{BuildStatus, BuilderMessage, MessageLevel};
 use store_types::StorePath;
 
 /// How often running times are shown anew.
@@ -22,9 +22,6 @@ const NAMED_MAX: usize = 3;
 
 /// The width of a terminal that does not tell it.
 const WIDTH_DEFAULT: usize = 80;
-
-/// Nix's verbosity "info".
-const LEVEL_INFO: u64 = 3;
 
 /// How much is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -217,7 +214,7 @@ impl Monitor for Reporter<'_> {
                 self.builds().phases.insert(drv.clone(), phase);
                 self.show();
             }
-            BuilderMessage::Text { level, text } if *level <= LEVEL_INFO => {
+            BuilderMessage::Text { level, text } if *level <= MessageLevel::Info as u64 => {
                 self.status.always(&without_controls(text.as_bytes()));
             }
             _ => {}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use store_api::{Store, StoreError};
+use store_api::{MessageLevel, Store, StoreError};
 use store_wire::{
     HandshakeError, Hello, Reader, RemoteError, Request, Response, Session, SharedBudget,
     StderrFrame, Trust, Version, WireError, Writer, feature, handshake_as_server,
@@ -19,9 +19,6 @@ use crate::{inside, operations};
 
 /// How much is read and written at once.
 const BUFFER_LEN: usize = 64 << 10;
-
-/// What is shown to clients that do not say: Nix's verbosity "info".
-const VERBOSITY_DEFAULT: u64 = 3;
 
 /// How long a client may go on sending after an error.
 const LINGER: Duration = Duration::from_secs(1);
@@ -206,7 +203,7 @@ pub(crate) fn serve_within(
         is_hung_up,
         store,
         trusted: options.trust == Trust::Trusted,
-        verbosity: VERBOSITY_DEFAULT,
+        verbosity: MessageLevel::Info as u64,
     };
     connection.send_frame(&StderrFrame::Last)?;
     loop {

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use store_api::{BuildObserver, BuildProgress, BuildResult, BuilderMessage, MessageField};
+use store_api::{
+    BuildObserver, BuildProgress, BuildResult, BuilderMessage, MessageField, MessageLevel,
+};
 use store_types::StorePath;
 use store_wire::{ActivityField, Session, StderrFrame};
 
@@ -21,11 +23,6 @@ const RESULT_LOG_LINE: u64 = 101;
 const RESULT_POST_BUILD_LOG_LINE: u64 = 107;
 const RESULT_SET_PHASE: u64 = 104;
 const RESULT_PROGRESS: u64 = 105;
-
-/// Nix's verbosities "error", "notice" and "info"; from the last on the start of a build is shown.
-const LEVEL_ERROR: u64 = 0;
-const LEVEL_NOTICE: u64 = 2;
-const LEVEL_INFO: u64 = 3;
 
 /// How many downloads a builder may tell of at once; more are not shown.
 const DOWNLOADS_MAX: usize = 64;
@@ -161,7 +158,7 @@ impl<W: Write + Send> BuildObserver for Forwarder<'_, W> {
         let drv = self.session.store_dir.display(drv);
         self.send(&StderrFrame::StartActivity {
             id,
-            level: LEVEL_INFO,
+            level: MessageLevel::Info as u64,
             kind: ACTIVITY_BUILD,
             text: format!("building '{drv}'").into(),
             fields: vec![
@@ -236,7 +233,7 @@ impl<W: Write + Send> BuildObserver for Forwarder<'_, W> {
                 for (id, kind) in [(realise, ACTIVITY_REALISE), (builds, ACTIVITY_BUILDS)] {
                     self.send(&StderrFrame::StartActivity {
                         id,
-                        level: LEVEL_ERROR,
+                        level: MessageLevel::Error as u64,
                         kind,
                         text: Vec::new(),
                         fields: Vec::new(),
@@ -259,7 +256,10 @@ impl<W: Write + Send> BuildObserver for Forwarder<'_, W> {
 
     fn dependency_failed(&mut self, error: &str) {
         let error = error.replace('\n', "\n       ");
-        self.show(LEVEL_ERROR, format!("\x1b[31;1merror:\x1b[0m {error}"));
+        self.show(
+            MessageLevel::Error as u64,
+            format!("\x1b[31;1merror:\x1b[0m {error}"),
+        );
     }
 
     fn post_build_line(&mut self, drv: &StorePath, line: &[u8]) {
@@ -267,7 +267,7 @@ impl<W: Write + Send> BuildObserver for Forwarder<'_, W> {
     }
 
     fn note(&mut self, text: &str) {
-        self.show(LEVEL_NOTICE, format!("note: {text}"));
+        self.show(MessageLevel::Notice as u64, format!("note: {text}"));
     }
 
     fn finished(&mut self, drv: &StorePath, _result: &BuildResult) {

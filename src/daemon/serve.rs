@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 
 use store_api::{
-    BuildMode, BuildObserver, BuildResult, BuilderMessage, ClientSettings, Store, StoreError,
+    BuildMode, BuildObserver, BuildResult, BuilderMessage, ClientSettings, MessageLevel, Store,
+    StoreError,
 };
 use store_types::StorePath;
 use store_wire::{
@@ -13,9 +14,6 @@ use store_wire::{
 
 /// How much is read and written at once.
 const BUFFER_LEN: usize = 64 << 10;
-
-/// Nix's verbosity "info", which `nix-store --serve` has.
-const LEVEL_INFO: u64 = 3;
 
 /// Why a connection ended before its client left in order.
 #[derive(Debug, thiserror::Error)]
@@ -225,7 +223,7 @@ impl BuildObserver for Logged<'_> {
 
     fn builder_message(&mut self, _drv: &StorePath, message: &BuilderMessage) {
         if let BuilderMessage::Text { level, text } = message
-            && *level <= LEVEL_INFO
+            && *level <= MessageLevel::Info as u64
         {
             let _ = writeln!(self.log, "{text}");
         }

@@ -603,11 +603,7 @@ impl Store for RestrictedStore {
     ) -> Result<Option<BuildTraceEntry>, StoreError> {
         let mut outputs = self.query_derivation_output_map(&key.drv_path)?;
         let out_path = outputs.remove(&key.output_name).flatten();
-        Ok(out_path.map(|out_path| BuildTraceEntry {
-            key: key.clone(),
-            out_path,
-            signatures: BTreeSet::new(),
-        }))
+        Ok(out_path.map(|out_path| BuildTraceEntry::unsigned(key.clone(), out_path)))
     }
 
     fn register_build_trace(&self, _entry: &BuildTraceEntry) -> Result<(), StoreError> {

@@ -3,7 +3,7 @@
 //! The order of things follows Nix's: look whether the outputs are valid, resolve,
 //! look again, and only then build ([`attempt`](crate::attempt)).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -90,7 +90,26 @@ struct Unit<'a> {
     monitor: &'a dyn Monitor,
 }
 
-impl Unit<'_> {
+impl<'a> Unit<'a> {
+    fn new(
+        executor: &'a Arc<Executor>,
+        drv_path: &'a StorePath,
+        (wanted, mode): (&'a OutputsSpec, BuildMode),
+        (asked, monitor): (&'a Asked, &'a dyn Monitor),
+    ) -> Self {
+        Self {
+            executor,
+            drv_path,
+            given: None,
+            loaded: None,
+            text: executor.store_dir().display(drv_path),
+            wanted,
+            mode,
+            asked,
+            monitor,
+        }
+    }
+
     fn realise(&mut self, tally: &mut Tally) -> Result<BTreeMap<String, StorePath>, BuildError> {
         let read;
         let (drv, known) = match (self.given, self.loaded.take()) {
@@ -261,17 +280,7 @@ impl Executor {
         asked: &Asked,
         monitor: &dyn Monitor,
     ) -> UnitOutcome {
-        self.realise_unit(Unit {
-            executor: self,
-            drv_path,
-            given: None,
-            loaded: None,
-            text: self.store_dir().display(drv_path),
-            wanted,
-            mode,
-            asked,
-            monitor,
-        })
+        self.realise_unit(Unit::new(self, drv_path, (wanted, mode), (asked, monitor)))
     }
 
     /// The same for a derivation that has just been read, of which these outputs are valid.
@@ -283,16 +292,10 @@ impl Executor {
         asked: &Asked,
         monitor: &dyn Monitor,
     ) -> UnitOutcome {
+        let how = (wanted, BuildMode::Normal);
         self.realise_unit(Unit {
-            executor: self,
-            drv_path,
-            given: None,
             loaded: Some(loaded),
-            text: self.store_dir().display(drv_path),
-            wanted,
-            mode: BuildMode::Normal,
-            asked,
-            monitor,
+            ..Unit::new(self, drv_path, how, (asked, monitor))
         })
     }
 
@@ -305,16 +308,11 @@ impl Executor {
         mode: BuildMode,
         monitor: &dyn Monitor,
     ) -> UnitOutcome {
+        let asked = Asked::new(self.jobs.share(self.settings_for(monitor).max_jobs));
+        let how = (&OutputsSpec::All, mode);
         self.realise_unit(Unit {
-            executor: self,
-            drv_path,
             given: Some(drv),
-            loaded: None,
-            text: self.store_dir().display(drv_path),
-            wanted: &OutputsSpec::All,
-            mode,
-            asked: &Asked::new(self.jobs.share(self.settings_for(monitor).max_jobs)),
-            monitor,
+            ..Unit::new(self, drv_path, how, (&asked, monitor))
         })
     }
 
@@ -364,20 +362,17 @@ impl Executor {
         self.store
             .add_temp_root(drv_path)
             .map_err(environment(&text, "hold the derivation"))?;
-        let valid = self
-            .store
-            .is_valid(drv_path)
-            .map_err(environment(&text, "query the store"))?;
-        if !valid {
-            return Err(BuildError::NoDerivation {
-                drv: text,
-                store: self.store.physical_dir().to_owned(),
-            });
-        }
         let turn = self.store.derivation_turn();
-        let bytes = turn
-            .text(drv_path)
-            .map_err(environment(&text, "read the file"))?;
+        let bytes = match turn.text(drv_path) {
+            Ok(bytes) => bytes,
+            Err(LocalError::NotValid { .. }) => {
+                return Err(BuildError::NoDerivation {
+                    drv: text,
+                    store: self.store.physical_dir().to_owned(),
+                });
+            }
+            Err(error) => return Err(environment(&text, "read the file")(error)),
+        };
         let malformed = |source| BuildError::Malformed { drv: text, source };
         let drv = match Derivation::parse(self.store_dir(), &bytes) {
             Ok(drv) => drv,
@@ -494,11 +489,8 @@ impl Executor {
         if !drv.input_drvs.is_empty() {
             return Ok(());
         }
-        let mut entry = BuildTraceEntry {
-            key: build_trace_key(drv_path, output),
-            out_path: path.clone(),
-            signatures: BTreeSet::new(),
-        };
+        let key = build_trace_key(drv_path, output);
+        let mut entry = BuildTraceEntry::unsigned(key, path.clone());
         let keys = settings.secret_keys();
         for key in keys.map_err(environment(&text, REGISTER))? {
             entry.sign(&key);

@@ -3,17 +3,11 @@
 { busybox, nix }:
 let
   bb = builtins.storePath busybox;
+  shell = import ../../helpers/shell.nix { inherit busybox; };
   recursive =
     name: script: attrs:
-    derivation (
+    shell name script (
       {
-        inherit name;
-        system = "x86_64-linux";
-        builder = "${bb}/bin/sh";
-        args = [
-          "-euc"
-          script
-        ];
         PATH = "${bb}/bin:${nix}";
         requiredSystemFeatures = [ "recursive-nix" ];
         NIX_CONFIG = "experimental-features = nix-command ca-derivations recursive-nix";

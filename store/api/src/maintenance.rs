@@ -68,7 +68,9 @@ pub struct GcResult {
 pub enum MessageLevel {
     /// Something is wrong.
     Error = 0,
-    /// What is done.
+    /// Something is worth knowing.
+    Notice = 2,
+    /// What is done; what Nix shows if nobody says otherwise.
     Info = 3,
 }
 

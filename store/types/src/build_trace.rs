@@ -73,6 +73,15 @@ fn member<T>(member: &'static str, value: Option<T>) -> Result<T, BuildTraceErro
 }
 
 impl BuildTraceEntry {
+    /// One that nobody has signed.
+    pub fn unsigned(key: BuildTraceKey, out_path: StorePath) -> Self {
+        Self {
+            key,
+            out_path,
+            signatures: BTreeSet::new(),
+        }
+    }
+
     /// Nix's JSON: compact, members sorted, store paths as base names.
     pub fn to_json(&self) -> String {
         self.print(true)
