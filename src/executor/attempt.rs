@@ -18,7 +18,7 @@ use droste_sandbox::{
     dev_nodes, etc_files, network_files, proc_mount,
 };
 use store_api::{BuildMode, BuildStatus};
-use store_local::{BuildLogWriter, PathLocks};
+use store_local::{BuildLogWriter, LocalError, PathLocks};
 use store_types::{
     Derivation, DerivationKind, DerivationOptions, DerivationOutput, Hash, HashAlgorithm,
     StorePath, output_path_name, output_placeholder,
@@ -199,6 +199,9 @@ impl<'a> Attempt<'a> {
         mut take: impl FnMut(&Run<'_>, &Ran, &mut Tally) -> Result<T, BuildError>,
     ) -> Result<T, BuildError> {
         let (mut job, setting) = self.begin(locked)?;
+        self.executor
+            .prepare()
+            .map_err(environment(&self.text, "get ready to build"))?;
         self.monitor.started(self.drv_path);
         tally.started = Some(self.drv_path.clone());
         let mut interpose = self.settings().interpose;
@@ -423,10 +426,15 @@ impl<'a> Attempt<'a> {
                 .map_err(environment(&self.text, "hold an input"))?;
         }
         // After that: what was collected before is missed here.
-        let closure = self
-            .executor
-            .closure(&self.drv.input_srcs)
-            .map_err(environment(&self.text, "query the input closure"))?;
+        let closure = match self.executor.closure(&self.drv.input_srcs) {
+            Err(LocalError::NotValid { path }) => {
+                return Err(BuildError::MissingInput {
+                    drv: self.text.clone(),
+                    input: self.executor.store_dir().display(&path),
+                });
+            }
+            closure => closure.map_err(environment(&self.text, "query the input closure"))?,
+        };
         self.executor.recognise(&closure);
         Ok(closure)
     }
@@ -485,6 +493,9 @@ impl Run<'_> {
         let Attempt { executor, text, .. } = self.attempt;
         let mut request = self.request()?;
         let services = self.open_services(&mut request)?;
+        self.dir
+            .fit(&request)
+            .map_err(environment(text, "make the build directory"))?;
         let (master, slave) =
             Pty::open().map_err(environment(text, "open a terminal for the log"))?;
         request.stdio = [Stdio::Null, Stdio::Fd(0), Stdio::Fd(0)];
@@ -502,6 +513,7 @@ impl Run<'_> {
         let status = running
             .wait()
             .map_err(environment(text, "wait for the builder"))?;
+        self.dir.has_ended(&request);
         let ended = SystemTime::now();
         // What it still waits for is of no use, and others may go on.
         self.job.end();

@@ -12,14 +12,25 @@
 //!
 //! They are few, and the numbered ones, which no build can see, are used again, since a disk takes
 //! longer for a directory than a kernel for a namespace. (ext4 without a journal looks at all inodes
-//! of the last minutes that were freed before it takes a new one.)
+//! of the last minutes that were freed before it takes a new one.) So is what is in them, emptied but
+//! for mount points, after a build that could have given nobody a part in it: see [`is_closed`].
 
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 
-use droste_sandbox::{OnDisk, Root};
+use droste_sandbox::{Mount, Network, OnDisk, Request, Root, Source, dev_nodes};
+use droste_sys::{InodeAttributes, inode_attributes};
+use rustix::fs::{Gid, Mode, Timespec, Timestamps, UTIME_NOW, Uid};
+use store_api::BoxError;
+use store_nar::fs::{
+    Entry, Kind, Stat, list, open_dir as open_below, open_root, remove_dir, stat_fd, stat_if_exists,
+};
+use store_nar::remove_tree;
 
 use crate::Executor;
 use crate::builder_env::BUILD_DIR;
@@ -32,6 +43,8 @@ use crate::users::{BuildUser, UsersError};
 pub(crate) struct ScratchDir {
     executor: Arc<Executor>,
     path: PathBuf,
+    /// It is not to be emptied: this is in it, for a build.
+    left: Option<Left>,
 }
 
 impl ScratchDir {
@@ -40,11 +53,72 @@ impl ScratchDir {
     }
 }
 
-/// The directories of one running build, removed with it.
+/// The directories of one running build, gone with it, or left for the next one.
 pub(crate) struct BuildDir {
     all: ScratchDir,
     own: OnceLock<ScratchDir>,
+    /// What the last build has left here.
+    left: Left,
+    /// There is nobody any more who could write into them.
+    may_be_left: AtomicBool,
 }
+
+/// What a build leaves for the next one: its directories, with nothing in them but mount points.
+pub(crate) struct LeftDir {
+    path: PathBuf,
+    left: Left,
+}
+
+struct Left {
+    /// Directories in `store`; those are root's, so no builder can have made one.
+    mount_points: BTreeSet<OsString>,
+    /// What the directories looked like when they were new: `tmp`, `build`, `store`. If one has
+    /// changed, all are made anew, since a builder could see it.
+    looks: [Looks; 3],
+}
+
+/// What a builder could see of a directory in which there is nothing, and change.
+#[derive(PartialEq, Eq)]
+struct Looks {
+    bytes: i64,
+    attributes: InodeAttributes,
+}
+
+impl Looks {
+    fn of(directory: &OwnedFd) -> std::io::Result<Looks> {
+        Ok(Looks {
+            bytes: stat_fd(directory)?.st_size,
+            attributes: inode_attributes(directory)?,
+        })
+    }
+}
+
+/// File systems of which it is known that an inode has no other attributes than those in [`Looks`], modes,
+/// owners and times, which are set, and extended attributes, which no build can set. Magic numbers
+/// from statfs(2): ext2 to ext4, XFS, btrfs, f2fs, tmpfs.
+const KNOWN_FILE_SYSTEMS: [u32; 5] = [
+    0x0000_ef53,
+    0x5846_5342,
+    0x9123_683e,
+    0xf2f5_2010,
+    0x0102_1994,
+];
+
+/// Of this moment, as a new directory's.
+const NOW: Timestamps = {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_NOW,
+    };
+    Timestamps {
+        last_access: now,
+        last_modification: now,
+    }
+};
+
+const TMP: &str = "tmp";
+const STORE: &str = "store";
+const BUILD: &str = "build";
 
 impl BuildDir {
     /// Where they are.
@@ -54,12 +128,12 @@ impl BuildDir {
 
     /// The store directory of the sandbox, where outputs appear.
     pub(crate) fn store(&self) -> PathBuf {
-        self.path().join("store")
+        self.path().join(STORE)
     }
 
     /// The build directory on this machine.
     pub(crate) fn build(&self) -> PathBuf {
-        self.path().join("build")
+        self.path().join(BUILD)
     }
 
     /// The root of the sandbox.
@@ -69,7 +143,7 @@ impl BuildDir {
             target: target.into(),
         };
         Root::Directories(vec![
-            on_disk(self.path().join("tmp"), "/tmp"),
+            on_disk(self.path().join(TMP), "/tmp"),
             on_disk(self.build(), BUILD_DIR),
             on_disk(self.store(), store_dir),
         ])
@@ -114,16 +188,137 @@ impl BuildDir {
     }
 }
 
+impl BuildDir {
+    /// Makes them fit a sandbox that is asked for: what an earlier build has left in the store
+    /// directory, and this one is not to see, is removed.
+    pub(crate) fn fit(&self, request: &Request) -> std::io::Result<()> {
+        if self.left.mount_points.is_empty() {
+            return Ok(());
+        }
+        let executor = &self.all.executor;
+        let store_dir = Path::new(executor.store_dir().as_str());
+        let wanted: BTreeMap<&OsStr, &Path> = request
+            .mounts
+            .iter()
+            .filter_map(|mount| match mount {
+                Mount::Bind {
+                    source: Source::Path(source),
+                    target,
+                    ..
+                } if target.parent() == Some(store_dir) => Some((target.file_name()?, &**source)),
+                _ => None,
+            })
+            .collect();
+        let store = open_dir(&self.store())?;
+        for name in &self.left.mount_points {
+            let source = wanted.get(name.as_os_str());
+            // Of an object that was deleted and made again since, it may be a file's.
+            let is_directory = |path: &&Path| path.symlink_metadata().is_ok_and(|of| of.is_dir());
+            if !source.is_some_and(is_directory) {
+                remove_dir(store.as_fd(), name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The sandbox that was asked for has ended, and all its processes.
+    pub(crate) fn has_ended(&self, request: &Request) {
+        let executor = &self.all.executor;
+        let is_closed = is_closed(
+            request,
+            executor.store.physical_dir(),
+            &executor.workplace().builds_dir,
+        );
+        self.may_be_left.store(is_closed, Ordering::Relaxed);
+    }
+
+    /// Tidies up for the next build; nothing if there is something that is not as it was.
+    fn leave(&self) -> Result<Option<Left>, BoxError> {
+        let all = open_root(self.path())?;
+        let open = |name: &str| open_below(all.as_fd(), name.as_ref());
+        let (tmp, build, store) = (open(TMP)?, open(BUILD)?, open(STORE)?);
+        let file_system = rustix::fs::fstatfs(&build)?.f_type as u32;
+        if !KNOWN_FILE_SYSTEMS.contains(&file_system) {
+            return Ok(None);
+        }
+        for directory in [&tmp, &build] {
+            for entry in list(directory.as_fd())? {
+                remove_tree(directory.as_fd(), &entry.name)?;
+            }
+        }
+        let mut mount_points = BTreeSet::new();
+        for Entry { name, .. } in list(store.as_fd())? {
+            let stat = stat_if_exists(store.as_fd(), &name)?;
+            let is_mount_point = |stat: &Stat| {
+                Kind::of(stat) == Kind::Directory
+                    && stat.st_uid == rustix::process::geteuid().as_raw()
+            };
+            if stat.as_ref().is_some_and(is_mount_point) {
+                mount_points.insert(name);
+            } else {
+                remove_tree(store.as_fd(), &name)?;
+            }
+        }
+        let looks = [Looks::of(&tmp)?, Looks::of(&build)?, Looks::of(&store)?];
+        let is_as_it_was = looks == self.left.looks;
+        Ok(is_as_it_was.then_some(Left {
+            mount_points,
+            looks,
+        }))
+    }
+}
+
+impl Drop for BuildDir {
+    fn drop(&mut self) {
+        if self.may_be_left.load(Ordering::Relaxed) {
+            self.all.left = self.leave().ok().flatten();
+        }
+    }
+}
+
+/// Whether what runs in this sandbox can have passed a descriptor to nobody: to whom it did, he
+/// could write into a directory that it had.
+///
+/// It passes one through a socket. There is none of others in a network of its own, in our own
+/// files, which nobody reads descriptors from, in an object of the store, in a file, or in memory.
+/// And it must be somebody else than us, who owns the mount points.
+fn is_closed(request: &Request, store: &Path, ours: &Path) -> bool {
+    let devices = dev_nodes(true).mounts;
+    let is_known = |mount: &Mount| match mount {
+        Mount::Tmpfs { .. } | Mount::Proc { .. } | Mount::Devpts { .. } => true,
+        Mount::Bind {
+            source: Source::Path(path),
+            ..
+        } => {
+            path.parent() == Some(store)
+                || path.starts_with(ours)
+                || devices.contains(mount)
+                || path.symlink_metadata().is_ok_and(|of| of.is_file())
+        }
+        Mount::Bind { .. } => false,
+    };
+    request.network == Network::Isolated
+        && request.host_uid != rustix::process::geteuid().as_raw()
+        && request.mounts.iter().all(is_known)
+}
+
 impl Drop for ScratchDir {
     fn drop(&mut self) {
-        match empty_dir(&self.path) {
+        let path = std::mem::take(&mut self.path);
+        if let Some(left) = self.left.take() {
+            let free = &self.executor.left_dirs;
+            let mut free = free.lock().unwrap_or_else(PoisonError::into_inner);
+            free.push(LeftDir { path, left });
+            return;
+        }
+        match empty_dir(&path) {
             Ok(()) => self
                 .executor
                 .free_dirs
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push(std::mem::take(&mut self.path)),
-            Err(_) => self.executor.remove_build_dir(&self.path),
+                .push(path),
+            Err(_) => self.executor.remove_build_dir(&path),
         }
     }
 }
@@ -160,42 +355,67 @@ impl Executor {
             Some(path) => path,
             None => {
                 let number = NEXT.fetch_add(1, Ordering::Relaxed);
-                let path = self.builds_dir.join(number.to_string());
+                let path = self.workplace().builds_dir.join(number.to_string());
                 private(&path)?;
                 path
             }
         };
-        Ok(ScratchDir {
-            executor: self.clone(),
-            path,
-        })
+        Ok(self.scratch_dir_at(path))
     }
 
-    /// Makes the directories of one build: nobody else's, empty, and gone with us.
+    fn scratch_dir_at(self: &Arc<Self>, path: PathBuf) -> ScratchDir {
+        ScratchDir {
+            executor: self.clone(),
+            path,
+            left: None,
+        }
+    }
+
+    /// Makes the directories of one build: nobody else's, and gone with us. `tmp` and `build` are
+    /// empty, `store` is when the directories [fit](BuildDir::fit) the sandbox.
     pub(crate) fn make_build_dir(
         self: &Arc<Self>,
         text: &str,
         user: &BuildUser,
     ) -> Result<BuildDir, BuildError> {
-        let dir = BuildDir {
-            all: self.make_scratch_dir(text)?,
-            own: OnceLock::new(),
-        };
         let make = || -> std::io::Result<BuildDir> {
-            let open = |path: &Path, mode: u32| -> std::io::Result<()> {
-                std::fs::create_dir(path)?;
-                std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
+            let free = &self.left_dirs;
+            let free = free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let (all, left) = match free {
+                Some(LeftDir { path, left }) => (self.scratch_dir_at(path), Some(left)),
+                None => (self.scratch_dir()?, None),
             };
-            open(&dir.path().join("tmp"), 0o1777)?;
-            private(&dir.build())?;
-            private(&dir.store())?;
+            let open = |name: &str| -> std::io::Result<OwnedFd> {
+                let path = all.path().join(name);
+                if left.is_none() {
+                    private(&path)?;
+                }
+                Ok(open_dir(&path)?)
+            };
+            let (tmp, build, store) = (open(TMP)?, open(BUILD)?, open(STORE)?);
+            let left = match left {
+                Some(left) => left,
+                None => Left {
+                    mount_points: BTreeSet::new(),
+                    looks: [Looks::of(&tmp)?, Looks::of(&build)?, Looks::of(&store)?],
+                },
+            };
             if rustix::process::geteuid().is_root() {
+                let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+                rustix::fs::fchown(&build, Some(uid), Some(gid))?;
                 // The store directory is the group's, as Nix has it.
-                std::os::unix::fs::chown(dir.store(), None, Some(user.gid))?;
-                std::os::unix::fs::chown(dir.build(), Some(user.uid), Some(user.gid))?;
+                rustix::fs::fchown(&store, None, Some(gid))?;
             }
-            std::fs::set_permissions(dir.store(), PermissionsExt::from_mode(0o1775))?;
-            Ok(dir)
+            for (directory, mode) in [(&tmp, 0o1777), (&build, 0o700), (&store, 0o1775)] {
+                rustix::fs::fchmod(directory, Mode::from_raw_mode(mode))?;
+                rustix::fs::futimens(directory, &NOW)?;
+            }
+            Ok(BuildDir {
+                all,
+                own: OnceLock::new(),
+                left,
+                may_be_left: AtomicBool::new(false),
+            })
         };
         make().map_err(environment(text, "make the build directory"))
     }

@@ -1,5 +1,4 @@
-//! Carries out what the [plan](crate::state) says, with a thread for each running
-//! derivation.
+//! Carries out what the [plan](crate::state) says, with as many threads as derivations run at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
@@ -7,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use store_api::{BuildMode, BuildProgress, BuildResult, BuildStatus};
 use store_local::SessionRoots;
-use store_types::{DerivedPath, OutputsSpec, SingleDerivedPath, StorePath};
+use store_types::{Derivation, DerivedPath, OutputsSpec, SingleDerivedPath, StorePath};
 
 use crate::context::ChildCounts;
 use crate::error::BuildError;
@@ -68,6 +67,7 @@ impl Executor {
             found: Mutex::new(BTreeMap::new()),
             asked: Asked::new(share),
             targets: &targets,
+            kept: Mutex::default(),
         };
         for (drv, outputs) in &targets {
             run.want(drv, outputs);
@@ -91,6 +91,13 @@ fn add_wanted(targets: &mut Wanted, drv: &SingleDerivedPath, outputs: &OutputsSp
     }
 }
 
+/// How many derivations are kept from when they are planned to when they are built. Others are read
+/// again: there may be tens of thousands, and all have to be planned first.
+const KEPT_MAX: usize = 256;
+
+/// A derivation that is to be built, and its outputs that were valid when that was found out.
+type Kept = (Derivation, BTreeMap<String, StorePath>);
+
 /// One request.
 struct Run<'a> {
     executor: &'a Arc<Executor>,
@@ -101,6 +108,8 @@ struct Run<'a> {
     found: Mutex<BTreeMap<SingleDerivedPath, StorePath>>,
     targets: &'a Wanted,
     asked: Asked,
+    /// Some of those that wait for nothing but a job.
+    kept: Mutex<BTreeMap<StorePath, Kept>>,
 }
 
 /// What has become of the derivations of a request, in the order in which they ended.
@@ -167,6 +176,10 @@ impl Run<'_> {
             progress: BuildProgress::default(),
         };
         let (sender, receiver) = mpsc::channel();
+        // A thread that has built one takes the next: to start one, and to end it, takes longer.
+        let (to_workers, jobs) = mpsc::channel();
+        let jobs = Arc::new(Mutex::new(jobs));
+        let mut idle = 0;
         // What a client has built is held for it by every thread.
         let roots = SessionRoots::of_thread();
         std::thread::scope(|scope| {
@@ -207,28 +220,23 @@ impl Run<'_> {
                             effects.extend(plan.step(event));
                         }
                         Effect::Run(drv) => {
-                            let sender = sender.clone();
-                            let roots = &roots;
+                            if idle > 0 {
+                                idle -= 1;
+                                // Its receiver lives as long as the scope.
+                                let _ = to_workers.send(drv);
+                                continue;
+                            }
+                            let (sender, roots) = (sender.clone(), &roots);
+                            let jobs = jobs.clone();
                             scope.spawn(move || {
                                 let _roots = roots.as_ref().map(SessionRoots::enter);
-                                let wanted = self.outputs_of(&drv);
-                                // Inputs of a rebuilt derivation are not rebuilt.
-                                let mode = if self.is_target(&drv) {
-                                    self.mode
-                                } else {
-                                    BuildMode::Normal
-                                };
-                                let executor = self.executor;
-                                let outcome = executor.realise(
-                                    &drv,
-                                    &wanted,
-                                    mode,
-                                    &self.asked,
-                                    self.monitor,
-                                );
-                                self.monitor.finished(&outcome);
-                                // The receiver lives as long as the scope.
-                                let _ = sender.send(Report::Ended(Box::new(outcome)));
+                                let mut next = Some(drv);
+                                while let Some(drv) = next {
+                                    let outcome = Box::new(self.realise(&drv));
+                                    // The receiver lives as long as the scope.
+                                    let _ = sender.send(Report::Ended(outcome));
+                                    next = lock(&jobs).recv().ok();
+                                }
                             });
                         }
                         Effect::Abandon { drv, because_of } => {
@@ -251,6 +259,7 @@ impl Run<'_> {
                 let Ok(Report::Ended(outcome)) = receiver.recv() else {
                     break;
                 };
+                idle += 1;
                 let succeeded = outcome.error.is_none();
                 let drv = outcome.drv.clone();
                 outcomes.push(*outcome);
@@ -259,6 +268,7 @@ impl Run<'_> {
                 }
                 effects.extend(plan.step(Event::Ended { drv, succeeded }));
             }
+            drop(to_workers);
         });
         let mut outcomes = outcomes.all;
         for drv in plan.unfinished() {
@@ -277,6 +287,26 @@ impl Run<'_> {
             .collect();
         outcomes.extend(of_outputs);
         outcomes
+    }
+
+    /// Makes the wanted outputs of one derivation valid, whose inputs are.
+    fn realise(&self, drv: &StorePath) -> UnitOutcome {
+        let (executor, asked) = (self.executor, &self.asked);
+        let wanted = self.outputs_of(drv);
+        // Inputs of a rebuilt derivation are not rebuilt.
+        let mode = match self.is_target(drv) {
+            true => self.mode,
+            false => BuildMode::Normal,
+        };
+        let kept = lock(&self.kept).remove(drv);
+        let outcome = match kept {
+            Some((loaded, known)) if mode == BuildMode::Normal => {
+                executor.realise_loaded(drv, (&loaded, known), &wanted, asked, self.monitor)
+            }
+            _ => executor.realise(drv, &wanted, mode, asked, self.monitor),
+        };
+        self.monitor.finished(&outcome);
+        outcome
     }
 
     /// The outcome of a wanted derivation that is an output: that of the derivation
@@ -334,11 +364,11 @@ impl Run<'_> {
     }
 
     fn found(&self) -> MutexGuard<'_, BTreeMap<SingleDerivedPath, StorePath>> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.found)
     }
 
     fn outputs_of(&self, drv: &StorePath) -> OutputsSpec {
-        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = lock(&self.wanted);
         let outputs = wanted.get(&SingleDerivedPath::from(drv.clone()));
         outputs.cloned().unwrap_or(OutputsSpec::All)
     }
@@ -356,7 +386,7 @@ impl Run<'_> {
     /// Notes what is needed of a derivation; of one that is an output, that this output
     /// is needed.
     fn want(&self, drv: &SingleDerivedPath, outputs: &OutputsSpec) {
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wanted = lock(&self.wanted);
         add_wanted(&mut wanted, drv, outputs);
         let mut drv = drv.clone();
         while let Some((outer, output)) = drv.split_last() {
@@ -370,7 +400,7 @@ impl Run<'_> {
     fn find(&self, output: &SingleDerivedPath) -> Result<StorePath, BuildError> {
         let drv = self.executor.find(output, &self.asked, self.monitor)?;
         let wanted = {
-            let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            let wanted = lock(&self.wanted);
             wanted.get(output).cloned()
         };
         if let Some(wanted) = wanted {
@@ -408,8 +438,18 @@ impl Run<'_> {
             self.want(&input, &OutputsSpec::Names(outputs.clone()));
             inputs.insert(input);
         }
+        if inputs.is_empty() {
+            let mut kept = lock(&self.kept);
+            if kept.len() < KEPT_MAX {
+                kept.insert(drv.clone(), (loaded, known));
+            }
+        }
         Ok(inputs)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failed(drv: &SingleDerivedPath, error: BuildError) -> UnitOutcome {

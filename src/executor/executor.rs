@@ -1,26 +1,21 @@
 //! The executor of one store: what all its builds share.
 
 use std::collections::{BTreeSet, HashMap};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use droste_sandbox::Spawner;
-use rustix::fs::{FlockOperation, Mode, OFlags};
 use store_api::{BoxError, Store};
 use store_local::{LocalStore, LocalStoreConfig};
 use store_types::{Derivation, DrvOutput, Hash, HashModulo, StoreDir, StorePath};
 
 use crate::Monitor;
 use crate::auto_gc::AutoGc;
-use crate::child::crash::Crashes;
+use crate::build_dir::LeftDir;
 use crate::child::files::FileMemory;
 use crate::child::host::HostCompilers;
-use crate::child::index::Index;
 use crate::child::recall::Recall;
-use crate::child::records::Records;
 use crate::child::run::{Held, InFlight};
 use crate::child::tools::SearchPath;
 use crate::child::traced::Turns;
@@ -31,6 +26,7 @@ use crate::seen::Seen;
 use crate::settings::Settings;
 use crate::statistics::Statistics;
 use crate::tokens::Tokens;
+use crate::workplace::{Workplace, remove_abandoned};
 
 /// Programs that an executor lays into sandboxes; they are part of its own binary.
 #[derive(Clone, Copy, Debug)]
@@ -79,21 +75,22 @@ pub struct Executor {
     pub(crate) spawner: Spawner,
     pub(crate) embedded: Embedded,
     pub(crate) serve_store: Box<ServeStore>,
-    /// Build directories of this process.
-    pub(crate) builds_dir: PathBuf,
+    /// Where processes have directories for their builds.
+    builds: PathBuf,
+    /// Where Droste keeps what it knows of the store.
+    droste_state: PathBuf,
+    workplace: OnceLock<Workplace>,
+    preparing: Mutex<()>,
     /// Those of its directories that are empty, and nobody's.
     pub(crate) free_dirs: Mutex<Vec<PathBuf>>,
-    _builds_lock: OwnedFd,
-    pub(crate) index: Index,
-    /// What traced calls looked up.
-    pub(crate) records: Records,
+    /// Those in which there is what one build has left for the next.
+    pub(crate) left_dirs: Mutex<Vec<LeftDir>>,
     pub(crate) turns: Turns,
     pub(crate) store_tree: StoreTree,
     pub(crate) memory: FileMemory,
     seen: Seen,
     pub(crate) recall: Recall,
     pub(crate) host_compilers: HostCompilers,
-    pub(crate) crashes: Crashes,
     /// Builders of derivations.
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) child_tokens: Tokens,
@@ -123,7 +120,7 @@ pub fn droste_state_dir(config: &LocalStoreConfig) -> PathBuf {
     }
 }
 
-fn state_error<E: Into<BoxError>>(path: &Path) -> impl FnOnce(E) -> OpenError {
+pub(crate) fn state_error<E: Into<BoxError>>(path: &Path) -> impl FnOnce(E) -> OpenError {
     let path = path.to_owned();
     move |source| OpenError::State {
         path,
@@ -153,17 +150,8 @@ impl Executor {
         };
         std::fs::create_dir_all(&builds).map_err(state_error(&builds))?;
         remove_abandoned(&builds).map_err(state_error(&builds))?;
-        let (builds_dir, builds_lock) = claim_builds_dir(&builds).map_err(state_error(&builds))?;
-        spawner
-            .watch_scratch(&builds_dir)
-            .map_err(OpenError::Spawner)?;
         let droste_state = droste_state_dir(store.config());
         std::fs::create_dir_all(&droste_state).map_err(state_error(&droste_state))?;
-        let index_file = droste_state.join("children.sqlite");
-        let index = Index::open(&index_file).map_err(state_error(&index_file))?;
-        let records = Records::open(&index_file).map_err(state_error(&index_file))?;
-        let crashes =
-            Crashes::open(&droste_state, &index_file).map_err(state_error(&droste_state))?;
         store.set_auto_optimise(settings.nix.flag("auto-optimise-store"));
         Ok(Arc::new(Self {
             jobs: Jobs::new(settings.max_jobs),
@@ -177,23 +165,23 @@ impl Executor {
             spawner,
             embedded,
             serve_store,
-            builds_dir,
+            builds,
+            workplace: OnceLock::new(),
+            preparing: Mutex::default(),
             free_dirs: Mutex::default(),
-            _builds_lock: builds_lock,
-            index,
-            records,
+            left_dirs: Mutex::default(),
             turns: Turns::default(),
             memory: FileMemory::default(),
             seen: Seen::default(),
             recall: Recall::default(),
             host_compilers: HostCompilers::new(droste_state.join("host-compilers")),
-            crashes,
             in_flight: InFlight::default(),
             held: Held::default(),
             drivers: Mutex::default(),
             programs: Mutex::default(),
             search_paths: Mutex::default(),
             statistics: Statistics::new(&droste_state),
+            droste_state,
         }))
     }
 
@@ -224,9 +212,33 @@ impl Executor {
         monitor.settings().unwrap_or(&self.settings)
     }
 
-    /// The memory of children.
-    pub fn children(&self) -> &Index {
-        &self.index
+    /// What is needed to build, made when that is first asked for: a command that finds everything
+    /// valid needs none of it.
+    ///
+    /// # Errors
+    /// If it cannot be made; the next one tries again.
+    pub(crate) fn prepare(&self) -> Result<&Workplace, OpenError> {
+        if let Some(workplace) = self.workplace.get() {
+            return Ok(workplace);
+        }
+        let _turn = self
+            .preparing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if self.workplace.get().is_none() {
+            let made = Workplace::open(&self.builds, &self.droste_state)?;
+            let watched = self.spawner.watch_scratch(&made.builds_dir);
+            watched.map_err(OpenError::Spawner)?;
+            return Ok(self.workplace.get_or_init(|| made));
+        }
+        Ok(self.workplace())
+    }
+
+    /// The same, which a build that runs, or a compiler call, has asked for already.
+    pub(crate) fn workplace(&self) -> &Workplace {
+        self.workplace
+            .get()
+            .expect("it was prepared before the builder was started")
     }
 
     /// What became of all calls.
@@ -291,8 +303,10 @@ impl Executor {
 
 impl Drop for Executor {
     fn drop(&mut self) {
-        self.remove_build_dir(&self.builds_dir);
-        let _ = self.spawner.forget_scratch(&self.builds_dir);
+        if let Some(Workplace { builds_dir, .. }) = self.workplace.get() {
+            self.remove_build_dir(builds_dir);
+            let _ = self.spawner.forget_scratch(builds_dir);
+        }
     }
 }
 
@@ -306,7 +320,7 @@ pub(crate) fn empty_dir(path: &Path) -> Result<(), BoxError> {
     Ok(())
 }
 
-fn remove_dir(path: &Path) -> Result<(), BoxError> {
+pub(crate) fn remove_dir(path: &Path) -> Result<(), BoxError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(());
     };
@@ -315,91 +329,4 @@ fn remove_dir(path: &Path) -> Result<(), BoxError> {
         std::os::fd::AsFd::as_fd(&parent),
         name,
     )?)
-}
-
-/// A directory for the builds of this process, with a locked file that tells that
-/// the process lives.
-fn claim_builds_dir(builds: &Path) -> Result<(PathBuf, OwnedFd), BoxError> {
-    use std::os::unix::fs::DirBuilderExt;
-    for _ in 0..100 {
-        // A name that nobody has had before: who removes what the last one of that name has left
-        // may still be about it.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let nanos = now.map_or(0, |now| now.as_nanos() as u64);
-        let dir = builds.join(format!("droste-{}-{nanos:x}", std::process::id()));
-        match std::fs::DirBuilder::new().mode(0o711).create(&dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
-            made => made?,
-        }
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let lock = match rustix::fs::open(dir.join("lock"), flags, Mode::from_raw_mode(0o600)) {
-            // Somebody took the directory, still empty, for one of a process that died; and another
-            // one of this process may have made it again.
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::EXIST) => continue,
-            lock => lock?,
-        };
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
-        // Somebody could have locked it first, for want of an owner, and removed it all.
-        let locked = rustix::fs::fstat(&lock)?;
-        match rustix::fs::stat(dir.join("lock")) {
-            Ok(there) if (there.st_dev, there.st_ino) == (locked.st_dev, locked.st_ino) => {
-                return Ok((dir, lock));
-            }
-            Ok(_) | Err(rustix::io::Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err("no free name for a build directory".into())
-}
-
-/// Removes what processes that died have left.
-fn remove_abandoned(builds: &Path) -> Result<(), BoxError> {
-    for entry in std::fs::read_dir(builds)? {
-        let entry = entry?;
-        if !entry.file_name().to_string_lossy().starts_with("droste-") {
-            continue;
-        }
-        match rustix::fs::open(
-            entry.path().join("lock"),
-            OFlags::RDWR | OFlags::CLOEXEC,
-            Mode::empty(),
-        ) {
-            Ok(lock) => {
-                if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                    remove_dir(&entry.path())?;
-                }
-            }
-            // Somebody is just making it, or died doing so; an empty directory is of no harm.
-            Err(rustix::io::Errno::NOENT) => {
-                let _ = std::fs::remove_dir(entry.path());
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_directory_that_was_claimed_is_not_taken_for_an_abandoned_one() {
-        let builds = tempfile::tempdir().expect("a directory for the test");
-        let builds = builds.path();
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..200 {
-                        remove_abandoned(builds).expect("what is abandoned can be removed");
-                        let (dir, lock) = claim_builds_dir(builds).expect("there is a free name");
-                        std::thread::yield_now();
-                        assert!(dir.join("lock").exists(), "{} is gone", dir.display());
-                        std::fs::create_dir(dir.join("0")).expect("a build has its directory");
-                        drop(lock);
-                    }
-                });
-            }
-        });
-    }
 }

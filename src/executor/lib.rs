@@ -105,6 +105,7 @@ mod submitted;
 mod tokens;
 mod unit;
 mod users;
+mod workplace;
 
 pub use builder_env::BuilderStart;
 pub use child::service::Shims;

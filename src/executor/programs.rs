@@ -159,7 +159,10 @@ impl Executor {
         name: &str,
         make: impl FnOnce(&std::path::Path) -> std::io::Result<()>,
     ) -> Result<StorePath, BuildError> {
-        let parent = self.builds_dir.join(format!("program-{name}-{}", unique()));
+        let parent = self
+            .workplace()
+            .builds_dir
+            .join(format!("program-{name}-{}", unique()));
         let make_all = || -> std::io::Result<()> {
             std::fs::DirBuilder::new().mode(0o700).create(&parent)?;
             make(&parent.join(name))

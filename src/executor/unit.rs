@@ -3,6 +3,7 @@
 //! The order of things follows Nix's: look whether the outputs are valid, resolve,
 //! look again, and only then build ([`attempt`](crate::attempt)).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -283,7 +284,8 @@ impl Executor {
         self.realise_unit(Unit::new(self, drv_path, (wanted, mode), (asked, monitor)))
     }
 
-    /// The same for a derivation that has just been read, of which these outputs are valid.
+    /// The same for a derivation that has been read, and has been held since, of which these outputs
+    /// were valid.
     pub(crate) fn realise_loaded(
         self: &Arc<Self>,
         drv_path: &StorePath,
@@ -593,14 +595,18 @@ impl Executor {
     }
 
     /// The derivation with its inputs' outputs in place of its input derivations.
-    fn resolve(
+    fn resolve<'d>(
         self: &Arc<Self>,
         drv_path: &StorePath,
         name: &str,
-        drv: &Derivation,
+        drv: &'d Derivation,
         asked: &Asked,
         monitor: &dyn Monitor,
-    ) -> Result<Derivation, BuildError> {
+    ) -> Result<Cow<'d, Derivation>, BuildError> {
+        let is_deferred = |output: &DerivationOutput| *output == DerivationOutput::Deferred;
+        if drv.input_drvs.is_empty() && !drv.outputs.values().any(is_deferred) {
+            return Ok(Cow::Borrowed(drv));
+        }
         let text = self.store_dir().display(drv_path);
         let mut built: BTreeMap<(SingleDerivedPath, String), StorePath> = BTreeMap::new();
         for (path, outputs) in drv.inputs() {
@@ -642,6 +648,7 @@ impl Executor {
         drv.resolve(self.store_dir(), name, |input, output| {
             built.get(&(input.clone(), output.to_owned())).cloned()
         })
+        .map(Cow::Owned)
         .map_err(|source| BuildError::Malformed {
             drv: text,
             source: source.into(),

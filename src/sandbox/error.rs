@@ -145,8 +145,6 @@ pub enum Step {
     AbstractSockets,
     /// Set limits and execution domain.
     Limits,
-    /// Install the system call filter.
-    Filter,
     /// Have its lookups watched.
     Watch,
     /// Execute the program.
@@ -185,7 +183,6 @@ impl fmt::Display for Step {
             Step::NoNewPrivileges => "forbid new privileges",
             Step::AbstractSockets => "cut off abstract sockets",
             Step::Limits => "set limits and execution domain",
-            Step::Filter => "install the system call filter",
             Step::Watch => "watch the sandbox's lookups",
             Step::Execute => "execute",
             Step::Died => "set the sandbox up: it died",

@@ -29,7 +29,7 @@ use droste_sys::{Instruction, Listener, Namespaces};
 
 use crate::channel::{self, Progress, retry};
 use crate::error::{SetupError, Step};
-use crate::place::{self, Material, Take};
+use crate::place::{self, Material, Places, Take};
 use crate::request::{
     INSIDE_GID, INSIDE_UID, Mount, Network, OnDisk, Personality, Request, Root, Stdio, TmpfsSize,
 };
@@ -50,7 +50,6 @@ pub(crate) struct Birth<'a> {
     /// To the spawner.
     pub(crate) status: BorrowedFd<'a>,
     pub(crate) dev_null: BorrowedFd<'a>,
-    pub(crate) filter: &'a [Instruction],
     /// Of watched sandboxes.
     pub(crate) watching_filter: &'a [Instruction],
     /// An empty network namespace to enter.
@@ -225,7 +224,8 @@ fn set_up_mounts(birth: &Birth<'_>) -> Result<Vec<OwnedFd>, SetupError> {
 
     let build_user = (!birth.in_user_namespace).then(|| build_user(request));
     let root = make_root(&request.root, build_user)?;
-    place::make_nodes(root.as_fd(), &request.nodes, build_user)?;
+    let mut places = Places::new(root.as_fd());
+    place::make_nodes(&mut places, &request.nodes, build_user)?;
     for mount in &request.mounts {
         let material = match mount {
             Mount::Bind {
@@ -245,9 +245,10 @@ fn set_up_mounts(birth: &Birth<'_>) -> Result<Vec<OwnedFd>, SetupError> {
             _ => Material::Tree(
                 new_file_system(mount, build_user)
                     .map_err(|errno| SetupError::at(Step::Mount, mount.target(), errno))?,
+                true,
             ),
         };
-        place::put(root.as_fd(), &material, mount.target())?;
+        place::put(&mut places, &material, mount.target())?;
     }
 
     // The old root comes to lie upon the new one and is taken off it (pivot_root(2)).
@@ -272,6 +273,7 @@ fn make_root(root: &Root, build_user: place::BuildUser) -> Result<OwnedFd, Setup
     rustix::mount::move_mount(&tree, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(failed(Step::Root))?;
     if let Root::Directories(directories) = root {
+        let mut places = Places::new(tree.as_fd());
         for OnDisk { source, target } in directories {
             let how = Take {
                 read_only: false,
@@ -283,7 +285,7 @@ fn make_root(root: &Root, build_user: place::BuildUser) -> Result<OwnedFd, Setup
             if let Material::Symlink(_) = material {
                 return Err(SetupError::at(Step::Root, source, Errno::LOOP));
             }
-            place::put(tree.as_fd(), &material, target)?;
+            place::put(&mut places, &material, target)?;
         }
     }
     Ok(tree)
@@ -405,7 +407,6 @@ fn execute(birth: &Birth<'_>) -> Result<Infallible, SetupError> {
             value.as_slice(),
         ]))?);
     }
-    droste_sys::seccomp_install_filter(birth.filter).map_err(failed(Step::Filter))?;
     if request.watched {
         // From here on only calls that are not watched, until the listener is where it is listened to.
         let listener = Listener::install(birth.watching_filter).map_err(failed(Step::Watch))?;
@@ -452,6 +453,6 @@ pub(crate) mod later {
         let material = place::take(source, how)
             .map_err(|errno| SetupError::at(Step::MountSource, source, errno))?;
         enter(sandbox, LinkNameSpaceType::Mount)?;
-        place::put(live.root, &material, target)
+        place::put(&mut Places::new(live.root), &material, target)
     }
 }

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
@@ -33,35 +33,75 @@ pub(crate) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<O
     })
 }
 
-/// The directory at `path`, made with its parents if it is missing.
-fn make_dirs(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
-    match open(root, path, OFlags::DIRECTORY) {
-        Err(Errno::NOENT) => {}
-        result => return result,
-    }
-    let mut at = open(root, Path::new("/"), OFlags::DIRECTORY)?;
-    for component in path.components() {
-        let name = match component {
-            Component::RootDir | Component::CurDir => continue,
-            Component::Normal(name) => Path::new(name),
-            Component::ParentDir | Component::Prefix(_) => return Err(Errno::INVAL),
-        };
-        match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            // A directory that is there already may lie where nothing can be made.
-            Err(errno) if open(at.as_fd(), name, OFlags::DIRECTORY).is_err() => return Err(errno),
-            Err(_) => {}
-        }
-        at = open(at.as_fd(), name, OFlags::DIRECTORY)?;
-    }
-    Ok(at)
+/// The places of one root. Many lie side by side, so the directory of the last one is kept.
+pub(crate) struct Places<'r> {
+    root: BorrowedFd<'r>,
+    last: Option<(PathBuf, OwnedFd)>,
 }
 
-/// The parent directory of `path`, made if it is missing, and the last component.
-fn parent<'a>(root: BorrowedFd<'_>, path: &'a Path) -> Result<(OwnedFd, &'a OsStr), Errno> {
-    let name = path.file_name().ok_or(Errno::INVAL)?;
-    let parent = path.parent().ok_or(Errno::INVAL)?;
-    Ok((make_dirs(root, parent)?, name))
+impl<'r> Places<'r> {
+    pub(crate) fn new(root: BorrowedFd<'r>) -> Self {
+        Self { root, last: None }
+    }
+
+    /// The directory at `path`, made with its parents if it is missing.
+    fn directory(&mut self, path: &Path) -> Result<BorrowedFd<'_>, Errno> {
+        if path == Path::new("/") {
+            return Ok(self.root);
+        }
+        if !matches!(&self.last, Some((last, _)) if last == path) {
+            let directory = self.open_directory(path)?;
+            self.last = Some((path.to_owned(), directory));
+        }
+        let (_, directory) = self.last.as_ref().ok_or(Errno::INVAL)?;
+        Ok(directory.as_fd())
+    }
+
+    fn open_directory(&mut self, path: &Path) -> Result<OwnedFd, Errno> {
+        match open(self.root, path, OFlags::DIRECTORY) {
+            Err(Errno::NOENT) => {
+                let (parent, name) = self.parent(path)?;
+                make_or_find_dir(parent, name)
+            }
+            result => result,
+        }
+    }
+
+    /// The parent directory of `path`, made if it is missing, and the last component.
+    fn parent<'p>(&mut self, path: &'p Path) -> Result<(BorrowedFd<'_>, &'p OsStr), Errno> {
+        let name = path.file_name().ok_or(Errno::INVAL)?;
+        let parent = path.parent().ok_or(Errno::INVAL)?;
+        Ok((self.directory(parent)?, name))
+    }
+
+    /// What is at `path`, made as an empty directory or file if it is missing.
+    fn mount_point(&mut self, path: &Path, is_directory: bool) -> Result<OwnedFd, Errno> {
+        let (parent, name) = self.parent(path)?;
+        if is_directory {
+            return make_or_find_dir(parent, name);
+        }
+        create(parent, name, 0o644).or_else(|errno| find(parent, name, OFlags::empty(), errno))
+    }
+}
+
+fn make_or_find_dir(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
+    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) => open(parent, Path::new(name), OFlags::DIRECTORY),
+        Err(errno) => find(parent, name, OFlags::DIRECTORY, errno),
+    }
+}
+
+/// What could not be made: it may be there already, perhaps where nothing can be made.
+fn find(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    flags: OFlags,
+    not_made: Errno,
+) -> Result<OwnedFd, Errno> {
+    open(parent, Path::new(name), flags).map_err(|errno| match not_made {
+        Errno::EXIST => errno,
+        _ => not_made,
+    })
 }
 
 /// Who the build is to the file system, if files have to be given to it.
@@ -72,79 +112,61 @@ const BUFFER_BYTES: usize = 128 << 10;
 
 /// Makes nodes, in order. The process has no umask.
 pub(crate) fn make_nodes(
-    root: BorrowedFd<'_>,
+    places: &mut Places<'_>,
     nodes: &[Node],
     build_user: BuildUser,
 ) -> Result<(), SetupError> {
-    let mut copier = Copier::default();
+    let mut buffer = Vec::new();
     for node in nodes {
-        make_node(root, node, build_user, &mut copier)
+        make_node(places, node, build_user, &mut buffer)
             .map_err(|errno| SetupError::at(Step::Node, node.path(), errno))?;
     }
     Ok(())
 }
 
-/// Copies files, often hundreds, many of which lie side by side.
-#[derive(Default)]
-struct Copier<'n> {
-    buffer: Vec<u8>,
-    /// The directory of the last one.
-    last: Option<(&'n Path, OwnedFd)>,
-}
-
-impl<'n> Copier<'n> {
-    fn directory(&mut self, root: BorrowedFd<'_>, path: &'n Path) -> Result<&OwnedFd, Errno> {
-        if !matches!(&self.last, Some((last, _)) if *last == path) {
-            self.last = Some((path, make_dirs(root, path)?));
-        }
-        let (_, directory) = self.last.as_ref().ok_or(Errno::INVAL)?;
-        Ok(directory)
+/// Copies a file of the host.
+fn copy(
+    places: &mut Places<'_>,
+    (path, source): (&Path, &Path),
+    (mode, mtime_seconds): (u32, i64),
+    build_user: BuildUser,
+    buffer: &mut Vec<u8>,
+) -> Result<(), Errno> {
+    let source = retry(|| {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::open(source, flags, Mode::empty())
+    })?;
+    let stat = rustix::fs::fstat(&source)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Errno::INVAL);
     }
-
-    fn copy(
-        &mut self,
-        root: BorrowedFd<'_>,
-        (path, source): (&'n Path, &Path),
-        (mode, mtime_seconds): (u32, i64),
-        build_user: BuildUser,
-    ) -> Result<(), Errno> {
-        let name = path.file_name().ok_or(Errno::INVAL)?;
-        let source = retry(|| {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            rustix::fs::open(source, flags, Mode::empty())
-        })?;
-        let stat = rustix::fs::fstat(&source)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Errno::INVAL);
+    let (parent, name) = places.parent(path)?;
+    let file = create(parent, name, mode)?;
+    buffer.resize(BUFFER_BYTES, 0);
+    let mut missing = stat.st_size as u64;
+    while missing > 0 {
+        let count = retry(|| rustix::io::read(&source, &mut **buffer))?;
+        if count == 0 {
+            // Nobody shortens a file of a store.
+            return Err(Errno::IO);
         }
-        let parent = self.directory(root, path.parent().ok_or(Errno::INVAL)?)?;
-        let file = create(parent, name, mode)?;
-        self.buffer.resize(BUFFER_BYTES, 0);
-        let mut missing = stat.st_size as u64;
-        while missing > 0 {
-            let count = retry(|| rustix::io::read(&source, &mut *self.buffer))?;
-            if count == 0 {
-                // Nobody shortens a file of a store.
-                return Err(Errno::IO);
-            }
-            write_all(&file, &self.buffer[..count])?;
-            missing = missing.saturating_sub(count as u64);
-        }
-        if let Some((uid, gid)) = build_user {
-            rustix::fs::fchown(&file, Some(uid), Some(gid))?;
-        }
-        let time = rustix::fs::Timespec {
-            tv_sec: mtime_seconds,
-            tv_nsec: 0,
-        };
-        rustix::fs::futimens(
-            &file,
-            &rustix::fs::Timestamps {
-                last_access: time,
-                last_modification: time,
-            },
-        )
+        write_all(&file, &buffer[..count])?;
+        missing = missing.saturating_sub(count as u64);
     }
+    if let Some((uid, gid)) = build_user {
+        rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+    }
+    let time = rustix::fs::Timespec {
+        tv_sec: mtime_seconds,
+        tv_nsec: 0,
+    };
+    rustix::fs::futimens(
+        &file,
+        &rustix::fs::Timestamps {
+            last_access: time,
+            last_modification: time,
+        },
+    )
 }
 
 fn create(parent: impl AsFd, name: &OsStr, mode: u32) -> Result<OwnedFd, Errno> {
@@ -160,15 +182,15 @@ fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-fn make_node<'n>(
-    root: BorrowedFd<'_>,
-    node: &'n Node,
+fn make_node(
+    places: &mut Places<'_>,
+    node: &Node,
     build_user: BuildUser,
-    copier: &mut Copier<'n>,
+    buffer: &mut Vec<u8>,
 ) -> Result<(), Errno> {
     match node {
         Node::Dir { path, mode, owner } => {
-            make_dir(root, path, *mode, owner_of(*owner, build_user))
+            make_dir(places, path, *mode, owner_of(*owner, build_user))
         }
         Node::File {
             path,
@@ -176,8 +198,8 @@ fn make_node<'n>(
             owner,
             contents,
         } => {
-            let (parent, name) = parent(root, path)?;
-            let file = create(&parent, name, *mode)?;
+            let (parent, name) = places.parent(path)?;
+            let file = create(parent, name, *mode)?;
             write_all(&file, contents)?;
             if let Some((uid, gid)) = owner_of(*owner, build_user) {
                 rustix::fs::fchown(&file, Some(uid), Some(gid))?;
@@ -189,10 +211,13 @@ fn make_node<'n>(
             mode,
             mtime_seconds,
             source,
-        } => copier.copy(root, (path, source), (*mode, *mtime_seconds), build_user),
+        } => {
+            let how = (*mode, *mtime_seconds);
+            copy(places, (path, source), how, build_user, buffer)
+        }
         Node::Symlink { path, target } => {
-            let (parent, name) = parent(root, path)?;
-            rustix::fs::symlinkat(target, &parent, name)
+            let (parent, name) = places.parent(path)?;
+            rustix::fs::symlinkat(target, parent, name)
         }
     }
 }
@@ -204,21 +229,22 @@ pub(crate) fn owner_of(owner: Owner, build_user: BuildUser) -> BuildUser {
     }
 }
 
-fn make_dir(root: BorrowedFd<'_>, path: &Path, mode: u32, owner: BuildUser) -> Result<(), Errno> {
+fn make_dir(
+    places: &mut Places<'_>,
+    path: &Path,
+    mode: u32,
+    owner: BuildUser,
+) -> Result<(), Errno> {
     let mode = Mode::from_raw_mode(mode);
-    let at = if path == Path::new("/") {
-        None
+    let (at, name) = if path == Path::new("/") {
+        (places.root, path)
     } else {
-        let (parent, name) = parent(root, path)?;
-        match rustix::fs::mkdirat(&parent, name, mode) {
+        let (parent, name) = places.parent(path)?;
+        match rustix::fs::mkdirat(parent, name, mode) {
             Ok(()) if owner.is_none() => return Ok(()),
-            Ok(()) | Err(Errno::EXIST) => Some((parent, name)),
+            Ok(()) | Err(Errno::EXIST) => (parent, Path::new(name)),
             Err(errno) => return Err(errno),
         }
-    };
-    let (at, name) = match &at {
-        None => (root, Path::new("/")),
-        Some((parent, name)) => (parent.as_fd(), Path::new(name)),
     };
     let directory = retry(|| {
         rustix::fs::openat2(
@@ -237,8 +263,8 @@ fn make_dir(root: BorrowedFd<'_>, path: &Path, mode: u32, owner: BuildUser) -> R
 
 /// Something of the host's that is to appear in a sandbox.
 pub(crate) enum Material {
-    /// A mount that is nowhere yet.
-    Tree(OwnedFd),
+    /// A mount that is nowhere yet, and whether it is a directory's.
+    Tree(OwnedFd, bool),
     /// A symbolic link with this text.
     Symlink(std::ffi::CString),
 }
@@ -278,7 +304,7 @@ pub(crate) fn take(path: &Path, how: Take) -> Result<Material, Errno> {
         no_dev: !how.devices,
     };
     droste_sys::mount_setattr(&tree, attributes, recursive)?;
-    Ok(Material::Tree(tree))
+    Ok(Material::Tree(tree, kind == FileType::Directory))
 }
 
 /// The same for what a descriptor refers to, found again by its name: a mount can be cloned only
@@ -289,7 +315,7 @@ pub(crate) fn take_fd(fd: BorrowedFd<'_>, how: Take) -> Result<Material, Errno> 
     let path = Path::new(OsStr::from_bytes(name.to_bytes()));
     let wanted = rustix::fs::fstat(fd)?;
     let material = take(path, how)?;
-    if let Material::Tree(tree) = &material {
+    if let Material::Tree(tree, _) = &material {
         let found = rustix::fs::fstat(tree)?;
         if (found.st_dev, found.st_ino) != (wanted.st_dev, wanted.st_ino) {
             return Err(Errno::STALE);
@@ -320,22 +346,20 @@ pub(crate) fn take_source(
 
 /// Puts it at `target`, which is made if it is missing.
 pub(crate) fn put(
-    root: BorrowedFd<'_>,
+    places: &mut Places<'_>,
     material: &Material,
     target: &Path,
 ) -> Result<(), SetupError> {
     let at = |step| move |errno| SetupError::at(step, target, errno);
     match material {
         Material::Symlink(text) => {
-            let (parent, name) = parent(root, target).map_err(at(Step::MountTarget))?;
-            rustix::fs::symlinkat(text, &parent, name).map_err(at(Step::MountTarget))
+            let (parent, name) = places.parent(target).map_err(at(Step::MountTarget))?;
+            rustix::fs::symlinkat(text, parent, name).map_err(at(Step::MountTarget))
         }
-        Material::Tree(tree) => {
-            let place = match open(root, target, OFlags::empty()) {
-                Err(Errno::NOENT) => make_mount_point(root, tree.as_fd(), target),
-                result => result,
-            };
-            let place = place.map_err(at(Step::MountTarget))?;
+        Material::Tree(tree, is_directory) => {
+            let place = places
+                .mount_point(target, *is_directory)
+                .map_err(at(Step::MountTarget))?;
             rustix::mount::move_mount(
                 tree,
                 "",
@@ -343,21 +367,12 @@ pub(crate) fn put(
                 "",
                 MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
             )
-            .map_err(at(Step::Mount))
+            .map_err(at(Step::Mount))?;
+            // What was kept may lie beneath it now.
+            if matches!(&places.last, Some((last, _)) if last.starts_with(target)) {
+                places.last = None;
+            }
+            Ok(())
         }
     }
-}
-
-fn make_mount_point(
-    root: BorrowedFd<'_>,
-    tree: BorrowedFd<'_>,
-    target: &Path,
-) -> Result<OwnedFd, Errno> {
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(tree)?.st_mode);
-    if kind == FileType::Directory {
-        return make_dirs(root, target);
-    }
-    let (parent, name) = parent(root, target)?;
-    drop(create(&parent, name, 0o644)?);
-    open(parent.as_fd(), Path::new(name), OFlags::empty())
 }

@@ -56,7 +56,6 @@ struct Spawner {
     single: SingleThreaded,
     control: OwnedFd,
     dev_null: OwnedFd,
-    filter: Vec<Instruction>,
     watching_filter: Vec<Instruction>,
     /// It can mount and map without a user namespace of its own.
     privileged: bool,
@@ -133,11 +132,14 @@ impl Spawner {
             | CapabilitySet::SETGID
             | CapabilitySet::CHOWN;
         let privileged = rustix::process::geteuid().is_root() && capabilities.contains(needed);
+        // All that it makes inherits both; to translate a filter takes longer than a process does
+        // to become a program.
+        rustix::thread::set_no_new_privs(true)?;
+        droste_sys::seccomp_install_filter(&filter::program())?;
         Ok(Spawner {
             single,
             control,
             dev_null,
-            filter: filter::program(),
             watching_filter: filter::watching_program(),
             privileged,
             can_scope_sockets,
@@ -274,7 +276,6 @@ impl Spawner {
                 fds,
                 status: sandbox_status.as_fd(),
                 dev_null: self.dev_null.as_fd(),
-                filter: &self.filter,
                 watching_filter: &self.watching_filter,
                 empty_network: if share_network {
                     self.empty_network.as_ref().map(AsFd::as_fd)

@@ -3,6 +3,7 @@
 //! What rustix has is used from there; here is what it lacks or keeps unsafe. The functions decide
 //! nothing: the order in which a sandbox calls them is `droste-sandbox`'s affair.
 
+mod attributes;
 mod fanotify;
 mod fork;
 mod inherited;
@@ -14,6 +15,7 @@ mod process;
 mod seccomp;
 mod sockets;
 
+pub use attributes::{InodeAttributes, inode_attributes};
 pub use fanotify::ReadWatch;
 pub use fork::{Fork, Namespaces, SingleThreaded, clone3, unshare};
 pub use inherited::execve_as_inherited;

@@ -17,7 +17,8 @@ pub struct Instruction {
     pub k: u32,
 }
 
-/// Installs a filter on this thread for good (seccomp(2), `SECCOMP_SET_MODE_FILTER`). Needs
+/// Installs a filter on this thread, and all that it makes, for good (seccomp(2),
+/// `SECCOMP_SET_MODE_FILTER`). Needs
 /// no_new_privs.
 pub fn seccomp_install_filter(program: &[Instruction]) -> Result<(), Errno> {
     with_program(program, |program| {

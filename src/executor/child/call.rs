@@ -117,6 +117,7 @@ fn find(
         }
     }
     let learned = executor
+        .workplace()
         .records
         .is_undeclared(&asked.words())
         .map_err(|_| InPlace::new("index-failed"))?;
@@ -158,7 +159,11 @@ impl<'a> Asked<'a> {
             self.caller.count(&self.call.env, &counted);
         }
         // If it cannot be kept, the scan is tried again.
-        let _ = self.executor.records.set_undeclared(&self.words());
+        let _ = self
+            .executor
+            .workplace()
+            .records
+            .set_undeclared(&self.words());
     }
 
     /// Counts a call that no other derivation can share, if its command has a hash of the outer
@@ -277,6 +282,7 @@ impl<'a> Asked<'a> {
             Err(reply::Unusable::Gone) => {
                 // It was collected, or the store was changed by hand: build it again.
                 executor
+                    .workplace()
                     .index
                     .forget(drv_path)
                     .map_err(|_| InPlace::new("index-failed"))?;

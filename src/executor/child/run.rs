@@ -239,20 +239,24 @@ impl Executor {
     pub(super) fn known_child(&self, drv_path: &StorePath) -> Result<Option<Arc<Child>>, InPlace> {
         // Without a memory, every call runs in place.
         let failed = |_| InPlace::new("index-failed");
-        let Some(child) = self.index.get(drv_path).map_err(failed)? else {
+        let Some(child) = self.workplace().index.get(drv_path).map_err(failed)? else {
             return Ok(None);
         };
-        if self.crashes.is_sound(&self.store, &child.output) {
-            self.index.note_use(drv_path);
+        if self
+            .workplace()
+            .crashes
+            .is_sound(&self.store, &child.output)
+        {
+            self.workplace().index.note_use(drv_path);
             return Ok(Some(child));
         }
-        self.index.forget(drv_path).map_err(failed)?;
+        self.workplace().index.forget(drv_path).map_err(failed)?;
         Ok(None)
     }
 
     /// An error if one of these inputs was damaged by a crash.
     pub(super) fn check_inputs(&self, inputs: &BTreeSet<StorePath>) -> Result<(), InPlace> {
-        let damaged = |path: &&StorePath| !self.crashes.is_sound(&self.store, path);
+        let damaged = |path: &&StorePath| !self.workplace().crashes.is_sound(&self.store, path);
         match inputs.iter().find(damaged) {
             None => Ok(()),
             Some(path) => {
@@ -311,7 +315,8 @@ impl Executor {
             .read_result(&output)
             .ok_or_else(|| InPlace::new("child-unreadable"))?;
         let child = Arc::new(Child { output, result });
-        self.index
+        self.workplace()
+            .index
             .put(&request.made.path, child.clone())
             .map_err(|_| InPlace::new("index-failed"))?;
         Ok((child, origin))

@@ -182,12 +182,13 @@ impl Executor {
     /// that hold our shims.
     ///
     /// # Errors
-    /// If the root directory cannot be opened or a thread cannot be had.
+    /// If what calls need on disk cannot be had, the root directory opened or a thread started.
     pub fn open_host_shims(
         self: &Arc<Self>,
         listener: UnixListener,
         hidden: Vec<Vec<u8>>,
     ) -> std::io::Result<Shims> {
+        self.prepare().map_err(std::io::Error::other)?;
         let root = rustix::fs::open(
             "/",
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,

@@ -337,7 +337,7 @@ fn locate_on_host(
     let path = host_path(walker.tree(), env).unwrap_or_default();
     let into = Destination {
         store: &executor.store,
-        crashes: &executor.crashes,
+        crashes: &executor.workplace().crashes,
         diagnose: executor.settings.diagnose,
     };
     let compiler = executor.host_compilers.get(&into, &exec_path, &path)?;

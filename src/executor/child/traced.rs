@@ -427,7 +427,11 @@ impl Traceable<'_> {
     fn look(&self, is_input: &dyn Fn(&StorePath) -> bool) -> Result<Option<Known>, InPlace> {
         let failed = |_| InPlace::new("index-failed");
         let executor = self.asked.executor;
-        let records = executor.records.get(&self.shape).map_err(failed)?;
+        let records = executor
+            .workplace()
+            .records
+            .get(&self.shape)
+            .map_err(failed)?;
         for record in records.iter() {
             let Some(made) = self.asked_again(record, is_input) else {
                 continue;
@@ -678,6 +682,7 @@ impl Traceable<'_> {
         let (again, _) = executor.child(&path, self.asked.is_gone, || Ok(second))?;
         // Nobody else asks for it.
         executor
+            .workplace()
             .index
             .set_aside(&path)
             .map_err(|_| InPlace::new("index-failed"))?;
@@ -751,6 +756,7 @@ impl Traceable<'_> {
         }
         self.asked
             .executor
+            .workplace()
             .index
             .put(&found.made.path, found.child)
             .map_err(|_| InPlace::new("index-failed"))?;
@@ -864,6 +870,7 @@ impl Traceable<'_> {
         };
         self.asked
             .executor
+            .workplace()
             .records
             .put(&self.shape, record)
             .map_err(|_| InPlace::new("index-failed"))

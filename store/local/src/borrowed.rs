@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rusqlite::{Connection, OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension};
 use store_nar::fs;
 use store_types::{PathInfo, StorePath};
 
@@ -213,7 +213,7 @@ impl LocalStore {
     /// refer to it.
     pub(crate) fn give_back(
         &self,
-        tx: &Transaction<'_>,
+        tx: &Connection,
         id: i64,
         path: &StorePath,
     ) -> Result<(), DbError> {

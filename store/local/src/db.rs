@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use store_nar::fs;
 
 use crate::schema::{CA_TABLES, PROBES, TABLES};
@@ -142,8 +142,8 @@ impl Db {
         mut body: impl FnMut(&Connection) -> Result<T, DbError>,
     ) -> Result<T, LocalError> {
         self.attempt(operation, |connection| {
-            let tx = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
-            body(&tx)
+            let tx = Begun::new(connection, "begin deferred")?;
+            body(tx.connection)
         })
     }
 
@@ -160,7 +160,7 @@ impl Db {
     pub(crate) fn write<T>(
         &self,
         operation: &'static str,
-        mut body: impl FnMut(&Transaction<'_>) -> Result<T, DbError>,
+        mut body: impl FnMut(&Connection) -> Result<T, DbError>,
     ) -> Result<T, LocalError> {
         if self.read_only {
             return Err(LocalError::ReadOnly {
@@ -173,8 +173,8 @@ impl Db {
             fault()?;
             // Immediate: one that turns from reading to writing could fail however
             // long it waits.
-            let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let value = body(&tx)?;
+            let tx = Begun::new(connection, "begin immediate")?;
+            let value = body(tx.connection)?;
             fault()?;
             tx.commit()?;
             fault()?;
@@ -211,6 +211,35 @@ impl Db {
                     });
                 }
             }
+        }
+    }
+}
+
+/// A transaction, rolled back unless it is committed. rusqlite's has its own statements parsed anew
+/// each time, which takes longer than what is between them.
+struct Begun<'c> {
+    connection: &'c Connection,
+}
+
+impl<'c> Begun<'c> {
+    fn new(connection: &'c Connection, begin: &str) -> Result<Self, rusqlite::Error> {
+        connection.prepare_cached(begin)?.execute([])?;
+        Ok(Self { connection })
+    }
+
+    fn commit(self) -> Result<(), rusqlite::Error> {
+        // If that fails there may still be a transaction, and if not, there is none to roll back.
+        self.connection.prepare_cached("commit")?.execute([])?;
+        Ok(())
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        // SQLite itself has rolled back after some errors.
+        if !self.connection.is_autocommit() {
+            let rollback = self.connection.prepare_cached("rollback");
+            let _ = rollback.and_then(|mut rollback| rollback.execute([]));
         }
     }
 }

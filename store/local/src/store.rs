@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use store_nar::{fs, remove_tree};
 use store_types::{
     DrvOutput, HashAlgorithm, HashModulo, PathInfo, Realisation, Signature, StoreDir, StorePath,
@@ -220,7 +220,7 @@ impl LocalStore {
             let mut statement = connection.prepare_cached(
                 "with recursive Closure(id) as (
                    select ?1 union select reference from Refs join Closure on referrer = id
-                 ) select path from ValidPaths join Closure using (id)",
+                 ) select id, path from ValidPaths join Closure using (id)",
             )?;
             for path in paths {
                 if closure.contains(path) {
@@ -229,11 +229,16 @@ impl LocalStore {
                 let Some(id) = path_id(connection, &self.dir.display(path))? else {
                     return Err(LocalError::NotValid { path: path.clone() }.into());
                 };
-                self.collect(&mut statement, [id], &mut closure)?;
-            }
-            for path in &closure {
-                if !self.is_valid_row(connection, path, &self.dir.display(path))? {
-                    return Err(LocalError::NotValid { path: path.clone() }.into());
+                let mut rows = statement.query([id])?;
+                while let Some(row) = rows.next()? {
+                    let path = self.parse(row.get_ref(1)?.as_str().unwrap_or_default())?;
+                    if closure.contains(&path) {
+                        continue;
+                    }
+                    if self.is_lost(connection, row.get(0)?, &path)? {
+                        return Err(LocalError::NotValid { path }.into());
+                    }
+                    closure.insert(path);
                 }
             }
             Ok(closure)
@@ -340,7 +345,7 @@ impl LocalStore {
     pub(crate) fn register_with(
         &self,
         registrations: &[Registration],
-        also: impl Fn(&Transaction<'_>) -> Result<(), DbError>,
+        also: impl Fn(&Connection) -> Result<(), DbError>,
     ) -> Result<(), LocalError> {
         check_acyclic(registrations)?;
         for registration in registrations {
@@ -355,8 +360,9 @@ impl LocalStore {
             .duration_since(UNIX_EPOCH)
             .map_or(1, |elapsed| elapsed.as_secs() as i64);
         self.db.write("register paths", |tx| {
+            let mut ids = Vec::with_capacity(registrations.len());
             for registration in registrations {
-                self.insert_path(tx, &registration.info, now)?;
+                ids.push(self.insert_path(tx, &registration.info, now)?);
             }
             let mut insert_reference = tx.prepare_cached(
                 "insert or ignore into Refs (referrer, reference) values (?1, ?2)",
@@ -364,11 +370,8 @@ impl LocalStore {
             let mut insert_output = tx.prepare_cached(
                 "insert or replace into DerivationOutputs (drv, id, path) values (?1, ?2, ?3)",
             )?;
-            for registration in registrations {
+            for (registration, id) in registrations.iter().zip(ids) {
                 let info = &registration.info;
-                let not_valid = |path: &StorePath| LocalError::NotValid { path: path.clone() };
-                let id = path_id(tx, &self.dir.display(&info.path))?
-                    .ok_or_else(|| not_valid(&info.path))?;
                 for reference in &info.references {
                     let Some(reference_id) = path_id(tx, &self.dir.display(reference))? else {
                         return Err(LocalError::ReferenceNotValid {
@@ -786,48 +789,52 @@ impl LocalStore {
         Ok(Some(row.into_info(&self.dir, path, references)?))
     }
 
-    fn insert_path(&self, tx: &Transaction<'_>, info: &PathInfo, now: i64) -> Result<(), DbError> {
+    /// The row of a path that is valid from now on: its number.
+    fn insert_path(&self, tx: &Connection, info: &PathInfo, now: i64) -> Result<i64, DbError> {
         let text = self.dir.display(&info.path);
-        if let Some(id) = path_id(tx, &text)?
-            && self.is_borrowed(tx, id)?
-        {
+        let Some(id) = path_id(tx, &text)? else {
+            tx.prepare_cached(
+                "insert into ValidPaths
+                 (path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca)
+                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(path_columns(&self.dir, &text, info, now))?;
+            return Ok(tx.last_insert_rowid());
+        };
+        if self.is_borrowed(tx, id)? {
             self.give_back(tx, id, &info.path)?;
             tx.prepare_cached(
                 "update ValidPaths set hash = ?2, registrationTime = ?3, deriver = ?4,
                  narSize = ?5, ultimate = ?6, sigs = ?7, ca = ?8 where path = ?1",
             )?
             .execute(path_columns(&self.dir, &text, info, now))?;
-            return Ok(());
+            return Ok(id);
         }
-        if let Some(present) = self.info(tx, &info.path)? {
-            if present.nar_hash != info.nar_hash {
-                return Err(LocalError::OtherContent {
-                    path: info.path.clone(),
-                    present: Box::new(present.nar_hash),
-                    wanted: Box::new(info.nar_hash),
-                }
-                .into());
+        let present = self
+            .info(tx, &info.path)?
+            .ok_or_else(|| LocalError::NotValid {
+                path: info.path.clone(),
+            })?;
+        if present.nar_hash != info.nar_hash {
+            return Err(LocalError::OtherContent {
+                path: info.path.clone(),
+                present: Box::new(present.nar_hash),
+                wanted: Box::new(info.nar_hash),
             }
-            tx.prepare_cached(
-                "update ValidPaths set narSize = ?2, ultimate = ?3, sigs = ?4,
-                 ca = coalesce(?5, ca) where path = ?1",
-            )?
-            .execute(params![
-                text,
-                info.nar_size as i64,
-                (info.ultimate || present.ultimate).then_some(1),
-                joined(&present.signatures, &info.signatures),
-                info.ca.map(|ca| ca.to_string()),
-            ])?;
-            return Ok(());
+            .into());
         }
         tx.prepare_cached(
-            "insert into ValidPaths
-             (path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca)
-             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "update ValidPaths set narSize = ?2, ultimate = ?3, sigs = ?4,
+             ca = coalesce(?5, ca) where path = ?1",
         )?
-        .execute(path_columns(&self.dir, &text, info, now))?;
-        Ok(())
+        .execute(params![
+            text,
+            info.nar_size as i64,
+            (info.ultimate || present.ultimate).then_some(1),
+            joined(&present.signatures, &info.signatures),
+            info.ca.map(|ca| ca.to_string()),
+        ])?;
+        Ok(id)
     }
 
     /// A realisation without what it depends on, and its row.

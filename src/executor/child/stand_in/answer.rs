@@ -253,7 +253,7 @@ impl Scanned<'_> {
         first: &Version<'_>,
         home: Option<Home>,
     ) -> Result<Result<Shared, Refusal>, InPlace> {
-        let index = &self.asked.executor.index;
+        let index = &self.asked.executor.workplace().index;
         let failed = |_| InPlace::new("index-failed");
         let moved = home.as_ref().map(|home| (home, Which::First));
         let made = self.make(&first.command, &first.files, moved)?;
@@ -431,7 +431,7 @@ impl Scanned<'_> {
         let moved = home.map(|home| (home, Which::Second));
         let made = self.make(&second.command, &second.files, moved)?;
         let (done_again, _) = self.run(stand_ins, &made, &second, Which::Second, home)?;
-        let index = &self.asked.executor.index;
+        let index = &self.asked.executor.workplace().index;
         index
             .set_aside(&made.path)
             .map_err(|_| InPlace::new("index-failed"))?;
