@@ -25,8 +25,16 @@ fuzz_target!(|data: &[u8]| {
     let one = printed.strip_prefix(begin.as_bytes()).unwrap();
     let one = one.strip_suffix(b"},\"version\":4}").unwrap();
     let (name_again, again) = Derivation::from_json(&dir, one).unwrap();
-    assert_eq!((&name_again, &again), (&name, &drv));
+    assert_eq!(name_again, name);
+    // Structured attributes are printed in one way, whatever way they were written in.
+    if !drv.env.contains_key("__json".as_bytes()) {
+        assert_eq!(again, drv);
+    }
     assert_eq!(print(&again, DerivationJsonShape::Version4), printed);
-    print(&drv, DerivationJsonShape::FullPaths);
+    let printed = print(&drv, DerivationJsonShape::FullPaths);
+    let begin = format!("{{\"{}\":", dir.display(&path));
+    let one = printed.strip_prefix(begin.as_bytes()).unwrap();
+    let one = one.strip_suffix(b"}").unwrap();
+    assert_eq!(Derivation::from_json(&dir, one).unwrap(), (name, drv.clone()));
     print(&drv, DerivationJsonShape::Nix28);
 });

@@ -7,13 +7,17 @@
  * probe send SOCKET     sends standard input to a Unix socket, then prints the answer
  * probe crash           is killed by SIGSEGV, as the first process, too
  * probe setuid FILE     tries to set setuid and setgid bits by each call
+ * probe flags DIRECTORY prints its inode's flags
+ * probe mark DIRECTORY  tries to change its inode's flags and version
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -60,6 +64,24 @@ int main(int argc, char **argv)
         fd = socket(AF_UNIX, SOCK_STREAM, 0);
         tell("connect", connect(fd, (struct sockaddr *)&address,
                                 offsetof(struct sockaddr_un, sun_path) + 1 + strlen(argv[2])));
+        return 0;
+    }
+    if (!strcmp(argv[1], "flags") || !strcmp(argv[1], "mark")) {
+        int flags = 0, version = 0;
+        fd = open(argv[2], O_RDONLY | O_DIRECTORY);
+        if (fd < 0 || ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0) {
+            tell("flags", -1);
+            return 0;
+        }
+        if (!strcmp(argv[1], "flags")) {
+            printf("flags %x\n", flags);
+            return 0;
+        }
+        flags |= FS_NODUMP_FL | FS_NOATIME_FL;
+        tell("set flags", ioctl(fd, FS_IOC_SETFLAGS, &flags));
+        ioctl(fd, FS_IOC_GETVERSION, &version);
+        version++;
+        tell("set version", ioctl(fd, FS_IOC_SETVERSION, &version));
         return 0;
     }
     fd = open(argv[2], O_RDWR);

@@ -20,7 +20,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use droste_sandbox::{Mount, Network, OnDisk, Request, Root, Source, dev_nodes};
@@ -28,9 +28,10 @@ use droste_sys::{InodeAttributes, inode_attributes};
 use rustix::fs::{Gid, Mode, Timespec, Timestamps, UTIME_NOW, Uid};
 use store_api::BoxError;
 use store_nar::fs::{
-    Entry, Kind, Stat, list, open_dir as open_below, open_root, remove_dir, stat_fd, stat_if_exists,
+    Entry, Kind, Stat, list, open_dir as open_below, open_root, stat_fd, stat_if_exists,
 };
 use store_nar::remove_tree;
+use store_types::StoreDir;
 
 use crate::Executor;
 use crate::builder_env::BUILD_DIR;
@@ -59,8 +60,9 @@ pub(crate) struct BuildDir {
     own: OnceLock<ScratchDir>,
     /// What the last build has left here.
     left: Left,
-    /// There is nobody any more who could write into them.
-    may_be_left: AtomicBool,
+    /// The mount points in the store directory, once there is nobody any more who could write into
+    /// any of these directories.
+    may_be_left: OnceLock<BTreeSet<OsString>>,
 }
 
 /// What a build leaves for the next one: its directories, with nothing in them but mount points.
@@ -195,27 +197,14 @@ impl BuildDir {
         if self.left.mount_points.is_empty() {
             return Ok(());
         }
-        let executor = &self.all.executor;
-        let store_dir = Path::new(executor.store_dir().as_str());
-        let wanted: BTreeMap<&OsStr, &Path> = request
-            .mounts
-            .iter()
-            .filter_map(|mount| match mount {
-                Mount::Bind {
-                    source: Source::Path(source),
-                    target,
-                    ..
-                } if target.parent() == Some(store_dir) => Some((target.file_name()?, &**source)),
-                _ => None,
-            })
-            .collect();
+        let wanted = inputs(request, self.all.executor.store_dir());
         let store = open_dir(&self.store())?;
         for name in &self.left.mount_points {
             let source = wanted.get(name.as_os_str());
             // Of an object that was deleted and made again since, it may be a file's.
             let is_directory = |path: &&Path| path.symlink_metadata().is_ok_and(|of| of.is_dir());
             if !source.is_some_and(is_directory) {
-                remove_dir(store.as_fd(), name)?;
+                store_nar::fs::remove_dir(store.as_fd(), name)?;
             }
         }
         Ok(())
@@ -224,16 +213,16 @@ impl BuildDir {
     /// The sandbox that was asked for has ended, and all its processes.
     pub(crate) fn has_ended(&self, request: &Request) {
         let executor = &self.all.executor;
-        let is_closed = is_closed(
-            request,
-            executor.store.physical_dir(),
-            &executor.workplace().builds_dir,
-        );
-        self.may_be_left.store(is_closed, Ordering::Relaxed);
+        let builds_dir = &executor.workplace().builds_dir;
+        if is_closed(request, executor.store.physical_dir(), builds_dir) {
+            let inputs = inputs(request, executor.store_dir());
+            let names = inputs.keys().map(|name| name.to_os_string()).collect();
+            let _ = self.may_be_left.set(names);
+        }
     }
 
     /// Tidies up for the next build; nothing if there is something that is not as it was.
-    fn leave(&self) -> Result<Option<Left>, BoxError> {
+    fn leave(&self, inputs: &BTreeSet<OsString>) -> Result<Option<Left>, BoxError> {
         let all = open_root(self.path())?;
         let open = |name: &str| open_below(all.as_fd(), name.as_ref());
         let (tmp, build, store) = (open(TMP)?, open(BUILD)?, open(STORE)?);
@@ -253,7 +242,7 @@ impl BuildDir {
                 Kind::of(stat) == Kind::Directory
                     && stat.st_uid == rustix::process::geteuid().as_raw()
             };
-            if stat.as_ref().is_some_and(is_mount_point) {
+            if inputs.contains(&name) && stat.as_ref().is_some_and(is_mount_point) {
                 mount_points.insert(name);
             } else {
                 remove_tree(store.as_fd(), &name)?;
@@ -270,10 +259,25 @@ impl BuildDir {
 
 impl Drop for BuildDir {
     fn drop(&mut self) {
-        if self.may_be_left.load(Ordering::Relaxed) {
-            self.all.left = self.leave().ok().flatten();
+        if let Some(inputs) = self.may_be_left.get() {
+            self.all.left = self.leave(inputs).ok().flatten();
         }
     }
+}
+
+/// What a sandbox has in its store directory: names there, and what is mounted.
+fn inputs<'r>(request: &'r Request, store_dir: &StoreDir) -> BTreeMap<&'r OsStr, &'r Path> {
+    let store_dir = Path::new(store_dir.as_str());
+    let mounts = request.mounts.iter();
+    let inputs = mounts.filter_map(|mount| match mount {
+        Mount::Bind {
+            source: Source::Path(source),
+            target,
+            ..
+        } if target.parent() == Some(store_dir) => Some((target.file_name()?, &**source)),
+        _ => None,
+    });
+    inputs.collect()
 }
 
 /// Whether what runs in this sandbox can have passed a descriptor to nobody: to whom it did, he
@@ -414,9 +418,69 @@ impl Executor {
                 all,
                 own: OnceLock::new(),
                 left,
-                may_be_left: AtomicBool::new(false),
+                may_be_left: OnceLock::new(),
             })
         };
         make().map_err(environment(text, "make the build directory"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use droste_sandbox::{TmpfsSize, etc_files, proc_mount};
+
+    use super::*;
+
+    fn closed_request() -> Request {
+        let size = TmpfsSize::Default;
+        let mut request = Request::new(Root::Tmpfs { size }, "/bin/sh");
+        request.host_uid = rustix::process::geteuid().as_raw() + 1;
+        request.add(dev_nodes(true));
+        request.add(proc_mount());
+        request.add(etc_files(BUILD_DIR, true));
+        for (source, target) in [
+            ("/store/1-input", "/nix/store/1-input"),
+            ("/ours/7/socket", "/build/.droste/socket"),
+            ("/etc/passwd", "/bin/sh"),
+        ] {
+            request.mounts.push(Mount::input(source, target));
+        }
+        request
+    }
+
+    #[test]
+    fn a_sandbox_is_closed_only_if_nothing_in_it_leads_to_others() {
+        let is_closed = |change: &dyn Fn(&mut Request)| {
+            let mut request = closed_request();
+            change(&mut request);
+            is_closed(&request, "/store".as_ref(), "/ours".as_ref())
+        };
+        assert!(is_closed(&|_| {}));
+        assert!(!is_closed(&|request| request.network = Network::Host));
+        assert!(!is_closed(&|request| request.network = Network::None));
+        assert!(!is_closed(&|request| {
+            request.host_uid = rustix::process::geteuid().as_raw();
+        }));
+        for source in [
+            "/etc",
+            "/store",
+            "/store/1-input/link/socket",
+            "/no/such/file",
+            // The same device at another place is not known.
+            "/dev/fuse",
+            "/dev/log",
+        ] {
+            let is_closed = is_closed(&|request| {
+                request.mounts.push(Mount::input(source, "/mnt"));
+            });
+            assert!(!is_closed, "{source}");
+        }
+        assert!(!is_closed(&|request| {
+            let mut mount = Mount::input("", "/mnt");
+            if let Mount::Bind { source, .. } = &mut mount {
+                *source = Source::Fd(0);
+            }
+            request.mounts.push(mount);
+        }));
     }
 }

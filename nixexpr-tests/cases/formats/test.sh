@@ -71,8 +71,15 @@ if [ -n "$NIX26" ]; then
     equal "derivation show --like 2.26 prints what Nix 2.26 prints" \
         "$(nix26 nix derivation show --store "$drvs" -r "${without[@]}")" \
         "$(droste derivation show --like 2.26 --store "$drvs" -r "${without[@]}")"
+    mkdir "$WORK/json26"
+    nix26 nix derivation show --store "$drvs" -r "${without[@]}" > "$WORK/shown26"
+    python3 each.py "$WORK/shown26" "$WORK/json26" > "$WORK/expected26"
+    printf 'a source' > "$WORK/source26"
+    droste store add --store "$WORK/of26" --name source --mode text "$WORK/source26" > /dev/null
+    equal "each derivation that is added as JSON of 2.26 has Nix's path" "$(cat "$WORK/expected26")" \
+        "$(for json in "$WORK/json26/"*; do droste derivation add --store "$WORK/of26" < "$json"; done 2>&1)"
 else
-    skip "derivation show --like 2.26 prints what Nix 2.26 prints" "$NIX26_WHY"
+    skip "derivations as JSON of 2.26 are printed and read as by Nix 2.26" "$NIX26_WHY"
 fi
 mkdir "$WORK/json" "$WORK/bare" "$WORK/full"
 printf 'a source' > "$WORK/source"

@@ -177,6 +177,14 @@ proptest! {
             let (name, read) = Derivation::from_json(&dir, one.as_bytes()).unwrap();
             prop_assert_eq!(&name, "x");
             prop_assert_eq!(&read, &drv);
+            let printed = DerivationJsonShape::FullPaths
+                .print(&dir, [(&path, &drv)], is_pretty)
+                .unwrap();
+            let whole: serde_json::Value = serde_json::from_slice(&printed).unwrap();
+            let one = whole[dir.display(&path)].to_string();
+            let (name, read) = Derivation::from_json(&dir, one.as_bytes()).unwrap();
+            prop_assert_eq!(&name, "x");
+            prop_assert_eq!(&read, &drv);
         }
     }
 

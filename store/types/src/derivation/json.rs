@@ -1,8 +1,8 @@
 //! Derivations as JSON: what `nix derivation show` prints, and `nix derivation add` reads.
 //!
-//! The shapes differ in how they name store objects and outputs; a derivation is read
-//! in the newest shape only, as Nix does it. Structured attributes are JSON inside the
-//! derivation's text, and a member of their own here.
+//! The shapes differ in how they name store objects and outputs; a derivation is read in the newest
+//! shape and in that with full paths, which has no `version`, each as its Nix reads it. Structured
+//! attributes are JSON inside the derivation's text, and a member of their own in the newest shape.
 //!
 //! JSON holds no other bytes than UTF-8. A derivation that has some in its arguments or
 //! environment is not printed but in the oldest shape, whose Nix does not look.
@@ -98,10 +98,28 @@ pub enum DerivationFromJsonError {
         #[source]
         source: StorePathError,
     },
+    /// A whole store path is malformed.
+    #[error("member `{member}` has no store path")]
+    FullPath {
+        /// The member, with those that it is in.
+        member: String,
+        /// The cause.
+        #[source]
+        source: StorePathError,
+    },
+    /// A fixed output has another path than follows from its hash.
+    #[error("output `{output}` has not the path that follows from its hash, `{expected}`")]
+    OtherPath {
+        /// The output's name.
+        output: String,
+        /// The path that follows.
+        expected: String,
+    },
     /// The members of an output do not go together.
     #[error(
         "output `{output}` has {members}, not the members of an output: `path`; `method` and \
-         `hash`; `method` and `hashAlgo`, with or without `impure`; or none"
+         `hash` (before 2.30 also `hashAlgo` and `path`); `method` and `hashAlgo`, with or without \
+         `impure`; or none"
     )]
     Output {
         /// The output's name.
@@ -287,8 +305,8 @@ fn input(node: &InputOutputs) -> Value {
 }
 
 impl Derivation {
-    /// Reads one derivation in the newest shape, and the name that it has there. Unknown
-    /// members are passed over, but in outputs.
+    /// Reads one derivation in the newest shape, or, if it has no version, in that of Nix 2.23 to
+    /// 2.29, and the name that it has there. Unknown members are passed over, but in outputs.
     ///
     /// It is not said that its outputs have the paths that follow from it: see
     /// [`fill_in_output_paths`](Self::fill_in_output_paths).
@@ -300,29 +318,41 @@ impl Derivation {
         let whole: Value = serde_json::from_slice(text).map_err(DerivationFromJsonError::Json)?;
         let whole = Members::of(&whole, "")?;
         let name = whole.string("name")?;
-        let version = whole.get("version")?;
-        if *version != VERSION {
-            return Err(DerivationFromJsonError::Version {
-                found: version.to_string(),
-            });
-        }
+        let shape = match whole.map.get("version") {
+            Some(version) if *version == VERSION => DerivationJsonShape::Version4,
+            Some(version) => {
+                return Err(DerivationFromJsonError::Version {
+                    found: version.to_string(),
+                });
+            }
+            None if whole.map.contains_key("inputDrvs") => DerivationJsonShape::FullPaths,
+            None => return Err(wrong("version", "there")),
+        };
+        let is_new = shape == DerivationJsonShape::Version4;
         let mut drv = Self::default();
         for (output, value) in whole.members("outputs")?.map {
             let at = format!("outputs.{output}");
             if !is_output_name(output) {
                 return Err(wrong(&at, "named as an output can be"));
             }
-            let value = read_output(dir, &name, output, &Members::of(value, &at)?)?;
+            let members = Members::of(value, &at)?;
+            let value = shape.read_output(dir, (&name, output), &members)?;
             drv.outputs.insert(output.clone(), value);
         }
-        let inputs = whole.members("inputs")?;
-        for (i, src) in inputs.array("srcs")?.iter().enumerate() {
-            let at = format!("inputs.srcs[{i}]");
-            drv.input_srcs.insert(read_path(src, &at)?);
+        let (srcs, drvs) = if is_new {
+            let inputs = whole.members("inputs")?;
+            (inputs.item("srcs")?, inputs.item("drvs")?)
+        } else {
+            (whole.item("inputSrcs")?, whole.item("inputDrvs")?)
+        };
+        for (i, src) in srcs.array()?.iter().enumerate() {
+            let at = format!("{}[{i}]", srcs.at);
+            drv.input_srcs
+                .insert(shape.parse_path(dir, &string(src, &at)?, &at)?);
         }
-        for (path, value) in inputs.members("drvs")?.map {
-            let at = format!("inputs.drvs.{path}");
-            let path = parse_path(path, &at)?;
+        for (path, value) in drvs.members()?.map {
+            let at = format!("{}.{path}", drvs.at);
+            let path = shape.parse_path(dir, path, &at)?;
             if !path.is_derivation() {
                 return Err(wrong(&at, "named like a `.drv` file"));
             }
@@ -338,18 +368,20 @@ impl Derivation {
             drv.args.push(string(arg, &format!("args[{i}]"))?.into());
         }
         for (name, value) in whole.members("env")?.map {
-            if name.as_bytes() == STRUCTURED_ATTRS_NAME {
+            if is_new && name.as_bytes() == STRUCTURED_ATTRS_NAME {
                 return Err(DerivationFromJsonError::ReservedVariable);
             }
             let value = string(value, &format!("env.{name}"))?;
             drv.env.insert(name.as_str().into(), value.into());
         }
-        if let Some(attrs) = whole.map.get("structuredAttrs") {
+        if is_new && let Some(attrs) = whole.map.get("structuredAttrs") {
             let attrs = attrs
                 .as_object()
                 .ok_or_else(|| wrong("structuredAttrs", OBJECT))?;
             let printed = json::print_object(attrs);
             drv.env.insert(STRUCTURED_ATTRS_NAME.into(), printed.into());
+        } else if StructuredAttrs::of(&drv).is_err() {
+            return Err(wrong("env.__json", "the JSON of an object"));
         }
         Ok((name, drv))
     }
@@ -402,15 +434,19 @@ impl<'a> Members<'a> {
             .ok_or_else(|| wrong(&self.way(name), "there"))
     }
 
+    fn item(&self, name: &str) -> Result<Item<'a>, DerivationFromJsonError> {
+        Ok(Item {
+            value: self.get(name)?,
+            at: self.way(name),
+        })
+    }
+
     fn members(&self, name: &str) -> Result<Members<'a>, DerivationFromJsonError> {
-        Members::of(self.get(name)?, &self.way(name))
+        self.item(name)?.members()
     }
 
     fn array(&self, name: &str) -> Result<&'a [Value], DerivationFromJsonError> {
-        match self.get(name)? {
-            Value::Array(items) => Ok(items),
-            _ => Err(wrong(&self.way(name), ARRAY)),
-        }
+        self.item(name)?.array()
     }
 
     fn string(&self, name: &str) -> Result<String, DerivationFromJsonError> {
@@ -418,15 +454,23 @@ impl<'a> Members<'a> {
     }
 }
 
-fn parse_path(text: &str, at: &str) -> Result<StorePath, DerivationFromJsonError> {
-    StorePath::from_base_name(text).map_err(|source| DerivationFromJsonError::Path {
-        member: at.to_owned(),
-        source,
-    })
+/// A member, and the way to it.
+struct Item<'a> {
+    value: &'a Value,
+    at: String,
 }
 
-fn read_path(value: &Value, at: &str) -> Result<StorePath, DerivationFromJsonError> {
-    parse_path(&string(value, at)?, at)
+impl<'a> Item<'a> {
+    fn members(&self) -> Result<Members<'a>, DerivationFromJsonError> {
+        Members::of(self.value, &self.at)
+    }
+
+    fn array(&self) -> Result<&'a [Value], DerivationFromJsonError> {
+        match self.value {
+            Value::Array(items) => Ok(items),
+            _ => Err(wrong(&self.at, ARRAY)),
+        }
+    }
 }
 
 /// What of a derivation is an input, nested at most this deep.
@@ -459,39 +503,44 @@ fn read_input(
     Ok(node)
 }
 
-fn read_output(
-    dir: &StoreDir,
-    drv_name: &str,
-    output: &str,
-    members: &Members<'_>,
-) -> Result<DerivationOutput, DerivationFromJsonError> {
-    let method = || {
-        let text = members.string("method")?;
-        ContentAddressMethod::from_name(&text)
-            .ok_or_else(|| wrong(&members.way("method"), "`text`, `flat`, `nar` or `git`"))
-    };
-    let algorithm = || {
-        let text = members.string("hashAlgo")?;
-        HashAlgorithm::from_name(&text)
-            .ok_or_else(|| wrong(&members.way("hashAlgo"), "a hash algorithm"))
-    };
-    // Sorted.
-    let names: Vec<&str> = BTreeMap::from_iter(members.map)
-        .into_keys()
-        .map(|name| &**name)
-        .collect();
-    match names[..] {
-        ["path"] => {
-            let at = members.way("path");
-            let path = read_path(members.get("path")?, &at)?;
-            Ok(DerivationOutput::InputAddressed(path))
+impl DerivationJsonShape {
+    fn parse_path(
+        self,
+        dir: &StoreDir,
+        text: &str,
+        at: &str,
+    ) -> Result<StorePath, DerivationFromJsonError> {
+        let member = at.to_owned();
+        match self {
+            Self::Version4 => StorePath::from_base_name(text)
+                .map_err(|source| DerivationFromJsonError::Path { member, source }),
+            Self::FullPaths | Self::Nix28 => dir
+                .parse(text)
+                .map_err(|source| DerivationFromJsonError::FullPath { member, source }),
         }
-        ["hash", "method"] => {
-            let method = method()?;
-            let text = members.string("hash")?;
-            let hash = Hash::parse_sri(&text)
-                .map_err(|_| wrong(&members.way("hash"), "a hash like `sha256-<base 64>`"))?;
-            let ca = ContentAddress { method, hash };
+    }
+
+    fn read_output(
+        self,
+        dir: &StoreDir,
+        (drv_name, output): (&str, &str),
+        members: &Members<'_>,
+    ) -> Result<DerivationOutput, DerivationFromJsonError> {
+        let method = || {
+            let text = members.string("method")?;
+            ContentAddressMethod::from_name(&text)
+                .ok_or_else(|| wrong(&members.way("method"), "`text`, `flat`, `nar` or `git`"))
+        };
+        let algorithm = || {
+            let text = members.string("hashAlgo")?;
+            HashAlgorithm::from_name(&text)
+                .ok_or_else(|| wrong(&members.way("hashAlgo"), "a hash algorithm"))
+        };
+        let path = || {
+            let at = members.way("path");
+            self.parse_path(dir, &members.string("path")?, &at)
+        };
+        let fixed = |ca: ContentAddress| {
             let path_name = output_path_name(drv_name, output);
             let path = dir
                 .content_addressed_path(&path_name, &ca, &References::default())
@@ -500,21 +549,50 @@ fn read_output(
                     output: output.to_owned(),
                     source,
                 })?;
-            Ok(DerivationOutput::Fixed { ca, path })
+            Ok((ca, path))
+        };
+        // Sorted.
+        let names: Vec<&str> = BTreeMap::from_iter(members.map)
+            .into_keys()
+            .map(|name| &**name)
+            .collect();
+        match (self, &names[..]) {
+            (_, ["path"]) => Ok(DerivationOutput::InputAddressed(path()?)),
+            (Self::Version4, ["hash", "method"]) => {
+                let method = method()?;
+                let hash = Hash::parse_sri(&members.string("hash")?)
+                    .map_err(|_| wrong(&members.way("hash"), "a hash like `sha256-<base 64>`"))?;
+                let (ca, path) = fixed(ContentAddress { method, hash })?;
+                Ok(DerivationOutput::Fixed { ca, path })
+            }
+            (Self::FullPaths, ["hash", "hashAlgo", "method", "path"]) => {
+                let method = method()?;
+                let hash = Hash::parse_unprefixed(algorithm()?, &members.string("hash")?)
+                    .map_err(|_| wrong(&members.way("hash"), "a hash of that algorithm"))?;
+                let (ca, expected) = fixed(ContentAddress { method, hash })?;
+                let path = path()?;
+                if path != expected {
+                    return Err(DerivationFromJsonError::OtherPath {
+                        output: output.to_owned(),
+                        expected: dir.display(&expected),
+                    });
+                }
+                Ok(DerivationOutput::Fixed { ca, path })
+            }
+            (_, ["hashAlgo", "method"]) => Ok(DerivationOutput::Floating {
+                method: method()?,
+                algorithm: algorithm()?,
+            }),
+            (_, ["hashAlgo", "impure", "method"]) => Ok(DerivationOutput::Impure {
+                method: method()?,
+                algorithm: algorithm()?,
+            }),
+            (_, []) => Ok(DerivationOutput::Deferred),
+            _ => Err(DerivationFromJsonError::Output {
+                output: output.to_owned(),
+                members: format!("`{}`", names.join("`, `")),
+            }),
         }
-        ["hashAlgo", "method"] => Ok(DerivationOutput::Floating {
-            method: method()?,
-            algorithm: algorithm()?,
-        }),
-        ["hashAlgo", "impure", "method"] => Ok(DerivationOutput::Impure {
-            method: method()?,
-            algorithm: algorithm()?,
-        }),
-        [] => Ok(DerivationOutput::Deferred),
-        _ => Err(DerivationFromJsonError::Output {
-            output: output.to_owned(),
-            members: format!("`{}`", names.join("`, `")),
-        }),
     }
 }
 
@@ -680,6 +758,8 @@ mod tests {
     #[case::output_name(r#"{"out":{}}"#, r#"{"a/b":{}}"#, "`outputs.a/b` must be named")]
     #[case::full_path(r#""srcs":[]"#, r#""srcs":["/nix/store/x"]"#, "`inputs.srcs[0]`")]
     #[case::reserved(r#"{"out":""}"#, r#"{"__json":"{}"}"#, "`env.__json`")]
+    #[case::attributes_that_are_none(r#""inputs":{"drvs":{},"srcs":[]},"name":"x","outputs":{"out":{}},"system":"s","version":4"#, r#""inputDrvs":{},"inputSrcs":[],"name":"x","outputs":{},"system":"s","env":{"__json":"1"}"#, "`env.__json` must be")]
+    #[case::no_version(r#","version":4"#, "", "`version` must be there")]
     #[case::attributes(r#""name""#, r#""structuredAttrs":[],"name""#, "must be an object")]
     fn what_is_not_a_derivation_is_refused_by_member(
         #[case] from: &str,
