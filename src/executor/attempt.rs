@@ -303,15 +303,23 @@ impl<'a> Attempt<'a> {
         is_known && !self.has_socket()
     }
 
+    /// What is locked while the builder runs, with the names that Nix locks: the outputs, or, where
+    /// their paths are not known yet, what stands for them.
+    ///
+    /// Source: nix 2.34 `src/libstore/build/derivation-building-goal.cc`.
     fn to_lock(&self) -> BTreeSet<StorePath> {
+        let outputs = self.drv.outputs.iter();
         if self.locks_outputs() {
-            let outputs = self.drv.outputs.values();
             return outputs
-                .filter_map(|output| output.path().cloned())
+                .filter_map(|(_, output)| output.path().cloned())
                 .collect();
         }
-        // Two builds of the same derivation wait for each other at the derivation.
-        BTreeSet::from([self.drv_path.clone()])
+        let names = outputs.map(|(name, _)| format!("{}.{name}", self.drv_path.base_name()));
+        names
+            .map(|name| StorePath::from_base_name(&name))
+            .collect::<Result<_, _>>()
+            // Too long for a name.
+            .unwrap_or_else(|_| BTreeSet::from([self.drv_path.clone()]))
     }
 
     fn lock(&self, paths: &BTreeSet<StorePath>) -> Result<PathLocks, BuildError> {

@@ -596,15 +596,16 @@ impl Executor {
                     .map_err(environment(build.text, "register the outputs"))?,
             );
         }
+        if build.kind == DerivationKind::Floating {
+            let made = outputs.iter();
+            let made = made.map(|(name, output)| (name.clone(), output.info.path.clone()));
+            let made = made.collect();
+            let (drv_path, drv) = (build.drv_path, build.drv);
+            return self.register_realised(settings, drv_path, drv, &registrations, &made);
+        }
         self.store
             .register(&registrations)
             .map_err(environment(build.text, "register the outputs"))?;
-        if build.kind == DerivationKind::Floating {
-            for (name, output) in outputs {
-                let path = &output.info.path;
-                self.register_output(settings, build.drv_path, build.drv, name, path)?;
-            }
-        }
         Ok(())
     }
 }

@@ -66,9 +66,8 @@ impl Executor {
                 }
             }
         } else if build.kind == DerivationKind::Floating {
-            for (output, path) in &build.outputs {
-                self.register_output(build.settings, build.drv_path, build.drv, output, path)?;
-            }
+            let (drv_path, drv) = (build.drv_path, build.drv);
+            self.register_realised(build.settings, drv_path, drv, &[], &build.outputs)?;
         }
         Ok(build.outputs.clone())
     }

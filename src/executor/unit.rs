@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use store_api::{BuildMode, BuildResult, BuildStatus};
-use store_local::LocalError;
+use store_local::{LocalError, Registration};
 use store_types::{
     BuildTraceEntry, BuildTraceKey, ContentAddress, ContentAddressMethod, Derivation,
     DerivationKind, DerivationOutput, OutputsSpec, Realisation, References, SingleDerivedPath,
@@ -239,8 +239,10 @@ impl<'a> Unit<'a> {
         } else {
             attempt(path, self.kind(&resolved)?)?.build(tally)?
         };
-        self.executor
-            .register_realisations(self.settings(), self.drv_path, drv, &outputs)?;
+        if kind != DerivationKind::Impure {
+            self.executor
+                .register_realised(self.settings(), self.drv_path, drv, &[], &outputs)?;
+        }
         Ok(outputs)
     }
 
@@ -456,51 +458,42 @@ impl Executor {
         Ok(realisation)
     }
 
-    fn register_realisations(
+    /// Registers paths, and what outputs turned out to be: by the hash of their derivation, and, for
+    /// Nix since 2.35, by the path of a resolved one.
+    pub(crate) fn register_realised(
         &self,
         settings: &Settings,
         drv_path: &StorePath,
         drv: &Derivation,
+        registrations: &[Registration],
         made: &BTreeMap<String, StorePath>,
     ) -> Result<(), BuildError> {
-        if drv.kind().is_ok_and(|kind| kind == DerivationKind::Impure) {
-            return Ok(());
-        }
-        for (name, path) in made {
-            self.register_output(settings, drv_path, drv, name, path)?;
-        }
-        Ok(())
-    }
-
-    /// Registers what an output turned out to be: by the hash of its derivation, and, for Nix
-    /// since 2.35, by the path of a resolved one.
-    pub(crate) fn register_output(
-        &self,
-        settings: &Settings,
-        drv_path: &StorePath,
-        drv: &Derivation,
-        output: &str,
-        path: &StorePath,
-    ) -> Result<(), BuildError> {
         let text = self.store_dir().display(drv_path);
-        const REGISTER: &str = "register what its output turned out to be";
-        let realisation = self.realisation(settings, drv_path, drv, output, path)?;
-        self.store
-            .register_realisation(&realisation)
-            .map_err(environment(&text, REGISTER))?;
-        if !drv.input_drvs.is_empty() {
-            return Ok(());
-        }
-        let key = build_trace_key(drv_path, output);
-        let mut entry = BuildTraceEntry::unsigned(key, path.clone());
+        let failed =
+            |error| environment(&text, "register what its outputs turned out to be")(error);
         let keys = settings.secret_keys();
-        for key in keys.map_err(environment(&text, REGISTER))? {
-            entry.sign(&key);
+        let keys = keys.map_err(environment(&text, "sign what its outputs turned out to be"))?;
+        let mut realised = Vec::new();
+        for (output, path) in made {
+            let realisation = self.realisation(settings, drv_path, drv, output, path)?;
+            let entry = drv.input_drvs.is_empty().then(|| {
+                let key = build_trace_key(drv_path, output);
+                let mut entry = BuildTraceEntry::unsigned(key, path.clone());
+                for key in &keys {
+                    entry.sign(key);
+                }
+                entry
+            });
+            realised.push((realisation, entry));
         }
-        self.store
-            .register_build_trace(&entry)
-            .map(drop)
-            .map_err(environment(&text, REGISTER))
+        match self.store.register_realised(registrations, &realised) {
+            Err(error @ LocalError::OtherRealisation { .. }) => {
+                // Whatever they should have been: they are complete, and at their places.
+                self.store.register(registrations).map_err(failed)?;
+                Err(failed(error))
+            }
+            registered => registered.map_err(failed),
+        }
     }
 
     /// What a floating or deferred output is known to have turned out to be; it need not be

@@ -3,6 +3,7 @@
 //! a memory file whose descriptor comes first.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -177,13 +178,25 @@ pub(crate) fn receive<T: DeserializeOwned>(
     if !wait {
         flags |= RecvFlags::DONTWAIT;
     }
-    let mut datagram = vec![0; INLINE_BYTES_MAX];
+    // The spawner receives just after it has forked, when each page that it writes to is copied:
+    // one buffer, of which only what comes is written.
+    thread_local! {
+        static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; INLINE_BYTES_MAX]);
+    }
+    BUFFER.with_borrow_mut(|buffer| receive_into(buffer, socket, flags))
+}
+
+fn receive_into<T: DeserializeOwned>(
+    datagram: &mut [u8],
+    socket: BorrowedFd<'_>,
+    flags: RecvFlags,
+) -> Result<(T, Vec<OwnedFd>), ChannelError> {
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX + 2))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = retry(|| {
         rustix::net::recvmsg(
             socket,
-            &mut [IoSliceMut::new(&mut datagram)],
+            &mut [IoSliceMut::new(datagram)],
             &mut ancillary,
             flags,
         )

@@ -39,6 +39,12 @@ fn has_table(connection: &Connection) -> Result<bool, DbError> {
     Ok(exists)
 }
 
+/// Whether its signatures are some.
+pub(crate) fn check_entry(entry: &BuildTraceEntry) -> Result<(), LocalError> {
+    let texts: Vec<String> = entry.signatures.iter().map(Signature::to_string).collect();
+    check_signatures(&texts)
+}
+
 impl LocalStore {
     /// Keeps what an output turned out to be; whether there is a table to keep it in. The same
     /// again gains signatures. Another path for an output is an error, unless the one that is
@@ -57,47 +63,59 @@ impl LocalStore {
         entry: &BuildTraceEntry,
         make_table: bool,
     ) -> Result<bool, LocalError> {
-        let texts: Vec<String> = entry.signatures.iter().map(Signature::to_string).collect();
-        check_signatures(&texts)?;
-        self.db().write("register a build trace entry", |tx| {
-            if !has_table(tx)? {
-                if !make_table {
-                    return Ok(false);
-                }
+        check_entry(entry)?;
+        const REGISTER: &str = "register a build trace entry";
+        if !make_table && !self.db().read_one(REGISTER, has_table)? {
+            return Ok(false);
+        }
+        self.db().write(REGISTER, |tx| {
+            if make_table {
                 tx.execute_batch(TABLE)?;
             }
-            let key = &entry.key;
-            let path = self.dir.display(&entry.out_path);
-            let mut signatures = entry.signatures.clone();
-            if let Some(present) = self.build_trace_entry(tx, key)? {
-                if present.out_path == entry.out_path {
-                    signatures.extend(present.signatures);
-                } else if path_id(tx, &self.dir.display(&present.out_path))?.is_some() {
-                    return Err(LocalError::OtherRealisation {
-                        id: key.to_string(),
-                        present: present.out_path,
-                        wanted: entry.out_path.clone(),
-                    }
-                    .into());
-                }
-            }
-            // The table allows for several.
-            tx.prepare_cached("delete from BuildTraceV3 where drvPath = ?1 and outputName = ?2")?
-                .execute(params![key.drv_path.base_name(), key.output_name])?;
-            let signatures: Vec<String> = signatures.iter().map(Signature::to_string).collect();
-            tx.prepare_cached(
-                "insert into BuildTraceV3 (drvPath, outputName, outputPath, signatures)
-                 values (?1, ?2, ?3, ?4)",
-            )?
-            .execute(params![
-                key.drv_path.base_name(),
-                key.output_name,
-                path,
-                // Nix stops at a null here.
-                signatures.join(" ")
-            ])?;
-            Ok(true)
+            self.insert_build_trace(tx, entry)
         })
+    }
+
+    /// Whether there is a table to keep it in.
+    pub(crate) fn insert_build_trace(
+        &self,
+        tx: &Connection,
+        entry: &BuildTraceEntry,
+    ) -> Result<bool, DbError> {
+        if !has_table(tx)? {
+            return Ok(false);
+        }
+        let key = &entry.key;
+        let path = self.dir.display(&entry.out_path);
+        let mut signatures = entry.signatures.clone();
+        if let Some(present) = self.build_trace_entry(tx, key)? {
+            if present.out_path == entry.out_path {
+                signatures.extend(present.signatures);
+            } else if path_id(tx, &self.dir.display(&present.out_path))?.is_some() {
+                return Err(LocalError::OtherRealisation {
+                    id: key.to_string(),
+                    present: present.out_path,
+                    wanted: entry.out_path.clone(),
+                }
+                .into());
+            }
+        }
+        // The table allows for several.
+        tx.prepare_cached("delete from BuildTraceV3 where drvPath = ?1 and outputName = ?2")?
+            .execute(params![key.drv_path.base_name(), key.output_name])?;
+        let signatures: Vec<String> = signatures.iter().map(Signature::to_string).collect();
+        tx.prepare_cached(
+            "insert into BuildTraceV3 (drvPath, outputName, outputPath, signatures)
+             values (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![
+            key.drv_path.base_name(),
+            key.output_name,
+            path,
+            // Nix stops at a null here.
+            signatures.join(" ")
+        ])?;
+        Ok(true)
     }
 
     /// What an output turned out to be, if that is known. Its path need not be valid.

@@ -12,10 +12,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use store_nar::{fs, remove_tree};
 use store_types::{
-    DrvOutput, HashAlgorithm, HashModulo, PathInfo, Realisation, Signature, StoreDir, StorePath,
+    BuildTraceEntry, DrvOutput, HashAlgorithm, HashModulo, PathInfo, Realisation, Signature,
+    StoreDir, StorePath,
 };
 
 use crate::borrowed::Borrowing;
+use crate::build_trace::check_entry;
 use crate::db::{Db, DbError};
 use crate::layout::Layout;
 use crate::roots::{SessionRoots, TempRoots};
@@ -341,6 +343,29 @@ impl LocalStore {
         self.register_with(registrations, |_| Ok(()))
     }
 
+    /// [`register`](Self::register), and, in the same transaction, what these outputs of
+    /// content-addressed derivations turned out to be: as [`Self::register_realisation`] and
+    /// [`Self::register_build_trace`] do it.
+    pub fn register_realised(
+        &self,
+        registrations: &[Registration],
+        realised: &[(Realisation, Option<BuildTraceEntry>)],
+    ) -> Result<(), LocalError> {
+        for (realisation, entry) in realised {
+            check_signatures(&realisation.signatures)?;
+            entry.as_ref().map_or(Ok(()), check_entry)?;
+        }
+        self.register_with(registrations, |tx| {
+            for (realisation, entry) in realised {
+                self.insert_realisation(tx, realisation)?;
+                if let Some(entry) = entry {
+                    self.insert_build_trace(tx, entry)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// [`register`](Self::register), and something more in the same transaction.
     pub(crate) fn register_with(
         &self,
@@ -502,66 +527,73 @@ impl LocalStore {
     /// valid, and so must what it depends on; another path for an output that is
     /// known already is an error, the same again gains signatures.
     pub fn register_realisation(&self, realisation: &Realisation) -> Result<(), LocalError> {
-        let id = &realisation.id;
         check_signatures(&realisation.signatures)?;
         self.db.write("register a realisation", |tx| {
-            let row_id = match self.realisation(tx, id)? {
-                Some((_, present)) if present.out_path != realisation.out_path => {
-                    return Err(LocalError::OtherRealisation {
-                        id: id.to_string(),
-                        present: present.out_path,
-                        wanted: realisation.out_path.clone(),
-                    }
-                    .into());
+            self.insert_realisation(tx, realisation)
+        })
+    }
+
+    fn insert_realisation(
+        &self,
+        tx: &Connection,
+        realisation: &Realisation,
+    ) -> Result<(), DbError> {
+        let id = &realisation.id;
+        let row_id = match self.realisation(tx, id)? {
+            Some((_, present)) if present.out_path != realisation.out_path => {
+                return Err(LocalError::OtherRealisation {
+                    id: id.to_string(),
+                    present: present.out_path,
+                    wanted: realisation.out_path.clone(),
                 }
-                Some((row_id, present)) => {
-                    tx.prepare_cached("update Realisations set signatures = ?2 where id = ?1")?
-                        .execute(params![
-                            row_id,
-                            joined(&present.signatures, &realisation.signatures)
-                                .unwrap_or_default()
-                        ])?;
-                    row_id
-                }
-                None => {
-                    let Some(path) = path_id(tx, &self.dir.display(&realisation.out_path))? else {
-                        return Err(LocalError::NotValid {
-                            path: realisation.out_path.clone(),
-                        }
-                        .into());
-                    };
-                    tx.prepare_cached(
-                        "insert into Realisations (drvPath, outputName, outputPath, signatures)
-                         values (?1, ?2, ?3, ?4)",
-                    )?
+                .into());
+            }
+            Some((row_id, present)) => {
+                tx.prepare_cached("update Realisations set signatures = ?2 where id = ?1")?
                     .execute(params![
-                        id.drv_hash.to_prefixed_hex(),
-                        id.output_name,
-                        path,
-                        // Nix stops at a null here.
-                        joined(&[], &realisation.signatures).unwrap_or_default()
+                        row_id,
+                        joined(&present.signatures, &realisation.signatures).unwrap_or_default()
                     ])?;
-                    tx.last_insert_rowid()
-                }
-            };
-            for dependency in realisation.dependent_realisations.keys() {
-                let Some((dependency_id, _)) = self.realisation(tx, dependency)? else {
-                    return Err(LocalError::UnknownRealisation {
-                        id: id.to_string(),
-                        dependency: dependency.to_string(),
+                row_id
+            }
+            None => {
+                let Some(path) = path_id(tx, &self.dir.display(&realisation.out_path))? else {
+                    return Err(LocalError::NotValid {
+                        path: realisation.out_path.clone(),
                     }
                     .into());
                 };
                 tx.prepare_cached(
-                    "insert into RealisationsRefs (referrer, realisationReference)
+                    "insert into Realisations (drvPath, outputName, outputPath, signatures)
+                         values (?1, ?2, ?3, ?4)",
+                )?
+                .execute(params![
+                    id.drv_hash.to_prefixed_hex(),
+                    id.output_name,
+                    path,
+                    // Nix stops at a null here.
+                    joined(&[], &realisation.signatures).unwrap_or_default()
+                ])?;
+                tx.last_insert_rowid()
+            }
+        };
+        for dependency in realisation.dependent_realisations.keys() {
+            let Some((dependency_id, _)) = self.realisation(tx, dependency)? else {
+                return Err(LocalError::UnknownRealisation {
+                    id: id.to_string(),
+                    dependency: dependency.to_string(),
+                }
+                .into());
+            };
+            tx.prepare_cached(
+                "insert into RealisationsRefs (referrer, realisationReference)
                      select ?1, ?2 where not exists (
                        select * from RealisationsRefs
                        where referrer = ?1 and realisationReference = ?2)",
-                )?
-                .execute(params![row_id, dependency_id])?;
-            }
-            Ok(())
-        })
+            )?
+            .execute(params![row_id, dependency_id])?;
+        }
+        Ok(())
     }
 
     /// What an output turned out to be, if known.
