@@ -20,7 +20,7 @@ pub use fanotify::ReadWatch;
 pub use fork::{Fork, Namespaces, SingleThreaded, clone3, unshare};
 pub use inherited::execve_as_inherited;
 pub use landlock::{landlock_abi, landlock_scope_abstract_sockets};
-pub use lease::may_be_written;
+pub use lease::{may_be_open_elsewhere, may_be_written};
 pub use mount::{MountAttributes, mount_setattr};
 pub use notify::{FileUser, Listener, Notification, read_c_string, read_memory};
 pub use process::{
