@@ -226,7 +226,7 @@ impl Executor {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if self.workplace.get().is_none() {
-            let made = Workplace::open(&self.builds, &self.droste_state)?;
+            let made = Workplace::open(&self.store, &self.builds, &self.droste_state)?;
             let watched = self.spawner.watch_scratch(&made.builds_dir);
             watched.map_err(OpenError::Spawner)?;
             return Ok(self.workplace.get_or_init(|| made));

@@ -7,11 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use store_api::BoxError;
+use store_local::LocalStore;
 
 use crate::child::crash::Crashes;
 use crate::child::index::Index;
 use crate::child::records::Records;
 use crate::executor::{OpenError, remove_dir, state_error};
+use crate::outputs::open_dir;
 
 /// All of it.
 pub(crate) struct Workplace {
@@ -25,8 +27,14 @@ pub(crate) struct Workplace {
 }
 
 impl Workplace {
-    pub(crate) fn open(builds: &Path, droste_state: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        store: &LocalStore,
+        builds: &Path,
+        droste_state: &Path,
+    ) -> Result<Self, OpenError> {
         let (builds_dir, builds_lock) = claim_builds_dir(builds).map_err(state_error(builds))?;
+        let dir = open_dir(&builds_dir).map_err(state_error(&builds_dir))?;
+        store.keep_locks(dir, droste_sys::may_be_open_elsewhere);
         let index_file = droste_state.join("children.sqlite");
         Ok(Self {
             builds_dir,

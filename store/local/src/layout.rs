@@ -4,11 +4,13 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use store_nar::fs::{self, FlockOperation};
 
 use crate::db::Db;
+use crate::locks::SpareLocks;
 use crate::migrations::is_upgradable;
 use crate::schema::{CA_SCHEMA, SCHEMA};
 use crate::{LocalError, LocalStoreConfig};
@@ -32,6 +34,7 @@ pub(crate) struct Layout {
     pub(crate) log: PathBuf,
     pub(crate) store_fd: OwnedFd,
     pub(crate) state_fd: OwnedFd,
+    pub(crate) spare_locks: OnceLock<SpareLocks>,
 }
 
 impl Layout {
@@ -83,6 +86,7 @@ impl Layout {
             config,
             store_fd,
             state_fd,
+            spare_locks: OnceLock::new(),
         })
     }
 

@@ -20,6 +20,7 @@ use crate::borrowed::Borrowing;
 use crate::build_trace::check_entry;
 use crate::db::{Db, DbError};
 use crate::layout::Layout;
+use crate::locks::SpareLocks;
 use crate::roots::{SessionRoots, TempRoots};
 use crate::temp::{TempDir, remove_leftovers};
 use crate::{LocalError, LocalStoreConfig, PathLocks};
@@ -689,6 +690,16 @@ impl LocalStore {
     ) -> Result<Option<PathLocks>, LocalError> {
         self.temp_roots.announce()?;
         PathLocks::acquire(&self.layout, paths, false)
+    }
+
+    /// From now on lock files are kept in this directory, to be used again; it must be nobody
+    /// else's, and stay. `may_be_open_elsewhere` says of a file of ours whether another process, or
+    /// this one a second time, has it open.
+    ///
+    /// The first directory counts.
+    pub fn keep_locks(&self, dir: OwnedFd, may_be_open_elsewhere: fn(BorrowedFd<'_>) -> bool) {
+        let spare = SpareLocks::new(dir, may_be_open_elsewhere);
+        let _ = self.layout.spare_locks.set(spare);
     }
 
     /// Moves a canonical tree to a path's place, in place of what a killed process may have left

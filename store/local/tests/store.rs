@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -872,6 +872,102 @@ fn a_path_lock_excludes_others_until_it_is_dropped() {
     });
     assert!(store.try_lock_paths(&paths).unwrap().is_some());
     let left = fs::read_dir(store.physical_dir()).unwrap().count();
+    assert_eq!(left, 1, "only `.links` is there");
+}
+
+/// Whether a file is open more than once in this process; there is no other here.
+fn is_open_twice(file: BorrowedFd<'_>) -> bool {
+    let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    let ours = rustix::fs::fstat(file).map(identity);
+    let open = fs::read_dir("/proc/self/fd").unwrap();
+    let same = open.filter(|entry| {
+        // Others come and go meanwhile.
+        let path = entry.as_ref().unwrap().path();
+        rustix::fs::stat(path).map(identity) == ours
+    });
+    same.count() > 1
+}
+
+fn open_keeping_locks(dir: &Scratch, name: &str) -> LocalStore {
+    let store = open(&dir.join("root"));
+    let kept = dir.join(name);
+    fs::create_dir(&kept).unwrap();
+    store.keep_locks(fs::File::open(kept).unwrap().into(), is_open_twice);
+    store
+}
+
+#[test]
+fn a_lock_file_that_is_kept_is_used_again_and_misleads_nobody_who_waited() {
+    let dir = Scratch::new();
+    let (store, other) = (open_keeping_locks(&dir, "kept"), open(&dir.join("root")));
+    let [a, b] = ["a", "b"].map(|name| BTreeSet::from([scratch_path(name)]));
+    let file = |paths: &BTreeSet<StorePath>| {
+        let name = format!("{}.lock", paths.first().unwrap());
+        fs::metadata(store.physical_dir().join(name)).unwrap().ino()
+    };
+    let locks = store.lock_paths(&a).unwrap();
+    let inode = file(&a);
+    drop(locks);
+    let locks = store.lock_paths(&b).unwrap();
+    assert_eq!(file(&b), inode);
+    assert!(other.try_lock_paths(&b).unwrap().is_none());
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| other.lock_paths(&b).unwrap());
+        // It has the file open, and waits for it.
+        while !fs::read_to_string("/proc/locks")
+            .unwrap()
+            .lines()
+            .any(|line| line.contains("-> FLOCK") && line.contains(&format!(":{inode} ")))
+        {
+            std::thread::yield_now();
+        }
+        drop(locks);
+        // Were it the same file again, the waiter would wait for this one, too.
+        let _locks = store.lock_paths(&a).unwrap();
+        let _theirs = waiter.join().unwrap();
+        assert!(store.try_lock_paths(&b).unwrap().is_none());
+    });
+    drop(other);
+    let left = fs::read_dir(store.physical_dir()).unwrap().count();
+    assert_eq!(left, 1, "only `.links` is there");
+}
+
+#[test]
+fn whoever_keeps_lock_files_or_not_one_has_a_lock_at_a_time() {
+    let dir = Scratch::new();
+    let stores = [
+        open_keeping_locks(&dir, "one"),
+        open_keeping_locks(&dir, "two"),
+        open(&dir.join("root")),
+    ];
+    let paths: Vec<StorePath> = ["a", "b", "c"].map(scratch_path).into();
+    let held: Vec<AtomicBool> = paths.iter().map(|_| AtomicBool::new(false)).collect();
+    std::thread::scope(|scope| {
+        for (thread, store) in stores.iter().chain(&stores).enumerate() {
+            let (paths, held) = (&paths, &held);
+            scope.spawn(move || {
+                for i in 0..400 {
+                    let at = (i * 7 + thread * i) % paths.len();
+                    let one = BTreeSet::from([paths[at].clone()]);
+                    let locks = match i % 2 {
+                        0 => Some(store.lock_paths(&one).unwrap()),
+                        _ => store.try_lock_paths(&one).unwrap(),
+                    };
+                    if let Some(locks) = locks {
+                        assert!(
+                            !held[at].swap(true, Ordering::SeqCst),
+                            "{} twice",
+                            paths[at]
+                        );
+                        std::thread::yield_now();
+                        assert!(held[at].swap(false, Ordering::SeqCst));
+                        drop(locks);
+                    }
+                }
+            });
+        }
+    });
+    let left = fs::read_dir(stores[0].physical_dir()).unwrap().count();
     assert_eq!(left, 1, "only `.links` is there");
 }
 

@@ -325,6 +325,12 @@ pub fn rename(
     Ok(rustix::fs::renameat(from_dir, from, to_dir, to)?)
 }
 
+/// Cuts a file off, or lengthens it with zeros.
+pub fn set_len(fd: impl AsFd, len: u64) -> io::Result<()> {
+    fault::point()?;
+    Ok(rustix::fs::ftruncate(fd, len)?)
+}
+
 /// Renames, and fails with `EEXIST` if the new name is taken.
 pub fn rename_no_replace(
     from_dir: BorrowedFd<'_>,
