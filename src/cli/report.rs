@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use droste_executor::{ChildCounts, Monitor, UnitOutcome};
-use store_api::{BuildStatus, BuilderMessage, MessageLevel};
+use store_api::{BuildMode, BuildStatus, BuilderMessage, MessageLevel};
 use store_types::StorePath;
 
 /// How often running times are shown anew.
@@ -189,9 +189,14 @@ impl<'a> Reporter<'a> {
 }
 
 impl Monitor for Reporter<'_> {
-    fn started(&self, drv: &StorePath) {
+    fn started(&self, drv: &StorePath, mode: BuildMode) {
         self.builds().running.insert(drv.clone(), Instant::now());
-        self.status.line(&format!("building {}", name(drv)));
+        let does = match mode {
+            BuildMode::Normal => "building",
+            BuildMode::Check => "checking outputs of",
+            BuildMode::Repair => "repairing outputs of",
+        };
+        self.status.line(&format!("{does} {}", name(drv)));
         self.show();
     }
 

@@ -5,7 +5,8 @@ use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use store_api::{
-    BuildObserver, BuildProgress, BuildResult, BuilderMessage, MessageField, MessageLevel,
+    BuildMode, BuildObserver, BuildProgress, BuildResult, BuilderMessage, MessageField,
+    MessageLevel,
 };
 use store_types::StorePath;
 use store_wire::{ActivityField, Session, StderrFrame};
@@ -16,6 +17,7 @@ use crate::connection::send_frame;
 const ACTIVITY_REALISE: u64 = 102;
 const ACTIVITY_BUILDS: u64 = 104;
 const ACTIVITY_BUILD: u64 = 105;
+const ACTIVITY_BUILD_WAITING: u64 = 111;
 const ACTIVITY_FILE_TRANSFER: u64 = 101;
 
 /// Nix's numbers of results: a line of the log, the phase that a build is in, how far something is.
@@ -146,7 +148,24 @@ impl<W: Write> Drop for Forwarder<'_, W> {
 }
 
 impl<W: Write + Send> BuildObserver for Forwarder<'_, W> {
-    fn started(&mut self, drv: &StorePath) {
+    fn resolved(&mut self, drv: &StorePath, resolved: &StorePath) {
+        let id = new_id();
+        let [drv, resolved] = [drv, resolved].map(|path| self.session.store_dir.display(path));
+        self.send(&StderrFrame::StartActivity {
+            id,
+            level: MessageLevel::Info as u64,
+            kind: ACTIVITY_BUILD_WAITING,
+            text: format!("resolved derivation: '{drv}' -> '{resolved}'").into(),
+            fields: [drv, resolved]
+                .map(|path| ActivityField::Text(path.into()))
+                .into(),
+            parent: 0,
+        });
+        // What it waits for is told on its own.
+        self.send(&StderrFrame::StopActivity { id });
+    }
+
+    fn started(&mut self, drv: &StorePath, mode: BuildMode) {
         let build = Build {
             id: new_id(),
             downloads: BTreeMap::new(),
@@ -156,11 +175,16 @@ impl<W: Write + Send> BuildObserver for Forwarder<'_, W> {
             self.stop(before);
         }
         let drv = self.session.store_dir.display(drv);
+        let does = match mode {
+            BuildMode::Normal => "building",
+            BuildMode::Check => "checking outputs of",
+            BuildMode::Repair => "repairing outputs of",
+        };
         self.send(&StderrFrame::StartActivity {
             id,
             level: MessageLevel::Info as u64,
             kind: ACTIVITY_BUILD,
-            text: format!("building '{drv}'").into(),
+            text: format!("{does} '{drv}'").into(),
             fields: vec![
                 ActivityField::Text(drv.into()),
                 // The machine, empty for this one; then which round of how many.

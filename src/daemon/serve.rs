@@ -211,7 +211,7 @@ struct Logged<'a> {
 }
 
 impl BuildObserver for Logged<'_> {
-    fn started(&mut self, _drv: &StorePath) {}
+    fn started(&mut self, _drv: &StorePath, _mode: BuildMode) {}
 
     fn log_line(&mut self, _drv: &StorePath, line: &[u8]) {
         // Nobody may be there to read it, and the build goes on.

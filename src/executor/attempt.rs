@@ -202,7 +202,7 @@ impl<'a> Attempt<'a> {
         self.executor
             .prepare()
             .map_err(environment(&self.text, "get ready to build"))?;
-        self.monitor.started(self.drv_path);
+        self.monitor.started(self.drv_path, self.mode);
         tally.started = Some(self.drv_path.clone());
         let mut interpose = self.settings().interpose;
         loop {

@@ -119,7 +119,7 @@ pub use settings::{Downloads, SandboxMode, SandboxPath, SettingError, Settings, 
 pub use unit::UnitOutcome;
 pub use users::BuildUsers;
 
-use store_api::{BuildProgress, BuilderMessage};
+use store_api::{BuildMode, BuildProgress, BuilderMessage};
 use store_types::StorePath;
 
 /// Who is told nothing, and waits until the end.
@@ -127,7 +127,7 @@ use store_types::StorePath;
 pub struct Unmonitored;
 
 impl Monitor for Unmonitored {
-    fn started(&self, _drv: &StorePath) {}
+    fn started(&self, _drv: &StorePath, _mode: BuildMode) {}
     fn log_line(&self, _drv: &StorePath, _line: &[u8]) {}
     fn post_build_line(&self, _drv: &StorePath, _line: &[u8]) {}
     fn finished(&self, _outcome: &UnitOutcome) {}
@@ -139,8 +139,11 @@ impl Monitor for Unmonitored {
 
 /// Who is told what happens during builds, from any thread.
 pub trait Monitor: Sync {
-    /// A builder starts.
-    fn started(&self, drv: &StorePath);
+    /// A builder starts, in this mode.
+    fn started(&self, drv: &StorePath, mode: BuildMode);
+
+    /// A derivation is built as another: with the outputs of its input derivations in their place.
+    fn resolved(&self, _drv: &StorePath, _resolved: &StorePath) {}
 
     /// A builder wrote a line to its log; the line's end is not part of it.
     fn log_line(&self, drv: &StorePath, line: &[u8]);

@@ -310,11 +310,18 @@ struct ForwardTo<'a> {
 }
 
 impl Monitor for ForwardTo<'_> {
-    fn started(&self, drv: &StorePath) {
+    fn started(&self, drv: &StorePath, mode: BuildMode) {
         self.observer
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .started(drv);
+            .started(drv, mode);
+    }
+
+    fn resolved(&self, drv: &StorePath, resolved: &StorePath) {
+        self.observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .resolved(drv, resolved);
     }
 
     fn log_line(&self, drv: &StorePath, line: &[u8]) {

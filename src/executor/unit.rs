@@ -232,6 +232,7 @@ impl<'a> Unit<'a> {
             return attempt(self.drv_path, kind)?.build(tally);
         }
         let path = &self.add_resolved(name, &resolved)?;
+        self.monitor.resolved(self.drv_path, path);
         let known = self.executor.known_outputs(path, &resolved)?;
         let outputs = if self.mode == BuildMode::Normal && self.has_wanted(drv, &known) {
             tally.result.status = BuildStatus::ResolvesToAlreadyValid;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use droste_executor::{Executor, Monitor, UnitOutcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use store_api::{BoxError, BuilderMessage, Store, StoreError};
+use store_api::{BoxError, BuildMode, BuilderMessage, Store, StoreError};
 use store_types::StorePath;
 use store_wire::FramedWriter;
 
@@ -222,7 +222,7 @@ impl<'a> Client<'a> {
 }
 
 impl Monitor for Client<'_> {
-    fn started(&self, _drv: &StorePath) {}
+    fn started(&self, _drv: &StorePath, _mode: BuildMode) {}
 
     fn log_line(&self, _drv: &StorePath, line: &[u8]) {
         // That nobody reads it shows in `is_cancelled`.

@@ -13,7 +13,7 @@ for line in sys.stdin:
         continue
     event = json.loads(line[5:])
     action, number = event["action"], event.get("id")
-    if action == "start" and event["type"] in (101, 102, 104, 105):
+    if action == "start" and event["type"] in (101, 102, 104, 105, 111):
         kinds[number] = event["type"]
         started[number] = plain(event["text"])
         seen.append("start %d %d %s" % (event["type"], event["level"], started[number]))

@@ -68,10 +68,10 @@ said() {
     shift 3
     $nix nix build --no-link --store "$store" --argstr busybox "$busybox" -f messages.nix "$attribute" "$@" 2>&1 > /dev/null
 }
-for attribute in says resolved chain; do
-    equal "events of $attribute are those of nix-daemon" \
-        "$(said nix34 "$judge" $attribute --log-format internal-json -v | python3 events.py)" \
-        "$(said nix34 "$url" $attribute --log-format internal-json -v | python3 events.py)"
+for what in says resolved chain "says --rebuild" "resolved --rebuild"; do
+    equal "events of $what are those of nix-daemon" \
+        "$(said nix34 "$judge" $what --log-format internal-json -v | python3 events.py)" \
+        "$(said nix34 "$url" $what --log-format internal-json -v | python3 events.py)"
 done
 # words URL ATTRIBUTE: those of 2.34, which also lists the outputs, and what there is to build on
 words() { said nix34 "$1" "$2" | sed -e '/Output paths:/,+1d'; }

@@ -177,8 +177,11 @@ pub struct KeyedBuildResult {
 /// Who is told what happens during builds. Builds that run at the same time
 /// tell it one after the other.
 pub trait BuildObserver: Send {
-    /// A builder starts.
-    fn started(&mut self, drv: &StorePath);
+    /// A builder starts, in this mode.
+    fn started(&mut self, drv: &StorePath, mode: BuildMode);
+
+    /// A derivation is built as another: with the outputs of its input derivations in their place.
+    fn resolved(&mut self, _drv: &StorePath, _resolved: &StorePath) {}
 
     /// A builder wrote a line to its log; the line's end is not part of it.
     fn log_line(&mut self, drv: &StorePath, line: &[u8]);
@@ -282,7 +285,7 @@ pub enum MessageField {
 pub struct Silent;
 
 impl BuildObserver for Silent {
-    fn started(&mut self, _drv: &StorePath) {}
+    fn started(&mut self, _drv: &StorePath, _mode: BuildMode) {}
 
     fn log_line(&mut self, _drv: &StorePath, _line: &[u8]) {}
 

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
-use store_api::{BuildObserver, BuildResult, BuildStatus, BuilderMessage};
+use store_api::{BuildMode, BuildObserver, BuildResult, BuildStatus, BuilderMessage};
 use store_types::{StoreDir, StorePath};
 use store_wire::{ActivityField, StderrFrame};
 
 /// Nix's number of the activity "building a derivation".
 const ACTIVITY_BUILD: u64 = 105;
+/// Nix's number of the activity "waiting for a derivation", which is a resolved one.
+const ACTIVITY_BUILD_WAITING: u64 = 111;
 
 /// Nix's number of the result "a line of the log".
 const RESULT_LOG_LINE: u64 = 101;
@@ -65,19 +67,36 @@ impl<'a> Log<'a> {
                 }
             }
             StderrFrame::StartActivity {
-                id, kind, fields, ..
-            } if kind == ACTIVITY_BUILD => {
-                let Some(ActivityField::Text(text)) = fields.first() else {
-                    return;
+                id,
+                kind: ACTIVITY_BUILD,
+                fields,
+                text,
+                ..
+            } => {
+                // It is told in the text alone.
+                let mode = match () {
+                    () if text.starts_with(b"checking ") => BuildMode::Check,
+                    () if text.starts_with(b"repairing ") => BuildMode::Repair,
+                    () => BuildMode::Normal,
                 };
-                let drv = std::str::from_utf8(text)
-                    .ok()
-                    .and_then(|text| self.store_dir.parse(text).ok());
-                if let (Some(drv), Some(observer)) = (drv, &mut self.observer)
+                if let (Some(drv), Some(observer)) =
+                    (path(&self.store_dir, fields.first()), &mut self.observer)
                     && self.builds.len() < ACTIVITIES_MAX
                 {
-                    observer.started(&drv);
+                    observer.started(&drv, mode);
                     self.builds.insert(id, drv);
+                }
+            }
+            StderrFrame::StartActivity {
+                kind: ACTIVITY_BUILD_WAITING,
+                fields,
+                ..
+            } => {
+                let [drv, resolved] = [0, 1].map(|i| path(&self.store_dir, fields.get(i)));
+                if let (Some(drv), Some(resolved), Some(observer)) =
+                    (drv, resolved, &mut self.observer)
+                {
+                    observer.resolved(&drv, &resolved);
                 }
             }
             StderrFrame::Result { id, kind, fields } => {
@@ -105,4 +124,11 @@ impl<'a> Log<'a> {
             _ => {}
         }
     }
+}
+
+fn path(store_dir: &StoreDir, field: Option<&ActivityField>) -> Option<StorePath> {
+    let Some(ActivityField::Text(text)) = field else {
+        return None;
+    };
+    store_dir.parse(std::str::from_utf8(text).ok()?).ok()
 }

@@ -886,7 +886,7 @@ impl Store for RemoteStore {
 struct Told<'a>(Tell<'a>);
 
 impl BuildObserver for Told<'_> {
-    fn started(&mut self, _drv: &StorePath) {}
+    fn started(&mut self, _drv: &StorePath, _mode: BuildMode) {}
 
     fn log_line(&mut self, _drv: &StorePath, _line: &[u8]) {}
 

@@ -135,7 +135,7 @@ fn add(
 struct Lines(Vec<String>);
 
 impl BuildObserver for Lines {
-    fn started(&mut self, drv: &StorePath) {
+    fn started(&mut self, drv: &StorePath, _mode: BuildMode) {
         self.0.push(format!("started {}", drv.name()));
     }
 

@@ -111,7 +111,7 @@ fn add_script(store: &dyn Store, name: &str, text: &str) -> DerivedPath {
 struct Seen(Vec<String>);
 
 impl BuildObserver for Seen {
-    fn started(&mut self, drv: &StorePath) {
+    fn started(&mut self, drv: &StorePath, _mode: BuildMode) {
         self.0.push(format!("started {}", drv.name()));
     }
 
@@ -336,7 +336,7 @@ fn builds_are_told_of_while_they_run_and_what_became_of_each_at_every_version() 
 struct Leaving;
 
 impl BuildObserver for Leaving {
-    fn started(&mut self, _drv: &StorePath) {}
+    fn started(&mut self, _drv: &StorePath, _mode: BuildMode) {}
     fn log_line(&mut self, _drv: &StorePath, _line: &[u8]) {}
     fn finished(&mut self, _drv: &StorePath, _result: &BuildResult) {}
     fn is_cancelled(&mut self) -> bool {

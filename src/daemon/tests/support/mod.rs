@@ -152,7 +152,7 @@ impl DirStore {
             return result;
         }
         let temp = self.temp();
-        observer.started(drv_path);
+        observer.started(drv_path, BuildMode::Normal);
         let builder = drv.builder.to_string();
         let mut child = Command::new(builder)
             .args(drv.args.iter().map(|arg| arg.to_string()))
