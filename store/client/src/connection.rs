@@ -135,10 +135,12 @@ impl Connection {
         if early.is_some() {
             drain(payload)?;
         }
-        self.send(&[0; 8], log, &mut early)?;
-        match early {
-            Some(error) => Err(error.into()),
-            None => self.reply(request, log),
+        let ended = self.send(&[0; 8], log, &mut early);
+        match (early, ended) {
+            (Some(error), Ok(())) => Err(error.into()),
+            // It has said why, and left.
+            (Some(error), Err(_)) => Err(ClientError::Early(error)),
+            (None, ended) => ended.and_then(|()| self.reply(request, log)),
         }
     }
 
