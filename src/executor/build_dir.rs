@@ -28,7 +28,8 @@ use droste_sys::{InodeAttributes, inode_attributes};
 use rustix::fs::{Gid, Mode, Timespec, Timestamps, UTIME_NOW, Uid};
 use store_api::BoxError;
 use store_nar::fs::{
-    Entry, Kind, Stat, list, open_dir as open_below, open_root, stat_fd, stat_if_exists,
+    Entry, Kind, Stat, list, list_xattrs, open_dir as open_below, open_root, stat_fd,
+    stat_if_exists,
 };
 use store_nar::remove_tree;
 use store_types::StoreDir;
@@ -72,39 +73,65 @@ pub(crate) struct LeftDir {
 }
 
 struct Left {
-    /// Directories in `store`; those are root's, so no builder can have made one.
+    /// Directories in `store`.
     mount_points: BTreeSet<OsString>,
     /// What the directories looked like when they were new: `tmp`, `build`, `store`. If one has
-    /// changed, all are made anew, since a builder could see it.
-    looks: [Looks; 3],
+    /// changed, all are made anew, since a builder could see it. `None` if that cannot be told.
+    looks: Option<[Looks; 3]>,
 }
 
-/// What a builder could see of a directory in which there is nothing, and change.
+/// What a builder could see of a directory in which there is nothing, and change. Modes, owners and
+/// times are set.
 #[derive(PartialEq, Eq)]
 struct Looks {
     bytes: i64,
     attributes: InodeAttributes,
+    /// Their names and values. No system call sets one, but a ring may (io_uring), and what is made
+    /// in a directory inherits its access control list.
+    extended: Vec<(OsString, Vec<u8>)>,
 }
 
 impl Looks {
     fn of(directory: &OwnedFd) -> std::io::Result<Looks> {
+        let mut extended = Vec::new();
+        for name in list_xattrs(directory)? {
+            let mut value = vec![0; XATTR_BYTES_MAX];
+            let len = rustix::fs::fgetxattr(directory, &name, &mut value[..])?;
+            value.truncate(len);
+            extended.push((name, value));
+        }
+        extended.sort();
         Ok(Looks {
             bytes: stat_fd(directory)?.st_size,
             attributes: inode_attributes(directory)?,
+            extended,
         })
     }
 }
 
-/// File systems of which it is known that an inode has no other attributes than those in [`Looks`], modes,
-/// owners and times, which are set, and extended attributes, which no build can set. Magic numbers
-/// from statfs(2): ext2 to ext4, XFS, btrfs, f2fs, tmpfs.
-const KNOWN_FILE_SYSTEMS: [u32; 5] = [
-    0x0000_ef53,
-    0x5846_5342,
-    0x9123_683e,
-    0xf2f5_2010,
-    0x0102_1994,
-];
+/// `XATTR_SIZE_MAX` (linux/limits.h).
+const XATTR_BYTES_MAX: usize = 64 << 10;
+
+/// File systems of which it is known that an inode has nothing else that its owner can change. Magic
+/// numbers from statfs(2).
+const KNOWN_FILE_SYSTEMS: [u32; 5] = [EXT, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
+
+/// ext2 to ext4. A directory's size counts blocks there; elsewhere it counts names.
+const EXT: u32 = 0x0000_ef53;
+
+fn file_system(directory: &OwnedFd) -> std::io::Result<u32> {
+    Ok(rustix::fs::fstatfs(directory)?.f_type as u32)
+}
+
+/// What these look like, if they may be used again and it can be told.
+fn looks([tmp, build, store]: [&OwnedFd; 3]) -> Option<[Looks; 3]> {
+    let is_known = file_system(build).is_ok_and(|kind| KNOWN_FILE_SYSTEMS.contains(&kind));
+    if !is_known || !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let of = |directory| Looks::of(directory).ok();
+    Some([of(tmp)?, of(build)?, of(store)?])
+}
 
 /// Of this moment, as a new directory's.
 const NOW: Timestamps = {
@@ -197,15 +224,22 @@ impl BuildDir {
         if self.left.mount_points.is_empty() {
             return Ok(());
         }
+        // Of an object that was deleted and made again since, it may be a file's.
+        let is_directory = |path: &Path| path.symlink_metadata().is_ok_and(|of| of.is_dir());
         let wanted = inputs(request, self.all.executor.store_dir());
+        let directories = wanted.iter().filter(|(_, source)| is_directory(source));
+        let is_same = directories.map(|(name, _)| *name).eq(self
+            .left
+            .mount_points
+            .iter()
+            .map(OsString::as_os_str));
+        if is_same {
+            return Ok(());
+        }
+        // In a directory from which some were removed, others could be listed in another order.
         let store = open_dir(&self.store())?;
         for name in &self.left.mount_points {
-            let source = wanted.get(name.as_os_str());
-            // Of an object that was deleted and made again since, it may be a file's.
-            let is_directory = |path: &&Path| path.symlink_metadata().is_ok_and(|of| of.is_dir());
-            if !source.is_some_and(is_directory) {
-                store_nar::fs::remove_dir(store.as_fd(), name)?;
-            }
+            store_nar::fs::remove_dir(store.as_fd(), name)?;
         }
         Ok(())
     }
@@ -214,7 +248,8 @@ impl BuildDir {
     pub(crate) fn has_ended(&self, request: &Request) {
         let executor = &self.all.executor;
         let builds_dir = &executor.workplace().builds_dir;
-        if is_closed(request, executor.store.physical_dir(), builds_dir) {
+        let is_closed = is_closed(request, executor.store.physical_dir(), builds_dir);
+        if is_closed && self.left.looks.is_some() {
             let inputs = inputs(request, executor.store_dir());
             let names = inputs.keys().map(|name| name.to_os_string()).collect();
             let _ = self.may_be_left.set(names);
@@ -226,10 +261,7 @@ impl BuildDir {
         let all = open_root(self.path())?;
         let open = |name: &str| open_below(all.as_fd(), name.as_ref());
         let (tmp, build, store) = (open(TMP)?, open(BUILD)?, open(STORE)?);
-        let file_system = rustix::fs::fstatfs(&build)?.f_type as u32;
-        if !KNOWN_FILE_SYSTEMS.contains(&file_system) {
-            return Ok(None);
-        }
+        let keeps_mount_points = file_system(&build)? == EXT;
         for directory in [&tmp, &build] {
             for entry in list(directory.as_fd())? {
                 remove_tree(directory.as_fd(), &entry.name)?;
@@ -242,14 +274,17 @@ impl BuildDir {
                 Kind::of(stat) == Kind::Directory
                     && stat.st_uid == rustix::process::geteuid().as_raw()
             };
-            if inputs.contains(&name) && stat.as_ref().is_some_and(is_mount_point) {
+            if keeps_mount_points
+                && inputs.contains(&name)
+                && stat.as_ref().is_some_and(is_mount_point)
+            {
                 mount_points.insert(name);
             } else {
                 remove_tree(store.as_fd(), &name)?;
             }
         }
-        let looks = [Looks::of(&tmp)?, Looks::of(&build)?, Looks::of(&store)?];
-        let is_as_it_was = looks == self.left.looks;
+        let looks = looks([&tmp, &build, &store]);
+        let is_as_it_was = looks.is_some() && looks == self.left.looks;
         Ok(is_as_it_was.then_some(Left {
             mount_points,
             looks,
@@ -359,7 +394,8 @@ impl Executor {
             Some(path) => path,
             None => {
                 let number = NEXT.fetch_add(1, Ordering::Relaxed);
-                let path = self.workplace().builds_dir.join(number.to_string());
+                let workplace = self.prepare().map_err(std::io::Error::other)?;
+                let path = workplace.builds_dir.join(number.to_string());
                 private(&path)?;
                 path
             }
@@ -401,7 +437,7 @@ impl Executor {
                 Some(left) => left,
                 None => Left {
                     mount_points: BTreeSet::new(),
-                    looks: [Looks::of(&tmp)?, Looks::of(&build)?, Looks::of(&store)?],
+                    looks: looks([&tmp, &build, &store]),
                 },
             };
             if rustix::process::geteuid().is_root() {

@@ -95,9 +95,6 @@ fn add_wanted(targets: &mut Wanted, drv: &SingleDerivedPath, outputs: &OutputsSp
 /// again: there may be tens of thousands, and all have to be planned first.
 const KEPT_MAX: usize = 256;
 
-/// A derivation that is to be built, and its outputs that were valid when that was found out.
-type Kept = (Derivation, BTreeMap<String, StorePath>);
-
 /// One request.
 struct Run<'a> {
     executor: &'a Arc<Executor>,
@@ -109,7 +106,7 @@ struct Run<'a> {
     targets: &'a Wanted,
     asked: Asked,
     /// Some of those that wait for nothing but a job.
-    kept: Mutex<BTreeMap<StorePath, Kept>>,
+    kept: Mutex<BTreeMap<StorePath, Derivation>>,
 }
 
 /// What has become of the derivations of a request, in the order in which they ended.
@@ -300,10 +297,11 @@ impl Run<'_> {
         };
         let kept = lock(&self.kept).remove(drv);
         let outcome = match kept {
-            Some((loaded, known)) if mode == BuildMode::Normal => {
-                executor.realise_loaded(drv, (&loaded, known), &wanted, asked, self.monitor)
+            Some(loaded) => {
+                let how = (&wanted, mode);
+                executor.realise_loaded(drv, (&loaded, None), how, asked, self.monitor)
             }
-            _ => executor.realise(drv, &wanted, mode, asked, self.monitor),
+            None => executor.realise(drv, &wanted, mode, asked, self.monitor),
         };
         self.monitor.finished(&outcome);
         outcome
@@ -427,9 +425,10 @@ impl Run<'_> {
                 .filter(needed)
                 .all(|name| known.contains_key(name))
         {
-            let loaded = (&loaded, known);
+            let loaded = (&loaded, Some(known));
+            let how = (&wanted, BuildMode::Normal);
             let (executor, asked) = (self.executor, &self.asked);
-            let outcome = executor.realise_loaded(drv, loaded, &wanted, asked, self.monitor);
+            let outcome = executor.realise_loaded(drv, loaded, how, asked, self.monitor);
             return Err(Box::new(outcome));
         }
         self.executor.check_purity(drv, &loaded).map_err(fail)?;
@@ -441,7 +440,7 @@ impl Run<'_> {
         if inputs.is_empty() {
             let mut kept = lock(&self.kept);
             if kept.len() < KEPT_MAX {
-                kept.insert(drv.clone(), (loaded, known));
+                kept.insert(drv.clone(), loaded);
             }
         }
         Ok(inputs)

@@ -226,9 +226,8 @@ impl Executor {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if self.workplace.get().is_none() {
-            let made = Workplace::open(&self.store, &self.builds, &self.droste_state)?;
-            let watched = self.spawner.watch_scratch(&made.builds_dir);
-            watched.map_err(OpenError::Spawner)?;
+            let (store, spawner) = (&self.store, &self.spawner);
+            let made = Workplace::open(store, spawner, &self.builds, &self.droste_state)?;
             return Ok(self.workplace.get_or_init(|| made));
         }
         Ok(self.workplace())

@@ -159,8 +159,10 @@ impl Executor {
         name: &str,
         make: impl FnOnce(&std::path::Path) -> std::io::Result<()>,
     ) -> Result<StorePath, BuildError> {
-        let parent = self
-            .workplace()
+        let workplace = self
+            .prepare()
+            .map_err(environment(name, "write an embedded program"))?;
+        let parent = workplace
             .builds_dir
             .join(format!("program-{name}-{}", unique()));
         let make_all = || -> std::io::Result<()> {

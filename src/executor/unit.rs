@@ -82,7 +82,7 @@ struct Unit<'a> {
     /// What it is, if that is not to be read from the store.
     given: Option<&'a Derivation>,
     /// What it is, as read from the store, and its valid outputs, if that is known already.
-    loaded: Option<(&'a Derivation, BTreeMap<String, StorePath>)>,
+    loaded: Option<(&'a Derivation, Option<BTreeMap<String, StorePath>>)>,
     /// The path for messages.
     text: String,
     wanted: &'a OutputsSpec,
@@ -114,7 +114,7 @@ impl<'a> Unit<'a> {
     fn realise(&mut self, tally: &mut Tally) -> Result<BTreeMap<String, StorePath>, BuildError> {
         let read;
         let (drv, known) = match (self.given, self.loaded.take()) {
-            (_, Some((drv, known))) => (drv, Some(known)),
+            (_, Some(loaded)) => loaded,
             (Some(given), None) => (given, None),
             (None, None) => {
                 read = self.executor.load(self.drv_path)?;
@@ -288,16 +288,15 @@ impl Executor {
     }
 
     /// The same for a derivation that has been read, and has been held since, of which these outputs
-    /// were valid.
+    /// are valid now, if that is known.
     pub(crate) fn realise_loaded(
         self: &Arc<Self>,
         drv_path: &StorePath,
-        loaded: (&Derivation, BTreeMap<String, StorePath>),
-        wanted: &OutputsSpec,
+        loaded: (&Derivation, Option<BTreeMap<String, StorePath>>),
+        how: (&OutputsSpec, BuildMode),
         asked: &Asked,
         monitor: &dyn Monitor,
     ) -> UnitOutcome {
-        let how = (wanted, BuildMode::Normal);
         self.realise_unit(Unit {
             loaded: Some(loaded),
             ..Unit::new(self, drv_path, how, (asked, monitor))
@@ -470,8 +469,31 @@ impl Executor {
         made: &BTreeMap<String, StorePath>,
     ) -> Result<(), BuildError> {
         let text = self.store_dir().display(drv_path);
-        let failed =
-            |error| environment(&text, "register what its outputs turned out to be")(error);
+        let realised = self.realised(settings, drv_path, drv, made);
+        let failed = match realised {
+            Ok(realised) => match self.store.register_realised(registrations, &realised) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    environment(&text, "register what its outputs turned out to be")(error)
+                }
+            },
+            Err(error) => error,
+        };
+        // Whatever they turned out to be: they are complete, and at their places.
+        self.store
+            .register(registrations)
+            .map_err(environment(&text, "register the outputs"))?;
+        Err(failed)
+    }
+
+    fn realised(
+        &self,
+        settings: &Settings,
+        drv_path: &StorePath,
+        drv: &Derivation,
+        made: &BTreeMap<String, StorePath>,
+    ) -> Result<Vec<(Realisation, Option<BuildTraceEntry>)>, BuildError> {
+        let text = self.store_dir().display(drv_path);
         let keys = settings.secret_keys();
         let keys = keys.map_err(environment(&text, "sign what its outputs turned out to be"))?;
         let mut realised = Vec::new();
@@ -487,14 +509,7 @@ impl Executor {
             });
             realised.push((realisation, entry));
         }
-        match self.store.register_realised(registrations, &realised) {
-            Err(error @ LocalError::OtherRealisation { .. }) => {
-                // Whatever they should have been: they are complete, and at their places.
-                self.store.register(registrations).map_err(failed)?;
-                Err(failed(error))
-            }
-            registered => registered.map_err(failed),
-        }
+        Ok(realised)
     }
 
     /// What a floating or deferred output is known to have turned out to be; it need not be

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use droste_sandbox::Spawner;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use store_api::BoxError;
 use store_local::LocalStore;
@@ -29,19 +30,34 @@ pub(crate) struct Workplace {
 impl Workplace {
     pub(crate) fn open(
         store: &LocalStore,
+        spawner: &Spawner,
         builds: &Path,
         droste_state: &Path,
     ) -> Result<Self, OpenError> {
-        let (builds_dir, builds_lock) = claim_builds_dir(builds).map_err(state_error(builds))?;
-        let dir = open_dir(&builds_dir).map_err(state_error(&builds_dir))?;
-        store.keep_locks(dir, droste_sys::may_be_open_elsewhere);
         let index_file = droste_state.join("children.sqlite");
+        let index = Index::open(&index_file).map_err(state_error(&index_file))?;
+        let records = Records::open(&index_file).map_err(state_error(&index_file))?;
+        let crashes =
+            Crashes::open(droste_state, &index_file).map_err(state_error(droste_state))?;
+        let (builds_dir, builds_lock) = claim_builds_dir(builds).map_err(state_error(builds))?;
+        let opened = spawner
+            .watch_scratch(&builds_dir)
+            .map_err(OpenError::Spawner)
+            .and_then(|()| open_dir(&builds_dir).map_err(state_error(&builds_dir)));
+        match opened {
+            Ok(dir) => store.keep_locks(dir, droste_sys::may_be_open_elsewhere),
+            Err(error) => {
+                // It is empty, but for its lock.
+                let _ = remove_dir(&builds_dir);
+                return Err(error);
+            }
+        }
         Ok(Self {
             builds_dir,
             _builds_lock: builds_lock,
-            index: Index::open(&index_file).map_err(state_error(&index_file))?,
-            records: Records::open(&index_file).map_err(state_error(&index_file))?,
-            crashes: Crashes::open(droste_state, &index_file).map_err(state_error(droste_state))?,
+            index,
+            records,
+            crashes,
         })
     }
 }

@@ -139,8 +139,6 @@ pub enum Step {
     User,
     /// Give up capabilities.
     Capabilities,
-    /// Forbid new privileges.
-    NoNewPrivileges,
     /// Cut off abstract sockets.
     AbstractSockets,
     /// Set limits and execution domain.
@@ -180,7 +178,6 @@ impl fmt::Display for Step {
             Step::WorkingDirectory => "enter the sandbox's working directory",
             Step::User => "become the build's user",
             Step::Capabilities => "give up capabilities",
-            Step::NoNewPrivileges => "forbid new privileges",
             Step::AbstractSockets => "cut off abstract sockets",
             Step::Limits => "set limits and execution domain",
             Step::Watch => "watch the sandbox's lookups",

@@ -365,7 +365,6 @@ fn give_up_privileges(birth: &Birth<'_>) -> Result<(), SetupError> {
     {
         return Err(SetupError::new(Step::User, Errno::PERM));
     }
-    rustix::thread::set_no_new_privs(true).map_err(failed(Step::NoNewPrivileges))?;
     if birth.scope_abstract_sockets {
         droste_sys::landlock_scope_abstract_sockets().map_err(failed(Step::AbstractSockets))?;
     }

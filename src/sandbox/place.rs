@@ -76,6 +76,9 @@ impl<'r> Places<'r> {
 
     /// What is at `path`, made as an empty directory or file if it is missing.
     fn mount_point(&mut self, path: &Path, is_directory: bool) -> Result<OwnedFd, Errno> {
+        if path == Path::new("/") {
+            return open(self.root, path, OFlags::DIRECTORY);
+        }
         let (parent, name) = self.parent(path)?;
         if is_directory {
             return make_or_find_dir(parent, name);
@@ -368,8 +371,8 @@ pub(crate) fn put(
                 MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
             )
             .map_err(at(Step::Mount))?;
-            // What was kept may lie beneath it now.
-            if matches!(&places.last, Some((last, _)) if last.starts_with(target)) {
+            // What was kept may lie beneath it now, unless it is where it lies.
+            if matches!(&places.last, Some((last, _)) if Some(&**last) != target.parent()) {
                 places.last = None;
             }
             Ok(())

@@ -135,7 +135,9 @@ impl Spawner {
         // All that it makes inherits both; to translate a filter takes longer than a process does
         // to become a program.
         rustix::thread::set_no_new_privs(true)?;
-        droste_sys::seccomp_install_filter(&filter::program())?;
+        droste_sys::seccomp_install_filter(&filter::program()).inspect_err(|errno| {
+            eprintln!("droste: cannot install the system call filter: {errno}");
+        })?;
         Ok(Spawner {
             single,
             control,

@@ -17,6 +17,7 @@ let
     done
     # And one can do with them what one could.
     touch /build/a /tmp/a /nix/store/a
+    stat -c '%n %a' /build/a /tmp/a /nix/store/a
     mkdir /build/b /tmp/b /nix/store/b
     rm -r /build/[ab] /tmp/[ab] /nix/store/[ab]
   '';
@@ -38,6 +39,13 @@ let
       probe mark /build
       for d in /tmp /nix/store; do
         test "$(probe mark "$d" | grep -c EPERM)" = 2
+      done
+    '';
+    # What is made there from then on belongs to everybody.
+    ring = ''
+      probe ring /build
+      for d in /tmp /nix/store; do
+        test "$(probe ring "$d")" != done
       done
     '';
     # A directory that was large stays so, where the file system is like that.

@@ -19,7 +19,7 @@ drv() { sed -n "s/^$1 //p" "$WORK/drvs"; }
 builds() { droste build --quiet --store "$store" "$@" > "$WORK/out" 2> "$WORK/err"; }
 result() { cat "$store$(sed -n 1p "$WORK/out")"; }
 
-for name in files modes attributes large deep; do
+for name in files modes attributes ring large deep; do
     check "in one process after $name" builds -j1 "$(drv "look-$name")"
     result > "$WORK/$name"
     check "there was something to see after $name" grep -q '^/build directory 700' "$WORK/$name"

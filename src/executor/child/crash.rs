@@ -2,7 +2,7 @@
 //!
 //! A store object is valid as soon as the database says so, and its bytes may still be in
 //! the kernel's memory then. After a power failure some may be lost; a process that was killed
-//! may have been killed for a reason. So each executor leaves a mark while it runs. Whoever
+//! may have been killed for a reason. So each executor leaves a mark from its first build on. Whoever
 //! finds the mark of one that is gone counts a crash, and from then on no object is used before
 //! its hash was compared, once for each crash. As long as there was none, nothing is compared.
 //!

@@ -135,12 +135,10 @@ impl Connection {
         if early.is_some() {
             drain(payload)?;
         }
-        let ended = self.send(&[0; 8], log, &mut early);
-        match (early, ended) {
-            (Some(error), Ok(())) => Err(error.into()),
-            // It has said why, and left.
-            (Some(error), Err(_)) => Err(ClientError::Early(error)),
-            (None, ended) => ended.and_then(|()| self.reply(request, log)),
+        self.send(&[0; 8], log, &mut early)?;
+        match early {
+            Some(error) => Err(error.into()),
+            None => self.reply(request, log),
         }
     }
 
@@ -208,6 +206,12 @@ impl Connection {
         while !bytes.is_empty() {
             let len = match self.output.write_some(bytes) {
                 Ok(len) => len,
+                // It has said why, and left.
+                Err(_) if early.is_some() => {
+                    return early
+                        .take()
+                        .map_or(Ok(()), |error| Err(ClientError::Early(error)));
+                }
                 Err(err) => return Err(self.last_words(err, log)),
             };
             bytes = &bytes[len..];

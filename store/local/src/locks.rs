@@ -11,13 +11,14 @@
 //!
 //! Source: nix `src/libstore/unix/pathlocks.cc`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use store_nar::fs::{self, FlockOperation};
+use store_nar::fs::{self, FlockOperation, Stat};
 use store_types::StorePath;
 
 use crate::LocalError;
@@ -77,10 +78,12 @@ fn lock_file(layout: &Layout, name: &OsStr, wait: bool) -> Result<Option<OwnedFd
             return Ok(None);
         }
         let stat = fs::stat_fd(&fd).map_err(error("examine"))?;
-        if stat.st_size == 0 {
+        let named = fs::stat_if_exists(layout.store_fd.as_fd(), name).map_err(error("examine"))?;
+        let is_it = |named: Stat| (named.st_dev, named.st_ino) == (stat.st_dev, stat.st_ino);
+        if stat.st_size == 0 && named.is_some_and(is_it) {
             return Ok(Some(fd));
         }
-        // Stale: whoever had it has removed it since it was opened.
+        // Stale: whoever had it has removed it, or taken it elsewhere, since it was opened.
     }
 }
 
@@ -103,13 +106,18 @@ impl Drop for PathLocks {
 }
 
 /// How many files are kept.
-const SPARE_MAX: usize = 16;
+const SPARE_MAX: usize = 64;
+
+/// How long a file is not used. Who has found it by its old name, but has it not open yet, is not
+/// seen: it would wait for another path, and take its lock for the old one's if we were killed.
+const SPARE_AGE_MIN: Duration = Duration::from_millis(50);
 
 /// Lock files for which there is no path at the moment.
 pub(crate) struct SpareLocks {
     dir: OwnedFd,
     may_be_open_elsewhere: fn(BorrowedFd<'_>) -> bool,
-    free: Mutex<Vec<(OsString, OwnedFd)>>,
+    /// And since when; the oldest first.
+    free: Mutex<VecDeque<(OsString, OwnedFd, Instant)>>,
     next: AtomicU64,
 }
 
@@ -128,7 +136,12 @@ impl SpareLocks {
     fn take(&self, layout: &Layout, name: &OsStr) -> Option<OwnedFd> {
         let (spare, fd) = {
             let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            free.pop()?
+            let (_, _, since) = free.front()?;
+            if since.elapsed() < SPARE_AGE_MIN {
+                return None;
+            }
+            let (spare, fd, _) = free.pop_front()?;
+            (spare, fd)
         };
         let take = || {
             // Whoever still waits for the path that it was for would wait for this one.
@@ -163,15 +176,18 @@ impl SpareLocks {
         if fs::rename_no_replace(from, name, to, &spare).is_err() {
             return Err(fd);
         }
+        // First of all: whoever waits looks for it.
+        if fs::set_len(&fd, 1).is_err() {
+            let _ = fs::write_all(&fd, b"d");
+        }
         let let_go = || {
             // Somebody may have put another file there.
             let (moved, ours) = (fs::stat(to, &spare)?, fs::stat_fd(&fd)?);
             let is_it = (moved.st_dev, moved.st_ino) == (ours.st_dev, ours.st_ino);
-            fs::set_len(&fd, 1)?;
             Ok::<bool, std::io::Error>(is_it && fs::lock(&fd, FlockOperation::Unlock)?)
         };
         if matches!(let_go(), Ok(true)) {
-            free.push((spare, fd));
+            free.push_back((spare, fd, Instant::now()));
         } else {
             let _ = fs::unlink(to, &spare);
         }

@@ -8,6 +8,7 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use common::*;
 use store_local::{
@@ -888,6 +889,9 @@ fn is_open_twice(file: BorrowedFd<'_>) -> bool {
     same.count() > 1
 }
 
+/// Longer than a lock file is not used for.
+const UNTIL_USED_AGAIN: Duration = Duration::from_millis(70);
+
 fn open_keeping_locks(dir: &Scratch, name: &str) -> LocalStore {
     let store = open(&dir.join("root"));
     let kept = dir.join(name);
@@ -909,24 +913,40 @@ fn a_lock_file_that_is_kept_is_used_again_and_misleads_nobody_who_waited() {
     let inode = file(&a);
     drop(locks);
     let locks = store.lock_paths(&b).unwrap();
+    assert_ne!(file(&b), inode, "somebody could just have found it");
+    drop(locks);
+    std::thread::sleep(UNTIL_USED_AGAIN);
+    let locks = store.lock_paths(&b).unwrap();
     assert_eq!(file(&b), inode);
     assert!(other.try_lock_paths(&b).unwrap().is_none());
+    let name = format!("{}.lock", b.first().unwrap());
+    let open = fs::File::open(store.physical_dir().join(name)).unwrap();
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| other.lock_paths(&b).unwrap());
         // It has the file open, and waits for it.
-        while !fs::read_to_string("/proc/locks")
-            .unwrap()
-            .lines()
-            .any(|line| line.contains("-> FLOCK") && line.contains(&format!(":{inode} ")))
-        {
-            std::thread::yield_now();
+        let mut waits = false;
+        while !waits {
+            let locks = fs::read_to_string("/proc/locks").unwrap();
+            let file = format!(":{inode} ");
+            let mut lines = locks.lines();
+            waits = lines.any(|line| line.contains("-> FLOCK") && line.contains(&file));
         }
         drop(locks);
-        // Were it the same file again, the waiter would wait for this one, too.
-        let _locks = store.lock_paths(&a).unwrap();
+        // What Nix looks at.
+        assert_eq!(open.metadata().unwrap().len(), 1);
         let _theirs = waiter.join().unwrap();
+        assert_ne!(file(&b), inode);
         assert!(store.try_lock_paths(&b).unwrap().is_none());
     });
+    std::thread::sleep(UNTIL_USED_AGAIN);
+    let of_second = store.lock_paths(&a).unwrap();
+    let third = BTreeSet::from([scratch_path("c")]);
+    let of_third = store.lock_paths(&third).unwrap();
+    assert!(
+        ![file(&a), file(&third)].contains(&inode),
+        "it is open elsewhere"
+    );
+    drop((open, of_second, of_third));
     drop(other);
     let left = fs::read_dir(store.physical_dir()).unwrap().count();
     assert_eq!(left, 1, "only `.links` is there");
@@ -946,7 +966,11 @@ fn whoever_keeps_lock_files_or_not_one_has_a_lock_at_a_time() {
         for (thread, store) in stores.iter().chain(&stores).enumerate() {
             let (paths, held) = (&paths, &held);
             scope.spawn(move || {
-                for i in 0..400 {
+                let begun = Instant::now();
+                for i in 0.. {
+                    if begun.elapsed() > 6 * UNTIL_USED_AGAIN {
+                        break;
+                    }
                     let at = (i * 7 + thread * i) % paths.len();
                     let one = BTreeSet::from([paths[at].clone()]);
                     let locks = match i % 2 {
