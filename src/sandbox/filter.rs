@@ -4,7 +4,8 @@
 //! a hole (CVE-2024-38531). What is refused, and with which error, is what Nix refuses, so that
 //! programs see the same; removexattr(2) and the `*xattrat` calls are refused as their siblings.
 //! Everything else is allowed. It is no wall by itself: an open(2) with a set-ID mode passes, and
-//! what makes such a file harmless is that every mount is `nosuid`.
+//! what makes such a file harmless is that every mount is `nosuid`; what is asked of the kernel
+//! through a ring (io_uring) it does not see at all.
 //!
 //! A kernel runs programs of several ABIs, each with numbers of its own; a program of an ABI not
 //! listed passes unfiltered, and there is none on the kernels listed.
