@@ -14,13 +14,14 @@ use std::sync::Arc;
 
 use droste_executor::Executor;
 use store_api::{
-    BuildMode, BuildObserver, BuildResult, BuildStore, ClientSettings, GcRequest, GcResult,
-    KeyedBuildResult, Missing, Roots, Store, StoreError, Tell, VerifyRequest,
+    BuildMode, BuildObserver, BuildProgress, BuildResult, BuildStore, BuilderMessage,
+    ClientSettings, GcRequest, GcResult, KeyedBuildResult, Missing, Roots, Store, StoreError, Tell,
+    VerifyRequest,
 };
 use store_client::RemoteStore;
 use store_types::{
-    BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivedPath, DrvOutput,
-    HashAlgorithm, PathInfo, Realisation, StoreDir, StorePath,
+    BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivationKind, DerivedPath,
+    DrvOutput, HashAlgorithm, PathInfo, Realisation, StoreDir, StorePath,
 };
 
 use crate::shared_store::{Host, SharedStore};
@@ -64,16 +65,23 @@ impl ProxyStore {
         for drv in &missing.will_build {
             drvs.extend(self.shared.load(drv)?.input_drvs.into_keys());
         }
-        let mut outputs = BTreeSet::new();
-        for drv in &drvs {
-            let known = self.machines.query_derivation_output_map(drv)?;
-            outputs.extend(known.into_values().flatten());
+        let mut known: BTreeMap<StorePath, BTreeMap<String, StorePath>> = BTreeMap::new();
+        for drv in drvs {
+            let outputs = self.machines.query_derivation_output_map(&drv)?;
+            let outputs = outputs.into_iter();
+            let outputs = outputs.filter_map(|(name, path)| Some((name, path?)));
+            known.insert(drv, outputs.collect());
         }
-        self.shared.borrow(&outputs)
+        self.shared
+            .borrow(known.values().flat_map(BTreeMap::values))?;
+        self.shared.take_over(&known)
     }
 
     /// Tells the machine's store what came of outputs whose paths nobody knew before.
     fn register(&self, drv: &Derivation, result: &BuildResult) -> Result<(), StoreError> {
+        if drv.kind().is_ok_and(|kind| kind == DerivationKind::Impure) {
+            return Ok(());
+        }
         for (name, realisation) in &result.built_outputs {
             let is_known = drv
                 .outputs
@@ -84,6 +92,86 @@ impl ProxyStore {
             }
         }
         Ok(())
+    }
+}
+
+/// Passes on what happens, and has the machine's store keep up.
+struct Observer<'a> {
+    proxy: &'a ProxyStore,
+    client: &'a mut dyn BuildObserver,
+    /// What was built.
+    started: BTreeSet<StorePath>,
+}
+
+impl<'a> Observer<'a> {
+    fn new(proxy: &'a ProxyStore, client: &'a mut dyn BuildObserver) -> Self {
+        Self {
+            proxy,
+            client,
+            started: BTreeSet::new(),
+        }
+    }
+
+    /// Adds the logs to the machine's. Its daemon may not let us: then there are none.
+    fn hand_logs_on(self) {
+        for drv in self.started {
+            if let Some(mut log) = self.proxy.shared.build_log(&drv) {
+                let _ = self.proxy.machines.add_build_log(&drv, &mut log);
+            }
+        }
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl BuildObserver for Observer<'_> {
+    fn started(&mut self, drv: &StorePath, mode: BuildMode) {
+        self.started.insert(drv.clone());
+        self.client.started(drv, mode);
+    }
+
+    fn resolved(&mut self, drv: &StorePath, resolved: &StorePath) {
+        self.client.resolved(drv, resolved);
+    }
+
+    fn log_line(&mut self, drv: &StorePath, line: &[u8]) {
+        self.client.log_line(drv, line);
+    }
+
+    fn builder_message(&mut self, drv: &StorePath, message: &BuilderMessage) {
+        self.client.builder_message(drv, message);
+    }
+
+    fn progress(&mut self, progress: BuildProgress) {
+        self.client.progress(progress);
+    }
+
+    fn message(&mut self, text: &[u8]) {
+        self.client.message(text);
+    }
+
+    fn dependency_failed(&mut self, error: &str) {
+        self.client.dependency_failed(error);
+    }
+
+    fn outputs_made(&mut self, outputs: &BTreeSet<StorePath>) -> Result<(), StoreError> {
+        self.proxy.shared.deliver_all(outputs.clone())?;
+        self.client.outputs_made(outputs)
+    }
+
+    fn post_build_line(&mut self, drv: &StorePath, line: &[u8]) {
+        self.client.post_build_line(drv, line);
+    }
+
+    fn note(&mut self, text: &str) {
+        self.client.note(text);
+    }
+
+    fn finished(&mut self, drv: &StorePath, result: &BuildResult) {
+        self.client.finished(drv, result);
+    }
+
+    fn is_cancelled(&mut self) -> bool {
+        self.client.is_cancelled()
     }
 }
 
@@ -246,7 +334,8 @@ impl Store for ProxyStore {
             self.machines.ensure_path(path.base_path())?;
         }
         self.borrow_for(paths)?;
-        let results = self.shared.build_paths(paths, mode, observer)?;
+        let mut observer = Observer::new(self, observer);
+        let results = self.shared.build_paths(paths, mode, &mut observer)?;
         for keyed in &results {
             if let DerivedPath::Built { drv, .. } = &keyed.path {
                 self.shared.deliver_outputs(&keyed.result)?;
@@ -267,6 +356,7 @@ impl Store for ProxyStore {
                 }
             }
         }
+        observer.hand_logs_on();
         Ok(results)
     }
 
@@ -287,11 +377,13 @@ impl Store for ProxyStore {
             .values()
             .filter_map(|output| output.path());
         self.shared.borrow(known)?;
+        let mut observer = Observer::new(self, observer);
         let result = self
             .shared
-            .build_derivation(drv_path, derivation, mode, observer)?;
+            .build_derivation(drv_path, derivation, mode, &mut observer)?;
         self.shared.deliver_outputs(&result)?;
         self.register(derivation, &result)?;
+        observer.hand_logs_on();
         Ok(result)
     }
 

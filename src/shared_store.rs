@@ -19,8 +19,8 @@ use store_api::{
 use store_client::RemoteStore;
 use store_local::LocalStore;
 use store_types::{
-    BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivedPath, DrvOutput,
-    HashAlgorithm, PathInfo, Realisation, StoreDir, StorePath,
+    BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivationOutput,
+    DerivedPath, DrvOutput, HashAlgorithm, PathInfo, Realisation, StoreDir, StorePath,
 };
 
 use crate::open_store::OpenStore;
@@ -233,6 +233,36 @@ impl SharedStore {
         })
     }
 
+    /// Takes over what the machine knows of outputs whose paths follow from nothing but their
+    /// content, as far as it has them.
+    pub fn take_over(
+        &self,
+        known: &BTreeMap<StorePath, BTreeMap<String, StorePath>>,
+    ) -> Result<(), StoreError> {
+        for (drv_path, outputs) in known {
+            if outputs.is_empty() || !self.own.is_valid_path(drv_path)? {
+                continue;
+            }
+            let drv = self.load(drv_path)?;
+            let mut to_know = BTreeMap::new();
+            for (name, path) in outputs {
+                let is_unknown = |output: &DerivationOutput| output.path().is_none();
+                if drv.outputs.get(name).is_some_and(is_unknown) && self.own.is_valid_path(path)? {
+                    to_know.insert(name.clone(), path.clone());
+                }
+            }
+            self.executor
+                .take_over(drv_path, &drv, &to_know)
+                .map_err(StoreError::failed("take over what the machine knows"))?;
+        }
+        Ok(())
+    }
+
+    /// The log of a derivation's last build here, if it is kept.
+    pub fn build_log(&self, drv: &StorePath) -> Option<Box<dyn Read>> {
+        self.store().build_log(drv).ok().flatten()
+    }
+
     /// The derivation of a valid path.
     pub fn load(&self, drv: &StorePath) -> Result<Derivation, StoreError> {
         self.own.load(drv)
@@ -240,14 +270,19 @@ impl SharedStore {
 
     /// Adds outputs to the machine's store, after what they refer to.
     pub fn deliver_outputs(&self, result: &BuildResult) -> Result<(), StoreError> {
+        let outputs = result.built_outputs.values();
+        self.deliver_all(
+            outputs
+                .map(|realisation| realisation.out_path.clone())
+                .collect(),
+        )
+    }
+
+    /// The same by their paths.
+    pub fn deliver_all(&self, outputs: BTreeSet<StorePath>) -> Result<(), StoreError> {
         let Some(Host { store: host, .. }) = self.host.as_ref() else {
             return Ok(());
         };
-        let outputs: BTreeSet<StorePath> = result
-            .built_outputs
-            .values()
-            .map(|realisation| realisation.out_path.clone())
-            .collect();
         self.deliver(&outputs)?;
         // Outputs of one derivation may refer to each other, without cycles.
         let mut left = outputs;

@@ -139,7 +139,11 @@ impl Streams {
             })
             .map_err(failed)?;
         // That thread is not waited for: it may hang on a client that sends nothing more.
-        match copy(&mut &*daemon, &mut Output(&self.output)) {
+        let mut heard = Heard {
+            daemon,
+            client: self.output.as_fd(),
+        };
+        match copy(&mut heard, &mut Output(&self.output)) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             copied => copied.map_err(failed),
         }
@@ -192,6 +196,33 @@ impl Read for Waiting<'_> {
                 },
                 Err(errno) => return Err(errno.into()),
             }
+        }
+    }
+}
+
+/// What the daemon says, as long as there is a client that can hear it. The daemon is told when
+/// there is none any more, so that it ends what it does for it.
+struct Heard<'a> {
+    daemon: &'a UnixStream,
+    client: BorrowedFd<'a>,
+}
+
+impl Read for Heard<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut fds = [
+                PollFd::new(self.daemon, PollFlags::IN),
+                PollFd::from_borrowed_fd(self.client, PollFlags::empty()),
+            ];
+            match poll(&mut fds, None) {
+                Err(rustix::io::Errno::INTR) => continue,
+                polled => polled?,
+            };
+            if !fds[1].revents().is_empty() {
+                let _ = self.daemon.shutdown(Shutdown::Both);
+                return Ok(0);
+            }
+            return (&mut &*self.daemon).read(bytes);
         }
     }
 }
@@ -249,6 +280,25 @@ mod tests {
             .read_to_end(&mut answer)
             .unwrap();
         assert_eq!(answer, b"answer to question");
+    }
+
+    #[test]
+    fn the_daemon_hears_that_a_client_is_gone_that_has_asked_for_something() {
+        let (ours, daemons) = UnixStream::pair().unwrap();
+        let (streams, to_input, from_output) = streams();
+        rustix::io::write(&to_input, b"question").unwrap();
+        let daemon = std::thread::spawn(move || {
+            (&daemons).read_exact(&mut [0; 8]).unwrap();
+            drop((to_input, from_output));
+            let mut fds = [PollFd::new(&daemons, PollFlags::empty())];
+            poll(&mut fds, None).unwrap();
+            fds[0].revents()
+        });
+        let is_ended = Arc::new(AtomicBool::new(false));
+        streams
+            .hand_on(&ours, Path::new("socket"), &is_ended)
+            .unwrap();
+        assert!(daemon.join().unwrap().contains(PollFlags::HUP));
     }
 
     #[test]

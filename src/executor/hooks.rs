@@ -18,7 +18,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use store_api::BoxError;
 use store_types::StorePath;
 
-use crate::error::BuildError;
+use crate::error::{BuildError, environment};
 use crate::log;
 use crate::settings::{SandboxPath, Settings};
 use crate::users::BuildUser;
@@ -150,6 +150,10 @@ impl Executor {
             return Ok(());
         };
         let text = self.store_dir().display(drv);
+        monitor.outputs_made(outputs).map_err(environment(
+            &text,
+            "have the outputs where the hook looks for them",
+        ))?;
         let paths: Vec<String> = outputs
             .iter()
             .map(|path| self.store_dir().display(path))
@@ -163,6 +167,7 @@ impl Executor {
             let (read, write, again) = make().map_err(not_run(program))?;
             let mut command = Command::new(program);
             command
+                .current_dir("/")
                 .env("DRV_PATH", &text)
                 .env("OUT_PATHS", paths.join(" "))
                 .env("NIX_CONFIG", settings.to_nix_config())

@@ -119,7 +119,9 @@ pub use settings::{Downloads, SandboxMode, SandboxPath, SettingError, Settings, 
 pub use unit::UnitOutcome;
 pub use users::BuildUsers;
 
-use store_api::{BuildMode, BuildProgress, BuilderMessage};
+use std::collections::BTreeSet;
+
+use store_api::{BuildMode, BuildProgress, BuilderMessage, StoreError};
 use store_types::StorePath;
 
 /// Who is told nothing, and waits until the end.
@@ -156,6 +158,15 @@ pub trait Monitor: Sync {
 
     /// A derivation has failed that was not asked for, but is needed for what was.
     fn dependency_failed(&self, _outcome: &UnitOutcome) {}
+
+    /// Outputs are valid, and the `post-build-hook` is about to be told: whoever keeps them in another
+    /// store has them there first.
+    ///
+    /// # Errors
+    /// If they cannot be had there; that fails the build.
+    fn outputs_made(&self, _outputs: &BTreeSet<StorePath>) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// The `post-build-hook` wrote a line; the line's end is not part of it.
     fn post_build_line(&self, drv: &StorePath, line: &[u8]);

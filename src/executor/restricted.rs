@@ -352,6 +352,13 @@ impl Monitor for ForwardTo<'_> {
             .dependency_failed(&for_client(outcome).error_msg);
     }
 
+    fn outputs_made(&self, outputs: &BTreeSet<StorePath>) -> Result<(), StoreError> {
+        self.observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .outputs_made(outputs)
+    }
+
     fn post_build_line(&self, drv: &StorePath, line: &[u8]) {
         self.observer
             .lock()

@@ -486,6 +486,33 @@ impl Executor {
         Err(failed)
     }
 
+    /// Takes over from another store what outputs of a derivation turned out to be; their paths are
+    /// valid here. What is known here to be otherwise stays.
+    ///
+    /// # Errors
+    /// If that cannot be found out or written down.
+    pub fn take_over(
+        &self,
+        drv_path: &StorePath,
+        drv: &Derivation,
+        outputs: &BTreeMap<String, StorePath>,
+    ) -> Result<(), BuildError> {
+        let text = self.store_dir().display(drv_path);
+        for (output, path) in outputs {
+            let realisation = Realisation {
+                id: self.realisation_id(drv_path, drv, output)?,
+                out_path: path.clone(),
+                signatures: Vec::new(),
+                dependent_realisations: BTreeMap::new(),
+            };
+            match self.store.register_realisation(&realisation) {
+                Ok(()) | Err(LocalError::OtherRealisation { .. }) => {}
+                Err(error) => return Err(environment(&text, "take over its outputs")(error)),
+            }
+        }
+        Ok(())
+    }
+
     fn realised(
         &self,
         settings: &Settings,

@@ -10,6 +10,7 @@ wait_for() {
     done
     return 1
 }
+export NIX_CONFIG="extra-experimental-features = impure-derivations"
 seed=$WORK/seed
 busybox=$(busybox_into "$seed")
 copy_store "$seed" "$WORK/judge"
@@ -28,7 +29,13 @@ for version in 34 26 28; do
         "${!name}/nix-daemon" --store "$root" > "$WORK/nix-daemon-$version.log" 2>&1 < /dev/null &
     nix_daemon=$!
     check "the daemon of Nix 2.$version listens" wait_for "$theirs"
-    "$DROSTE" daemon --proxy "unix://$theirs?root=$root" > "$WORK/daemon.log" 2>&1 < /dev/null &
+    # What a hook is told of is where it looks for it.
+    printf '#!/bin/sh\nfor path in $OUT_PATHS; do test -e "%s$path" || exit 1; done\necho $OUT_PATHS >> %s\n' \
+        "$root" "$WORK/hooked-$version" > "$WORK/hook-$version"
+    chmod +x "$WORK/hook-$version"
+    NIX_CONFIG="$NIX_CONFIG
+post-build-hook = $WORK/hook-$version" \
+        "$DROSTE" daemon --proxy "unix://$theirs?root=$root" > "$WORK/daemon.log" 2>&1 < /dev/null &
     daemon=$!
     check "Droste listens before it" wait_for "$ours"
     url="unix://$ours?root=$root"
@@ -55,6 +62,16 @@ for version in 34 26 28; do
     done
     drv=$(nix34 nix-instantiate --store "$url" ../differential -A fails --argstr busybox "$busybox" 2> /dev/null)
     refused "a failure is told, with the log (2.$version)" 1 'last words' nix34 nix-store -r --store "$url" "$drv"
+    theirs_url="unix://$theirs?root=$root"
+    built() { nix34 nix build --no-link --print-out-paths --store "$1" -f ./default.nix "$2" --argstr busybox "$busybox" --argstr salt $version 2> "$WORK/err" || cat "$WORK/err"; }
+    says=$(built "$url" says)
+    check "a hook finds the outputs (2.$version)" grep -qxF -- "$says" "$WORK/hooked-$version"
+    equal "its daemon has the log (2.$version)" "said by $version" "$(nix34 nix log --store "$theirs_url" "$says" 2> /dev/null)"
+    first=$(built "$url" impure) second=$(built "$url" impure)
+    check "what is impure is built each time (2.$version)" test -e "$root$first" -a -e "$root$second" -a "$first" != "$second"
+    random=$(built "$theirs_url" random-floating)
+    equal "what its daemon has built is not built again (2.$version)" "$random" "$(built "$url" random-floating)"
+    equal "and is what others get (2.$version)" "$(cat "$root$random")" "$(cat "$root$(built "$url" on-random)")"
     equal "the inputs are not copied (2.$version)" "" "$(ls "$DROSTE_DIR/store/nix/store" | grep -- -busybox)"
     deleting=$(nix34 nix-store --store "$url" --delete "$added" 2>&1 > /dev/null)
     check "what its daemon does is told (2.$version)" grep -q "deleting '.*$added'" <<< "$deleting"

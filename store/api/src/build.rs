@@ -1,8 +1,9 @@
 //! Builds as a store sees them: mode, progress, result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::StoreError;
 use store_types::{DerivedPath, Realisation, StorePath};
 
 /// A number of the worker protocol that stands for nothing.
@@ -198,6 +199,15 @@ pub trait BuildObserver: Send {
     /// Something that was needed for what was asked for has failed: its error, which is not in the
     /// result.
     fn dependency_failed(&mut self, _error: &str) {}
+
+    /// Outputs are valid, and the program that is run after builds is about to be told: whoever keeps
+    /// them in another store has them there first.
+    ///
+    /// # Errors
+    /// If they cannot be had there; that fails the build.
+    fn outputs_made(&mut self, _outputs: &BTreeSet<StorePath>) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// The program that is run after builds wrote a line; the line's end is not part of it.
     fn post_build_line(&mut self, _drv: &StorePath, _line: &[u8]) {}
