@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use droste_executor::{Executor, Settings, Unmonitored, chain};
@@ -19,6 +19,7 @@ use store_local::{
     DerivationTurn, EnteredRoots, GcAction, GcObserver, GcOptions, LocalError, LocalStore, Problem,
     SessionRoots,
 };
+use store_nar::HashModuloVariant;
 use store_types::{
     BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivedPath, DrvOutput,
     HashAlgorithm, HashModulo, PathInfo, Realisation, StoreDir, StorePath,
@@ -41,6 +42,10 @@ pub struct OpenStore {
     executor: Arc<Executor>,
     /// What the client wants instead of the executor's own.
     settings: Mutex<Option<Arc<Settings>>>,
+    /// How its own Nix hashes what refers to itself, if it has said so.
+    self_references: Mutex<Option<HashModuloVariant>>,
+    /// That holds for all builds, and not only for what the client gives whole.
+    checks_all: AtomicBool,
     /// What is held for it.
     roots: SessionRoots,
     /// How many of those it has asked for.
@@ -104,6 +109,8 @@ impl OpenStore {
         Self {
             executor,
             settings: Mutex::default(),
+            self_references: Mutex::default(),
+            checks_all: AtomicBool::new(false),
             roots,
             roots_asked_for: AtomicUsize::new(0),
         }
@@ -119,6 +126,27 @@ impl OpenStore {
     pub(crate) fn settings(&self) -> Option<Arc<Settings>> {
         let settings = self.settings.lock();
         settings.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How the client wants built what it gives whole, and checks.
+    fn settings_for_given(&self) -> Option<Arc<Settings>> {
+        let variant = self.self_references.lock();
+        let variant = *variant.unwrap_or_else(PoisonError::into_inner);
+        let settings = self.settings();
+        let now = settings.as_deref().unwrap_or(self.executor.settings());
+        match variant {
+            Some(variant) if variant != now.self_references => Some(Arc::new(Settings {
+                self_references: variant,
+                ..now.clone()
+            })),
+            _ => settings,
+        }
+    }
+
+    /// All that is built is checked by a Nix that takes hashes with offsets, or by one that does not.
+    pub fn set_checked_by(&self, hashes_offsets: bool) {
+        self.checks_all.store(true, Ordering::Relaxed);
+        self.set_hashes_offsets(hashes_offsets);
     }
 
     fn store(&self) -> &LocalStore {
@@ -196,6 +224,17 @@ impl OpenStore {
 impl Store for OpenStore {
     fn store_dir(&self) -> &StoreDir {
         self.executor.store_dir()
+    }
+
+    fn set_hashes_offsets(&self, client_does: bool) {
+        let variant = match client_does {
+            true => HashModuloVariant::WithOffsets,
+            false => HashModuloVariant::WithoutOffsets,
+        };
+        let mut known = self.self_references.lock();
+        *known
+            .as_deref_mut()
+            .unwrap_or_else(|poisoned| poisoned.get_mut()) = Some(variant);
     }
 
     fn set_settings(&self, wanted: &ClientSettings) -> Result<Vec<String>, StoreError> {
@@ -445,7 +484,10 @@ impl Store for OpenStore {
         observer: &mut dyn BuildObserver,
     ) -> Result<Vec<KeyedBuildResult>, StoreError> {
         let _roots = self.hold_for_client();
-        let settings = self.settings();
+        let settings = match self.checks_all.load(Ordering::Relaxed) {
+            true => self.settings_for_given(),
+            false => self.settings(),
+        };
         self.executor
             .build_as_wanted(settings.as_deref(), paths, mode, observer)
     }
@@ -458,7 +500,7 @@ impl Store for OpenStore {
         observer: &mut dyn BuildObserver,
     ) -> Result<BuildResult, StoreError> {
         let _roots = self.hold_for_client();
-        let settings = self.settings();
+        let settings = self.settings_for_given();
         Ok(self.executor.build_given_for_client(
             settings.as_deref(),
             drv_path,

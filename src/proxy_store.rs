@@ -194,6 +194,9 @@ impl Store for ProxyStore {
         self.shared.set_settings(settings)
     }
 
+    /// It is the machine's daemon that checks outputs.
+    fn set_hashes_offsets(&self, _client_does: bool) {}
+
     fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError> {
         self.machines.is_valid_path(path)
     }
@@ -333,6 +336,7 @@ impl Store for ProxyStore {
         for path in paths.iter().filter(|path| !is_build(path)) {
             self.machines.ensure_path(path.base_path())?;
         }
+        self.shared.set_checked_by(self.machines.hashes_offsets()?);
         self.borrow_for(paths)?;
         let mut observer = Observer::new(self, observer);
         let results = self.shared.build_paths(paths, mode, &mut observer)?;
@@ -376,6 +380,7 @@ impl Store for ProxyStore {
             .outputs
             .values()
             .filter_map(|output| output.path());
+        self.shared.set_checked_by(self.machines.hashes_offsets()?);
         self.shared.borrow(known)?;
         let mut observer = Observer::new(self, observer);
         let result = self

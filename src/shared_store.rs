@@ -258,6 +258,11 @@ impl SharedStore {
         Ok(())
     }
 
+    /// See [`OpenStore::set_checked_by`].
+    pub fn set_checked_by(&self, hashes_offsets: bool) {
+        self.own.set_checked_by(hashes_offsets);
+    }
+
     /// The log of a derivation's last build here, if it is kept.
     pub fn build_log(&self, drv: &StorePath) -> Option<Box<dyn Read>> {
         self.store().build_log(drv).ok().flatten()
@@ -319,6 +324,10 @@ impl Store for SharedStore {
 
     fn set_settings(&self, settings: &ClientSettings) -> Result<Vec<String>, StoreError> {
         self.own.set_settings(settings)
+    }
+
+    fn set_hashes_offsets(&self, client_does: bool) {
+        self.own.set_hashes_offsets(client_does);
     }
 
     fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError> {

@@ -194,6 +194,7 @@ pub(crate) fn serve_within(
             let _ = send_frame(&mut output, &session, &frame);
         }
     })?;
+    store.set_hashes_offsets(session.hashes_offsets());
     on_wait(Wait::Client);
     let mut connection = Connection {
         session,

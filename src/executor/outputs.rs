@@ -394,7 +394,7 @@ impl Executor {
                     Ok(hasher.finish().0)
                 }
                 Some(own) => {
-                    let variant = self.settings.self_references;
+                    let variant = self.settings_of(build).self_references;
                     let mut sink = HashModuloSink::new(algorithm, &hash_part(own), variant);
                     store_nar::dump(place.0.as_fd(), name, &mut sink)
                         .map_err(|source| bad_output(build, output, source))?;

@@ -13,5 +13,6 @@ rec {
   impure = run "impure" random { __impure = true; };
   random-floating = run "random-floating" random floating;
   on-random = run "on-random" "cp ${random-floating} $out" { };
+  self = run "self-${salt}" "echo $out > $out" floating;
   says = run "says" "echo said by ${salt}; echo > $out" { };
 }

@@ -69,6 +69,8 @@ post-build-hook = $WORK/hook-$version" \
     equal "its daemon has the log (2.$version)" "said by $version" "$(nix34 nix log --store "$theirs_url" "$says" 2> /dev/null)"
     first=$(built "$url" impure) second=$(built "$url" impure)
     check "what is impure is built each time (2.$version)" test -e "$root$first" -a -e "$root$second" -a "$first" != "$second"
+    self=$(built "$url" self)
+    equal "its hash is taken as its daemon takes it (2.$version)" "$self" "$(cat "$root$self")"
     random=$(built "$theirs_url" random-floating)
     equal "what its daemon has built is not built again (2.$version)" "$random" "$(built "$url" random-floating)"
     equal "and is what others get (2.$version)" "$(cat "$root$random")" "$(cat "$root$(built "$url" on-random)")"

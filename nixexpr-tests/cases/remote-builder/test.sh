@@ -24,7 +24,7 @@ check "Nix 2.34 builds all by itself" nix34 nix-store --store "$WORK/judge" -r $
 path_infos "$WORK/judge" > "$WORK/infos-judge"
 failing=$(drvs "$WORK/judge" failing.nix)
 
-# Content-addressed outputs alone tell the versions apart, and none of these refers to itself.
+# Content-addressed outputs alone tell the versions apart; of those that are compared none refers to itself.
 for version in 34 26 28; do
     name=NIX$version why=NIX${version}_WHY
     if [ -z "${!name}" ]; then
@@ -32,7 +32,7 @@ for version in 34 26 28; do
         continue
     fi
     # Each with a daemon of its own, that sees its /nix.
-    export version DROSTE_DIR=$WORK/droste-$version root=$WORK/root-$version
+    export name version DROSTE_DIR=$WORK/droste-$version root=$WORK/root-$version
     mkdir -p "$root/nix"
     with_private_nix "$root/nix" bash -c '
         . "$TESTS/harness.sh"
@@ -81,6 +81,20 @@ for version in 34 26 28; do
         check "a second time there is nothing to do" test -s "$WORK/outputs-$version"
         copied=$($nix nix-store -r $($nix nix-instantiate -E "derivation { name = \"again-$version\"; system = \"x86_64-linux\"; builder = \"\${builtins.storePath $busybox}/bin/sh\"; args = [ \"-c\" \"echo again > \$out\" ]; }" 2> /dev/null) --max-jobs 0 --builders "$builders" -v 2>&1)
         equal "no input is copied" "" "$(grep "to .ssh-ng" <<< "$copied" | grep "copying path")"
+        # Each Nix takes the hash of what refers to itself in its own way, and checks it.
+        drv=$($nix nix-instantiate -E "derivation { name = \"self-$version\"; system = \"x86_64-linux\"; builder = \"\${builtins.storePath $busybox}/bin/sh\"; args = [ \"-c\" \"echo \$out > \$out\" ]; __contentAddressed = true; outputHashMode = \"recursive\"; outputHashAlgo = \"sha256\"; }" 2> /dev/null)
+        self=$($nix nix-store -r ${drv%%!*} --max-jobs 0 --builders "$builders" 2> "$WORK/err") || cat "$WORK/err"
+        equal "what refers to itself is taken" "$self" "$(cat "$self" 2>&1)"
+        # Killed, so that it can tell nobody.
+        seconds=$((400000 + RANDOM))
+        drv=$($nix nix-instantiate -E "derivation { name = \"sleeps-$version\"; system = \"x86_64-linux\"; builder = \"\${builtins.storePath $busybox}/bin/sh\"; args = [ \"-c\" \"\${builtins.storePath $busybox}/bin/sleep $seconds; echo > \$out\" ]; }" 2> /dev/null)
+        "${!name}/nix-store" -r $drv --max-jobs 0 --builders "$builders" > "$WORK/killed.log" 2>&1 &
+        client=$!
+        for _ in $(seq 100); do ! pgrep -f "sleep $seconds$" > /dev/null || break; sleep 0.1; done
+        check "a builder runs for a client" pgrep -f "sleep $seconds$"
+        kill -KILL $client
+        for _ in $(seq 100); do pgrep -f "sleep $seconds$" > /dev/null || break; sleep 0.1; done
+        refused "it ends with a client that is killed" 1 "" pgrep -f "sleep $seconds$"
         equal "there is one daemon" 1 "$("$DROSTE" daemon status | grep -c "^process")"
         equal "the inputs are not in its store" "" "$(ls "$DROSTE_DIR/store/nix/store" | grep -- -busybox)"
         # The serve protocol, which is that of Nix 2.3.

@@ -41,6 +41,11 @@ pub trait Store: Send + Sync {
     /// may not choose.
     fn set_settings(&self, settings: &ClientSettings) -> Result<Vec<String>, StoreError>;
 
+    /// Whether the client's Nix takes the hash of a content-addressed object with the places where it
+    /// refers to itself. So, then, are the outputs of derivations that it gives whole: it checks
+    /// them. Said once, before anything else.
+    fn set_hashes_offsets(&self, client_does: bool);
+
     /// Whether the path is valid.
     fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError>;
 

@@ -444,6 +444,15 @@ impl RemoteStore {
         self.hello().map(|(session, _)| session)
     }
 
+    /// Whether the server's Nix takes the hash of a content-addressed object with the places where
+    /// it refers to itself.
+    ///
+    /// # Errors
+    /// If there is no connection and none can be made.
+    pub fn hashes_offsets(&self) -> Result<bool, StoreError> {
+        Ok(self.session()?.hashes_offsets())
+    }
+
     fn check_feature(
         &self,
         operation: &'static str,
@@ -569,6 +578,9 @@ impl Store for RemoteStore {
 
     /// Who is trusted there need not be here: what this client may not set is not passed on. What
     /// the server warns of comes as [messages](RemoteOptions::messages).
+    /// Seen by the server in the versions that are spoken.
+    fn set_hashes_offsets(&self, _client_does: bool) {}
+
     fn set_settings(&self, settings: &ClientSettings) -> Result<Vec<String>, StoreError> {
         let mut warnings = Vec::new();
         let mut overrides = settings.others.clone();

@@ -61,6 +61,17 @@ pub struct Session {
 }
 
 impl Session {
+    /// Whether the Nix on the other side takes the hash of a content-addressed object with the places
+    /// where it refers to itself: up to 2.16 and from 2.35 on. 2.15 and 2.16 speak the version of 2.17,
+    /// and are taken for that.
+    pub fn hashes_offsets(&self) -> bool {
+        let last_old = Version {
+            major: 1,
+            minor: 34,
+        };
+        self.version <= last_old || self.has(feature::REALISATION_WITH_PATH)
+    }
+
     /// A session without features.
     pub fn new(version: Version, store_dir: StoreDir) -> Self {
         Self {

@@ -211,6 +211,8 @@ impl Store for DirStore {
             .collect())
     }
 
+    fn set_hashes_offsets(&self, _client_does: bool) {}
+
     fn is_valid_path(&self, path: &StorePath) -> Result<bool, StoreError> {
         Ok(self.infos.lock().unwrap().contains_key(path))
     }
