@@ -559,7 +559,23 @@ impl Store for OpenStore {
         let report = self
             .store()
             .collect_garbage(&options, &mut course)
-            .map_err(failed("collect garbage"))?;
+            .map_err(|error| match error {
+                LocalError::StillAlive { path, keeper } => {
+                    let keeper = keeper.map(|path| {
+                        let path = self.store_dir().display(&path);
+                        format!("; it is needed by '{path}'")
+                    });
+                    // Nix's words, and what it does not say.
+                    let why = format!(
+                        "Cannot delete path '{}' since it is still alive. To find out why, use: \
+                         nix-store --query --roots and nix-store --query --referrers{}",
+                        self.store_dir().display(&path),
+                        keeper.unwrap_or_default()
+                    );
+                    StoreError::BadRequest { what: why.into() }
+                }
+                error => failed("collect garbage")(error),
+            })?;
         if deletes {
             (course.tell)(MessageLevel::Info, "deleting unused links...");
             let saved = size(report.links_save_bytes);

@@ -401,6 +401,19 @@ impl BuildError {
             Self::InputFailed { drv, input } => {
                 format!("Cannot build '{drv}'.\nReason: dependency failed: '{input}'.")
             }
+            // Nix has the log behind all else, too.
+            Self::BadOutput {
+                drv,
+                output,
+                log,
+                source,
+            } => {
+                let cause = in_quotes(&chain(&**source));
+                let log = unindented(log);
+                format!(
+                    "output '{output}' of derivation '{drv}' cannot be taken into the store: {cause}{log}"
+                )
+            }
             _ => in_quotes(&self.chain()),
         }
     }

@@ -784,12 +784,14 @@ impl Store for RestrictedStore {
         Ok(GcResult::default())
     }
 
+    /// There is nothing to do for who sees only this, as in Nix.
     fn optimise(&self, _tell: Tell<'_>) -> Result<(), StoreError> {
-        self.refuse("optimise the store")
+        Ok(())
     }
 
+    /// Nothing is wrong with what is seen here, as in Nix.
     fn verify(&self, _request: VerifyRequest, _tell: Tell<'_>) -> Result<bool, StoreError> {
-        self.refuse("verify the store")
+        Ok(false)
     }
 
     fn of_build(&self) -> Option<&dyn BuildStore> {

@@ -98,6 +98,9 @@ keeps() {
     echo damaged > "$WORK/damaged"
     added=$(nix34 nix-store --store "$url" --add "$WORK/damaged")
     chmod u+w "$root$added" && echo more >> "$root$added"
+    ln -s "$added" "$root/nix/var/nix/gcroots/kept"
+    "$NIX34/nix-store" --store "$url" --delete "$added" 2>&1 | tail -n 1
+    rm "$root/nix/var/nix/gcroots/kept"
     for arguments in "--verify --check-contents" "--verify --check-contents --repair" "--delete $added" "--delete $added" "--gc --print-dead" --optimise; do
         "$NIX34/nix-store" --store "$url" $arguments 2>&1
         echo "status $?"
