@@ -572,7 +572,7 @@ impl Store for OpenStore {
                         self.store_dir().display(&path),
                         keeper.unwrap_or_default()
                     );
-                    StoreError::BadRequest { what: why.into() }
+                    StoreError::BadRequest { what: why }
                 }
                 error => failed("collect garbage")(error),
             })?;

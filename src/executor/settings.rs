@@ -501,9 +501,16 @@ impl Settings {
             ),
             ("timeout", seconds(self.timeout).to_string()),
         ];
-        values
+        // And all else that somebody has set.
+        let others = self.nix.iter().filter(|(known, assigned)| {
+            assigned.is_set() && values.iter().all(|(name, _)| *name != known.name)
+        });
+        let others = others.map(|(known, assigned)| (known.name, assigned.value.to_string()));
+        let others: Vec<_> = others.collect();
+        let lines = values.into_iter().chain(others);
+        lines
             .map(|(name, value)| format!("{name} = {value}\n"))
-            .concat()
+            .collect()
     }
 
     /// Whether builders for this system run here.

@@ -211,7 +211,7 @@ equal "it did not run" "" "$(cat "$WORK/diff.log")"
 
 # The post-build-hook.
 script post << END
-{ echo "drv \$DRV_PATH"; echo "out \$OUT_PATHS"; echo "\$NIX_CONFIG" | grep -c '^sandbox-paths = '; } >> $WORK/post.log
+{ echo "drv \$DRV_PATH"; echo "out \$OUT_PATHS"; echo "\$NIX_CONFIG" | grep -c -e '^sandbox-paths = ' -e '^experimental-features = .*ca-derivations'; } >> $WORK/post.log
 echo said by the hook
 echo and on standard error >&2
 END
