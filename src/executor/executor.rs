@@ -153,6 +153,7 @@ impl Executor {
         let droste_state = droste_state_dir(store.config());
         std::fs::create_dir_all(&droste_state).map_err(state_error(&droste_state))?;
         store.set_auto_optimise(settings.nix.flag("auto-optimise-store"));
+        store.set_return_memory(droste_sys::return_memory);
         Ok(Arc::new(Self {
             jobs: Jobs::new(settings.max_jobs),
             auto_gc: AutoGc::default(),

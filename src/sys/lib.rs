@@ -25,7 +25,7 @@ pub use mount::{MountAttributes, mount_setattr};
 pub use notify::{FileUser, Listener, Notification, read_c_string, read_memory};
 pub use process::{
     Usage, close_from_on_exec, execve, exit_now, ignore_signals, join_new_session_keyring,
-    loopback_up, personality, reset_signals, wait_for,
+    loopback_up, personality, reset_signals, return_memory, wait_for,
 };
 pub use seccomp::{Instruction, seccomp_install_filter};
 pub use sockets::{Credentials, peer_credentials, take_handed_over};

@@ -657,7 +657,8 @@ impl LocalStore {
 
 /// Reads derivations for one request. Parsed, a derivation takes several times the memory of its
 /// text, and who asks for it sends a few bytes: so of all turns, one at a time has large ones in
-/// memory, from the first that it reads until it ends.
+/// memory, from the first that it reads until it ends. Then what the allocator keeps of it is given
+/// back, or each thread that ever had some would keep as much.
 pub struct DerivationTurn<'a> {
     store: &'a LocalStore,
     held: OnceCell<MutexGuard<'a, ()>>,
@@ -695,6 +696,14 @@ impl DerivationTurn<'_> {
                 .get_or_init(|| large.lock().unwrap_or_else(PoisonError::into_inner));
         }
         store.read_text_of(path, file)
+    }
+}
+
+impl Drop for DerivationTurn<'_> {
+    fn drop(&mut self) {
+        if let (Some(_), Some(give_back)) = (self.held.get(), self.store.return_memory.get()) {
+            give_back();
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -62,6 +62,8 @@ pub struct LocalStore {
     pub(crate) adding: Mutex<()>,
     /// Held by who has large derivations in memory.
     pub(crate) large_derivations: Mutex<()>,
+    /// What is done when they are not any more.
+    pub(crate) return_memory: OnceLock<fn()>,
     /// Says that the store is open, so that no other process upgrades it.
     _big_lock: Option<OwnedFd>,
 }
@@ -123,6 +125,7 @@ impl LocalStore {
             modulo: Mutex::new(HashModulo::new(dir.clone())),
             adding: Mutex::default(),
             large_derivations: Mutex::default(),
+            return_memory: OnceLock::new(),
             auto_optimise: AtomicBool::new(false),
             borrowing: db.read_one("look for borrowed paths", |connection| {
                 Ok(Borrowing::of(connection)?)
@@ -690,6 +693,12 @@ impl LocalStore {
     ) -> Result<Option<PathLocks>, LocalError> {
         self.temp_roots.announce()?;
         PathLocks::acquire(&self.layout, paths, false)
+    }
+
+    /// From now on this is called when a large derivation is not in memory any more: it gives back to
+    /// the kernel what the allocator keeps. The first one counts.
+    pub fn set_return_memory(&self, give_back: fn()) {
+        let _ = self.return_memory.set(give_back);
     }
 
     /// From now on lock files are kept in this directory, to be used again; it must be nobody

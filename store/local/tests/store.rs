@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -381,6 +381,10 @@ fn one_turn_at_a_time_has_large_derivations_in_memory() {
     };
     let large = [of_len("a.drv", 3 << 20), of_len("b.drv", 3 << 20)];
     let small = of_len("c.drv", 3);
+    static RETURNED: AtomicUsize = AtomicUsize::new(0);
+    store.set_return_memory(|| _ = RETURNED.fetch_add(1, Ordering::SeqCst));
+    drop(store.derivation_turn().read(&small).unwrap());
+    assert_eq!(RETURNED.load(Ordering::SeqCst), 0);
     let turn = store.derivation_turn();
     for drv in &large {
         turn.read(drv).unwrap();
@@ -397,7 +401,9 @@ fn one_turn_at_a_time_has_large_derivations_in_memory() {
             std::thread::yield_now();
         }
         assert!(!other.is_finished());
+        assert_eq!(RETURNED.load(Ordering::SeqCst), 0);
         drop(turn);
+        assert!(RETURNED.load(Ordering::SeqCst) >= 1);
         other.join().unwrap();
     });
 }
