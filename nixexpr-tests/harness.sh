@@ -9,6 +9,7 @@
 #   NIX34     the directory of Nix 2.34's programs, or empty; NIX34_WHY says why
 #   NIX26     the same for Nix 2.26
 #   NIX28     the same for the machine's own Nix, 2.8
+#   NIX23     the same for Nix 2.3, which finds nothing of its own beside it: see `nix23`
 #   RESULTS   a file that gets one line a check
 #   SOAK      1 for longer runs of what is random
 #
@@ -86,13 +87,17 @@ finish() {
     exit 0
 }
 
-# nix34 PROGRAM ARGS..., and nix26, nix28: real Nix, quiet about itself.
+# nix34 PROGRAM ARGS..., and nix23, nix26, nix28: real Nix, quiet about itself.
 nix34() { _quiet "$NIX34/$1" "${@:2}"; }
+nix23() {
+    local prefix=${NIX23%/bin}
+    NIX_DATA_DIR=$prefix/share NIX_LIBEXEC_DIR=$prefix/libexec _quiet "$NIX23/$1" "${@:2}"
+}
 nix26() { _quiet "$NIX26/$1" "${@:2}"; }
 nix28() { _quiet "$NIX28/$1" "${@:2}"; }
 _quiet() {
     local status=0 said filter
-    exec {said}> >(grep -v -e "did not specify '--add-root'" -e 'unknown experimental feature' >&2)
+    exec {said}> >(grep -v -e "did not specify '--add-root'" -e 'unknown experimental feature' -e "unknown setting 'experimental-features'" >&2)
     filter=$!
     "$@" 2>&"$said" {said}>&- || status=$?
     exec {said}>&-

@@ -163,4 +163,29 @@ for version in 34 26 28; do
     verified "the store of Nix 2.$version verifies" "$root"
     equal "Droste's store leaves nothing behind (2.$version)" "" "$(ls -A "$DROSTE_DIR/store/nix/var/nix/builds")"
 done
+
+# Nix 2.3 knows ssh:// alone.
+if [ -n "$NIX23" ]; then
+    export DROSTE_DIR=$WORK/droste-23 root=$WORK/root-23
+    mkdir -p "$root/nix"
+    with_private_nix "$root/nix" bash -c '
+        . "$TESTS/harness.sh"
+        export DROSTE_DIR=$WORK/droste-23
+        builders="ssh://localhost?remote-program=$remote x86_64-linux - 4 1 benchmark,big-parallel"
+        nix23 nix-store --init
+        nix23 nix-store --add "$BUSYBOX" > /dev/null
+        for attribute in simple multiple-outputs multiple-output-user chain self-reference symlink-output references-graph fixed-flat-sha256 fixed-recursive-sha1; do
+            drv=$(nix23 nix-instantiate default.nix -A $attribute --argstr busybox "$busybox" 2> "$WORK/err") || cat "$WORK/err"
+            outputs=$(nix23 nix-store -r ${drv%%!*} --max-jobs 0 --builders "$builders" 2> "$WORK/err") || cat "$WORK/err"
+            check "$attribute is built for Nix 2.3" test -n "$outputs"
+            equal "$attribute is built for Nix 2.3 as by Nix 2.34" "$(nix34 nix-store --store "$WORK/judge" -q --hash $outputs 2>&1)" "$(nix23 nix-store -q --hash $outputs 2>&1)"
+        done
+        drv=$(nix23 nix-instantiate failing.nix -A fails --argstr busybox "$busybox" 2> /dev/null)
+        refused "a failure is told to Nix 2.3, with the log" 1 "last words" nix23 nix-store -r $drv --max-jobs 0 --builders "$builders"
+        check "the store of Nix 2.3 verifies" nix23 nix-store --verify --check-contents
+        check "its daemon ends" droste daemon stop
+    '
+else
+    skip "Nix 2.3 has its derivations built by Droste" "$NIX23_WHY"
+fi
 finish
