@@ -9,12 +9,17 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{PoisonError, RwLock};
 
 use common::*;
 use store_local::{FileObject, LocalError, LocalStore, OutputTree};
 use store_nar::HashModuloVariant;
 use store_nar::fs::fault;
 use store_types::{ContentAddressMethod, HashAlgorithm, StoreDir};
+
+/// A process that is started has all locks of this one until it executes its program, and so those
+/// of directories that have been let go of meanwhile: then they are somebody's, and stay.
+static NO_FORK: RwLock<()> = RwLock::new(());
 
 /// More calls than any of the operations makes.
 const CALLS_MAX: u64 = 2000;
@@ -27,6 +32,7 @@ fn fail_everywhere(
     operation: impl Fn(&LocalStore, &Path) -> Result<(), LocalError>,
 ) {
     for calls in 0..CALLS_MAX {
+        let _nobody_else = NO_FORK.read().unwrap_or_else(PoisonError::into_inner);
         let dir = Scratch::new();
         prepare(dir.path());
         let root = dir.join("root");
@@ -120,6 +126,7 @@ fn an_output_is_added_wholly_or_not_at_all() {
 #[test]
 fn opening_a_new_store_may_stop_anywhere() {
     for calls in 0..CALLS_MAX {
+        let _nobody_else = NO_FORK.read().unwrap_or_else(PoisonError::into_inner);
         let dir = Scratch::new();
         fault::fail_after(calls);
         let result = LocalStore::open(dir.path(), StoreDir::default()).map(drop);
@@ -168,12 +175,15 @@ fn killed_at_any_moment_a_process_leaves_a_sound_store() {
     let dir = Scratch::new();
     let mut added = 0;
     for round in 0..12u64 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
             .args(["--exact", "child_that_adds_until_it_is_killed"])
             .env(CHILD, dir.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+            .stdout(Stdio::null());
+        let mut child = {
+            let _alone = NO_FORK.write().unwrap_or_else(PoisonError::into_inner);
+            command.spawn().unwrap()
+        };
         // Not a time to be kept, only moments that differ.
         std::thread::sleep(std::time::Duration::from_millis(40 + round * 17));
         child.kill().unwrap();
