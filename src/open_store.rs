@@ -358,12 +358,7 @@ impl Store for OpenStore {
         if let Some(id) = self.realisation_id(&entry.key)?
             && (self.is_valid_path(&entry.out_path)? || self.query_realisation(&id)?.is_some())
         {
-            self.register_realisation(&Realisation {
-                id,
-                out_path: entry.out_path.clone(),
-                signatures: Vec::new(),
-                dependent_realisations: BTreeMap::new(),
-            })?;
+            self.register_realisation(&Realisation::unsigned(id, entry.out_path.clone()))?;
         }
         self.store()
             .keep_build_trace(entry)

@@ -23,6 +23,7 @@ use store_types::{
     BuildTraceEntry, BuildTraceKey, ContentAddressMethod, Derivation, DerivationKind, DerivedPath,
     DrvOutput, HashAlgorithm, PathInfo, Realisation, StoreDir, StorePath,
 };
+use store_wire::{Hello, Trust};
 
 use crate::shared_store::{Host, SharedStore};
 
@@ -112,9 +113,19 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// Adds the logs to the machine's. Its daemon may not let us: then there are none.
+    /// Adds the logs to the machine's, if its daemon lets us. Were it only tried, the connection could
+    /// end, and with it all that is held for the client.
     fn hand_logs_on(self) {
-        for drv in self.started {
+        let may = match self.proxy.machines.hello() {
+            Ok((_, Hello { trust, .. })) => match trust {
+                Trust::Trusted => true,
+                // It is too old to say, and trusts root.
+                Trust::Unknown => rustix::process::geteuid().is_root(),
+                Trust::NotTrusted => false,
+            },
+            Err(_) => false,
+        };
+        for drv in self.started.into_iter().filter(|_| may) {
             if let Some(mut log) = self.proxy.shared.build_log(&drv) {
                 let _ = self.proxy.machines.add_build_log(&drv, &mut log);
             }

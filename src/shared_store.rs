@@ -246,8 +246,11 @@ impl SharedStore {
             let drv = self.load(drv_path)?;
             let mut to_know = BTreeMap::new();
             for (name, path) in outputs {
-                let is_unknown = |output: &DerivationOutput| output.path().is_none();
-                if drv.outputs.get(name).is_some_and(is_unknown) && self.own.is_valid_path(path)? {
+                let follows_from_content = matches!(
+                    drv.outputs.get(name),
+                    Some(DerivationOutput::Floating { .. } | DerivationOutput::Deferred)
+                );
+                if follows_from_content && self.own.is_valid_path(path)? {
                     to_know.insert(name.clone(), path.clone());
                 }
             }

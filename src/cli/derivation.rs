@@ -64,8 +64,9 @@ enum Like {
 /// Add a derivation that is read from standard input as JSON, and print its path
 ///
 /// It is one derivation in the form that `nix derivation show` of 2.33 or later prints as a
-/// member of `derivations`, or in that of 2.23 to 2.29. Where the path of an output can be known and is left out, it is
-/// filled in, with the environment variable of its name, which must be there and empty.
+/// member of `derivations`, or in that of 2.23 to 2.29. Where the path of an output can be known and
+/// is left out, it is filled in, with the environment variable of its name, which must be there and
+/// empty.
 #[derive(Debug, Args)]
 struct AddArgs {
     /// Only print the path

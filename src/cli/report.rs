@@ -191,12 +191,7 @@ impl<'a> Reporter<'a> {
 impl Monitor for Reporter<'_> {
     fn started(&self, drv: &StorePath, mode: BuildMode) {
         self.builds().running.insert(drv.clone(), Instant::now());
-        let does = match mode {
-            BuildMode::Normal => "building",
-            BuildMode::Check => "checking outputs of",
-            BuildMode::Repair => "repairing outputs of",
-        };
-        self.status.line(&format!("{does} {}", name(drv)));
+        self.status.line(&format!("{} {}", mode.words(), name(drv)));
         self.show();
     }
 

@@ -175,16 +175,11 @@ impl<W: Write + Send> BuildObserver for Forwarder<'_, W> {
             self.stop(before);
         }
         let drv = self.session.store_dir.display(drv);
-        let does = match mode {
-            BuildMode::Normal => "building",
-            BuildMode::Check => "checking outputs of",
-            BuildMode::Repair => "repairing outputs of",
-        };
         self.send(&StderrFrame::StartActivity {
             id,
             level: MessageLevel::Info as u64,
             kind: ACTIVITY_BUILD,
-            text: format!("{does} '{drv}'").into(),
+            text: format!("{} '{drv}'", mode.words()).into(),
             fields: vec![
                 ActivityField::Text(drv.into()),
                 // The machine, empty for this one; then which round of how many.

@@ -215,9 +215,7 @@ impl BuildDir {
         };
         keep().map_err(environment(text, "keep the build directory"))
     }
-}
 
-impl BuildDir {
     /// Makes them fit a sandbox that is asked for: what an earlier build has left in the store
     /// directory, and this one is not to see, is removed.
     pub(crate) fn fit(&self, request: &Request) -> std::io::Result<()> {

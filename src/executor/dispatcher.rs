@@ -175,7 +175,7 @@ impl Run<'_> {
         let (sender, receiver) = mpsc::channel();
         // A thread that has built one takes the next: to start one, and to end it, takes longer.
         let (to_workers, jobs) = mpsc::channel();
-        let jobs = Arc::new(Mutex::new(jobs));
+        let jobs = Mutex::new(jobs);
         let mut idle = 0;
         // What a client has built is held for it by every thread.
         let roots = SessionRoots::of_thread();
@@ -223,8 +223,7 @@ impl Run<'_> {
                                 let _ = to_workers.send(drv);
                                 continue;
                             }
-                            let (sender, roots) = (sender.clone(), &roots);
-                            let jobs = jobs.clone();
+                            let (sender, roots, jobs) = (sender.clone(), &roots, &jobs);
                             scope.spawn(move || {
                                 let _roots = roots.as_ref().map(SessionRoots::enter);
                                 let mut next = Some(drv);
@@ -232,7 +231,7 @@ impl Run<'_> {
                                     let outcome = Box::new(self.realise(&drv));
                                     // The receiver lives as long as the scope.
                                     let _ = sender.send(Report::Ended(outcome));
-                                    next = lock(&jobs).recv().ok();
+                                    next = lock(jobs).recv().ok();
                                 }
                             });
                         }

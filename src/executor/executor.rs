@@ -226,12 +226,12 @@ impl Executor {
             .preparing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if self.workplace.get().is_none() {
-            let (store, spawner) = (&self.store, &self.spawner);
-            let made = Workplace::open(store, spawner, &self.builds, &self.droste_state)?;
-            return Ok(self.workplace.get_or_init(|| made));
+        if let Some(workplace) = self.workplace.get() {
+            return Ok(workplace);
         }
-        Ok(self.workplace())
+        let (store, spawner) = (&self.store, &self.spawner);
+        let made = Workplace::open(store, spawner, &self.builds, &self.droste_state)?;
+        Ok(self.workplace.get_or_init(|| made))
     }
 
     /// The same, which a build that runs, or a compiler call, has asked for already.

@@ -442,12 +442,8 @@ impl Executor {
         output: &str,
         path: &StorePath,
     ) -> Result<Realisation, BuildError> {
-        let mut realisation = Realisation {
-            id: self.realisation_id(drv_path, drv, output)?,
-            out_path: path.clone(),
-            signatures: Vec::new(),
-            dependent_realisations: BTreeMap::new(),
-        };
+        let id = self.realisation_id(drv_path, drv, output)?;
+        let mut realisation = Realisation::unsigned(id, path.clone());
         let keys = settings.secret_keys().map_err(environment(
             &self.store_dir().display(drv_path),
             "sign what its output turned out to be",
@@ -499,12 +495,8 @@ impl Executor {
     ) -> Result<(), BuildError> {
         let text = self.store_dir().display(drv_path);
         for (output, path) in outputs {
-            let realisation = Realisation {
-                id: self.realisation_id(drv_path, drv, output)?,
-                out_path: path.clone(),
-                signatures: Vec::new(),
-                dependent_realisations: BTreeMap::new(),
-            };
+            let id = self.realisation_id(drv_path, drv, output)?;
+            let realisation = Realisation::unsigned(id, path.clone());
             match self.store.register_realisation(&realisation) {
                 Ok(()) | Err(LocalError::OtherRealisation { .. }) => {}
                 Err(error) => return Err(environment(&text, "take over its outputs")(error)),

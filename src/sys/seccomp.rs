@@ -18,8 +18,7 @@ pub struct Instruction {
 }
 
 /// Installs a filter on this thread, and all that it makes, for good (seccomp(2),
-/// `SECCOMP_SET_MODE_FILTER`). Needs
-/// no_new_privs.
+/// `SECCOMP_SET_MODE_FILTER`). Needs no_new_privs.
 pub fn seccomp_install_filter(program: &[Instruction]) -> Result<(), Errno> {
     with_program(program, |program| {
         // SAFETY: `program` points to instructions that live through the call, and the kernel

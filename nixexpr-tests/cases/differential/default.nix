@@ -435,7 +435,7 @@ in
       ''
         # Of the shell itself, which is the first process; what it holds for a moment are pipes,
         # and may be gone when they are looked at.
-        fds=$(ls -l /proc/1/fd 2> /dev/null) || true
+        fds=$(ls -l /proc/1/fd 2> /dev/null) || echo "$fds" | grep -q ' 0 -> '
         [ -t 1 ] && tty=yes || tty=no
         [ -t 2 ] && tty="$tty yes" || tty="$tty no"
         echo "$fds" | sed -n 's/.* \([0-9]*\) -> /\1 /p' | grep -v pipe: | sed 's,/pts/.*,/pts/N,' > $out

@@ -28,6 +28,17 @@ pub enum BuildMode {
     Check = 2,
 }
 
+impl BuildMode {
+    /// What is done with a derivation then, in Nix's words, which its path follows.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Normal => "building",
+            Self::Check => "checking outputs of",
+            Self::Repair => "repairing outputs of",
+        }
+    }
+}
+
 impl TryFrom<u64> for BuildMode {
     type Error = UnknownNumber;
 

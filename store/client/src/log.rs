@@ -74,11 +74,10 @@ impl<'a> Log<'a> {
                 ..
             } => {
                 // It is told in the text alone.
-                let mode = match () {
-                    () if text.starts_with(b"checking ") => BuildMode::Check,
-                    () if text.starts_with(b"repairing ") => BuildMode::Repair,
-                    () => BuildMode::Normal,
-                };
+                let mode = [BuildMode::Check, BuildMode::Repair]
+                    .into_iter()
+                    .find(|mode| text.starts_with(mode.words().as_bytes()))
+                    .unwrap_or_default();
                 if let (Some(drv), Some(observer)) =
                     (path(&self.store_dir, fields.first()), &mut self.observer)
                     && self.builds.len() < ACTIVITIES_MAX

@@ -99,9 +99,16 @@ impl Drop for PathLocks {
             };
             // A file that stays, or lacks its byte, is only found and locked again.
             if fs::unlink(self.layout.store_fd.as_fd(), &name).is_ok() {
-                let _ = fs::write_all(&fd, b"d");
+                mark_stale(&fd);
             }
         }
+    }
+}
+
+/// Whoever waits for the lock sees by this that it is no longer that of the name.
+fn mark_stale(fd: &OwnedFd) {
+    if fs::set_len(fd, 1).is_err() {
+        let _ = fs::write_all(fd, b"d");
     }
 }
 
@@ -153,7 +160,7 @@ impl SpareLocks {
                 if fs::rename_no_replace(from, &spare, to, name).is_ok() {
                     return Ok(true);
                 }
-                fs::set_len(&fd, 1)?;
+                mark_stale(&fd);
             }
             Ok::<bool, std::io::Error>(false)
         };
@@ -176,10 +183,8 @@ impl SpareLocks {
         if fs::rename_no_replace(from, name, to, &spare).is_err() {
             return Err(fd);
         }
-        // First of all: whoever waits looks for it.
-        if fs::set_len(&fd, 1).is_err() {
-            let _ = fs::write_all(&fd, b"d");
-        }
+        // First of all, for what follows may fail.
+        mark_stale(&fd);
         let let_go = || {
             // Somebody may have put another file there.
             let (moved, ours) = (fs::stat(to, &spare)?, fs::stat_fd(&fd)?);

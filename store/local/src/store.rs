@@ -569,7 +569,7 @@ impl LocalStore {
                 };
                 tx.prepare_cached(
                     "insert into Realisations (drvPath, outputName, outputPath, signatures)
-                         values (?1, ?2, ?3, ?4)",
+                     values (?1, ?2, ?3, ?4)",
                 )?
                 .execute(params![
                     id.drv_hash.to_prefixed_hex(),
@@ -591,9 +591,9 @@ impl LocalStore {
             };
             tx.prepare_cached(
                 "insert into RealisationsRefs (referrer, realisationReference)
-                     select ?1, ?2 where not exists (
-                       select * from RealisationsRefs
-                       where referrer = ?1 and realisationReference = ?2)",
+                 select ?1, ?2 where not exists (
+                   select * from RealisationsRefs
+                   where referrer = ?1 and realisationReference = ?2)",
             )?
             .execute(params![row_id, dependency_id])?;
         }

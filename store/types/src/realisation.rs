@@ -83,6 +83,16 @@ pub enum RealisationError {
 }
 
 impl Realisation {
+    /// One that nobody has signed, with nothing that it was made with.
+    pub fn unsigned(id: DrvOutput, out_path: StorePath) -> Self {
+        Self {
+            id,
+            out_path,
+            signatures: Vec::new(),
+            dependent_realisations: BTreeMap::new(),
+        }
+    }
+
     /// Nix's JSON: compact, members sorted, store paths as base names.
     pub fn to_json(&self) -> String {
         let dependent: Vec<String> = self

@@ -306,12 +306,10 @@ impl Request {
                 })
             }
             42 if s.since(31) => Self::RegisterDrvOutput(realisation(r)?),
-            42 => Self::RegisterDrvOutput(Realisation {
-                id: drv_output(r, "output id")?,
-                out_path: base_name(r, "output path")?,
-                signatures: Vec::new(),
-                dependent_realisations: BTreeMap::new(),
-            }),
+            42 => Self::RegisterDrvOutput(Realisation::unsigned(
+                drv_output(r, "output id")?,
+                base_name(r, "output path")?,
+            )),
             43 if s.has(feature::REALISATION_WITH_PATH) => {
                 Self::QueryBuildTrace(s.build_trace_key(r)?)
             }

@@ -234,12 +234,7 @@ impl Response {
                     if s.since(31) {
                         return realisation(r);
                     }
-                    Ok(Realisation {
-                        id: id.clone(),
-                        out_path: s.path(r, "path")?,
-                        signatures: Vec::new(),
-                        dependent_realisations: BTreeMap::new(),
-                    })
+                    Ok(Realisation::unsigned(id.clone(), s.path(r, "path")?))
                 })?;
                 Self::Realisation(found.drain(..).next())
             }

@@ -310,16 +310,11 @@ impl Session {
                 let (out_path, _) = self.unkeyed_build_trace(r)?;
                 // The derivation's hash is not sent.
                 let drv_hash = Hash::new(HashAlgorithm::Sha256, &[0; 32]).expect("it has 32 bytes");
-                let realisation = Realisation {
-                    id: DrvOutput {
-                        drv_hash,
-                        output_name: output_name.clone(),
-                    },
-                    out_path,
-                    signatures: Vec::new(),
-                    dependent_realisations: BTreeMap::new(),
+                let id = DrvOutput {
+                    drv_hash,
+                    output_name: output_name.clone(),
                 };
-                Ok((output_name, realisation))
+                Ok((output_name, Realisation::unsigned(id, out_path)))
             })?;
         } else if self.since(28) {
             result.built_outputs = r.list("builtOutputs", |r| {
